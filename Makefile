@@ -1,0 +1,61 @@
+# Everything runs from .venv, which the first target that needs it makes: nothing is installed outside this directory.
+# Needs make, git, python3 (3.11 or later) and python3-venv; no target needs root.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+# A stamp file says which extras the environment has; it is out of date as soon as pyproject.toml is newer.
+RUN := $(VENV)/.stamp-run
+DEV := $(VENV)/.stamp-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all lint bench clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+# An environment that works is kept, whoever made it; a broken one, or one of too old a Python, is made anew.
+define ensure_venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "usernet needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+endef
+
+$(RUN): pyproject.toml
+	$(ensure_venv)
+	$(PIP) install --quiet --editable '.[all]'
+	@touch $@
+
+$(DEV): pyproject.toml
+	$(ensure_venv)
+	$(PIP) install --quiet --editable '.[all,test,lint]'
+	@touch $(RUN) $@
+
+venv: $(DEV) ## make .venv with everything a developer needs
+
+demo: $(RUN) ## two hosts, a lossy cable, a file fetched over HTTP and verified
+	$(BIN)/usernet demo
+
+test: $(DEV) ## run the tests, but for the long ones
+	$(BIN)/python -m pytest
+
+test-all: $(DEV) ## run all tests, the long ones too
+	$(BIN)/python -m pytest -m '' --hypothesis-profile=long
+
+lint: $(DEV) ## style, types, and the order of the layers
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+
+bench: $(DEV) ## run every benchmark; each is also a program of its own in bench/
+	@set -e; for program in bench/[a-z]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+
+clean: ## remove caches and build products
+	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
