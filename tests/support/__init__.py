@@ -1,0 +1,1 @@
+"""What tests import: packet factories, the kernel's network namespaces, the leak check."""
