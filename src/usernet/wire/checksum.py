@@ -1,0 +1,140 @@
+"""The Internet checksum: RFC 1071, RFC 1624 for updates, RFC 768/793/8200 for the pseudo headers.
+
+Every protocol above the link uses it, on the way in to verify and on the way out to fill a field, wherever a device
+does not vouch for the bytes. Linux: `csum_partial`, `csum_fold`, `csum_block_add`, `csum_tcpudp_nofold`,
+`csum_replace2`.
+
+A one's complement sum of 16-bit words is the number that the bytes spell, modulo 0xFFFF, because 0x10000 leaves 1. So a
+block is one `int.from_bytes` and one remainder, instead of a loop over its words: 4 µs for 1,460 bytes. The remainder
+gives 0 where the sum of words gives 0xFFFF; the two are told apart here as RFC 1071 does: 0 only when every word is 0.
+
+A partial sum is an int of 0 to 0xFFFF. Sums may be added with a plain `+` before they go to `csum_fold`, which takes
+any non-negative int. Verifying: the fold of the sum over all bytes, with the field itself included, is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_from_bytes: Final = int.from_bytes
+
+# The remainder of a large int costs more than the conversion of the bytes. Adding blocks first leaves one remainder of
+# a small int: 64 KiB in 150 µs instead of 240. Even, so that each block starts on a word.
+_BLOCK: Final = 4096
+
+
+def csum(b: bytes | memoryview, start: int, end: int, seed: int = 0) -> int:
+    """Sum the 16-bit words of `b[start:end]`, as if they started at an even offset (Linux: `csum_partial`).
+
+    Args:
+        b: the bytes.
+        start: first byte, inclusive.
+        end: last byte, exclusive; an odd last byte counts as the high half of a word.
+        seed: a partial sum to add.
+
+    Returns:
+        The partial sum, 0 to 0xFFFF.
+    """
+    size = end - start
+    if size <= _BLOCK:
+        total = _from_bytes(b[start:end], "big")
+    else:
+        total = 0
+        last = end - _BLOCK
+        while start < last:
+            middle = start + _BLOCK
+            total += _from_bytes(b[start:middle], "big")
+            start = middle
+        if size & 1:
+            # The blocks are whole words; only the last one, with the odd byte, is shifted below.
+            total += _from_bytes(b[start : end - 1], "big")
+            total += b[end - 1] << 8
+            size = 0
+        else:
+            total += _from_bytes(b[start:end], "big")
+    if size & 1:
+        total <<= 8
+    total += seed
+    return total % 0xFFFF or (total and 0xFFFF)
+
+
+def csum_block_add(total: int, part: int, offset: int) -> int:
+    """Add the sum of a block that was summed on its own (Linux: `csum_block_add`; RFC 1071 section 2, byte order).
+
+    Args:
+        total: partial sum of what precedes.
+        part: partial sum of the block, taken as if it started at an even offset.
+        offset: where the block starts, in bytes from where `total` starts; at an odd one its bytes change places.
+
+    Returns:
+        The partial sum of both, 0 to 0xFFFF.
+    """
+    if offset & 1:
+        part <<= 8
+    total += part
+    return total % 0xFFFF or (total and 0xFFFF)
+
+
+def csum_sub(total: int, part: int) -> int:
+    """Take `part` (0 to 0xFFFF) out of `total` (Linux: `csum_sub`). Returns a partial sum, 0 to 0xFFFF."""
+    total += 0xFFFF - part
+    return total % 0xFFFF or (total and 0xFFFF)
+
+
+def csum_fold(total: int) -> int:
+    """Turn a sum into the value of a checksum field: its complement (Linux: `csum_fold`).
+
+    Args:
+        total: a partial sum, or several added up; never negative.
+
+    Returns:
+        0 to 0xFFFF. 0 when `total` covers a block whose checksum field is right. UDP sends 0xFFFF where this is 0
+        (RFC 768: 0 in the field says that there is no checksum).
+    """
+    return -total % 0xFFFF if total else 0xFFFF
+
+
+def pseudo_sum(saddr: bytes, daddr: bytes, protocol: int, length: int) -> int:
+    """Sum the pseudo header of IPv4 or IPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1; Linux: `csum_tcpudp_nofold`).
+
+    Args:
+        saddr: source, 4 or 16 bytes.
+        daddr: destination, as long as `saddr`.
+        protocol: IP protocol number.
+        length: bytes of the transport header and its payload.
+
+    Returns:
+        The partial sum, 0 to 0xFFFF.
+    """
+    total = _from_bytes(saddr + daddr, "big") + protocol + length
+    return total % 0xFFFF or (total and 0xFFFF)
+
+
+def csum_replace2(check: int, old: int, new: int) -> int:
+    """Update a checksum field for one changed 16-bit word (RFC 1624, equation 3).
+
+    Args:
+        check: the field as it stands.
+        old: the word as it was.
+        new: the word as it will be.
+
+    Returns:
+        The field's new value, 0 to 0xFFFF.
+    """
+    total = (check ^ 0xFFFF) + (old ^ 0xFFFF) + new
+    return -total % 0xFFFF if total else 0xFFFF
+
+
+def csum_replace4(check: int, old: int, new: int) -> int:
+    """Update a checksum field for one changed, even-aligned 32-bit word (RFC 1624, equation 3).
+
+    Args:
+        check: the field as it stands.
+        old: the 32-bit word as it was.
+        new: the 32-bit word as it will be.
+
+    Returns:
+        The field's new value, 0 to 0xFFFF.
+    """
+    total = (check ^ 0xFFFF) + (old ^ 0xFFFFFFFF) + new
+    return -total % 0xFFFF if total else 0xFFFF
