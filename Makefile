@@ -47,7 +47,7 @@ test-all: $(DEV) ## run all tests, the long ones too
 
 lint: $(DEV) ## style, types, and the order of the layers
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(BIN)/mypy src/usernet tests $(wildcard bench examples)
 	$(BIN)/lint-imports --no-cache --no-logo
 
 bench: $(DEV) ## run every benchmark; each is also a program of its own in bench/
