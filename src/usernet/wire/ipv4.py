@@ -13,6 +13,8 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, TypeAlias
 
+from usernet.wire.ipv4_options import *  # noqa: F403
+
 IPVERSION: Final = 4
 IP_HLEN: Final = 20
 IP_MAX_HLEN: Final = 60
