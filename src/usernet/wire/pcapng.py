@@ -295,7 +295,7 @@ class PcapReader:
         self.interfaces = []
 
     def _body(self, start: int, length: int, taken: int, least: int) -> bytes:
-        """Read the rest of the block at `start`, of which `taken` bytes have been read; leave out the length at its end."""
+        """Read the rest of the block at `start`, of which `taken` bytes have been read, but for its final length."""
         if length < least or length > MAX_BLOCK or length & 3:
             raise WireError(f"block of length {length}; expected a multiple of 4, {least} to {MAX_BLOCK}", start + 4)
         rest = self._take(length - taken, "a block")
