@@ -1,0 +1,38 @@
+"""usernet: a complete network stack in user space.
+
+`Stack` is a network namespace with devices, routes, sockets, sysctls and counters of its own. Everything public is
+loaded when first named (PEP 562), so that `import usernet` costs next to nothing and pulls in no surface.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from usernet.posix import patched, use, using
+    from usernet.stack import Stack
+
+__version__ = "0.1.0"
+__all__ = ["Stack", "__version__", "drivers", "patched", "socket", "use", "using"]
+
+_LAZY = {
+    "Stack": ("usernet.stack", "Stack"),
+    "use": ("usernet.posix", "use"),
+    "using": ("usernet.posix", "using"),
+    "patched": ("usernet.posix", "patched"),
+    "drivers": ("usernet.drivers", None),
+    "socket": ("usernet.socket", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    entry = _LAZY.get(name)
+    if entry is None:
+        raise AttributeError(f"module 'usernet' has no attribute {name!r}")
+    module = import_module(entry[0])
+    return module if entry[1] is None else getattr(module, entry[1])
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The `usernet` command."""

@@ -1,0 +1,155 @@
+"""User memory: the one type by which an application's buffers reach the stack (Linux: `struct iov_iter`).
+
+In process it is a row of Python buffers; a script, a supervised program or a remote client brings memory that may turn
+out to be nowhere, and then reading or writing it is EFAULT, at the moment Linux would find out. `bytes` given to be
+sent are referenced, not copied: nobody can change them behind the stack's back.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+from usernet.core.errors import error
+
+Payload = bytes | memoryview
+"""What the stack keeps of data to be sent: memory that nobody writes to any more."""
+
+
+class IovIter:
+    """Memory to read from (sending) or to write to (receiving), consumed from the front.
+
+    `length`: bytes still to go. Subclass for memory that can fault.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length: int = length
+
+    def read(self, size: int) -> Payload:
+        """The next `size` bytes (at most `length`), to keep. Raises EFAULT where there is no such memory."""
+        raise NotImplementedError(f"{type(self).__name__} must define read()")
+
+    def write(self, data: Payload) -> int:
+        """Copy `data` in at the front; returns how much of it fitted. Raises EFAULT where there is no such memory."""
+        raise NotImplementedError(f"{type(self).__name__} must define write()")
+
+    def revert(self, size: int) -> None:
+        """Un-read the last `size` bytes (Linux: iov_iter_revert), for a call that is tried again."""
+        raise NotImplementedError(f"{type(self).__name__} must define revert()")
+
+
+class SourceIter(IovIter):
+    """Data to send from Python buffers. What is `bytes` is referenced; what can be written to is copied once."""
+
+    def __init__(self, buffers: Iterable[bytes | bytearray | memoryview]) -> None:
+        views: list[memoryview] = []
+        self._whole: bytes | None = None
+        total = 0
+        for buffer in buffers:
+            if type(buffer) is bytes and not views:
+                self._whole = buffer
+            view = memoryview(buffer).cast("B")
+            views.append(view)
+            total += len(view)
+        if len(views) != 1:
+            self._whole = None
+        self._views = views
+        self._index = 0
+        self._offset = 0
+        super().__init__(total)
+
+    def read(self, size: int) -> Payload:
+        if size > self.length:
+            size = self.length
+        if size == 0:
+            return b""
+        if self._whole is not None and size == len(self._whole):
+            self._offset = size
+            self.length = 0
+            return self._whole
+        view = self._views[self._index]
+        offset = self._offset
+        available = len(view) - offset
+        if available >= size:
+            part = view[offset : offset + size]
+            self._advance(size)
+            return part if type(view.obj) is bytes else part.tobytes()
+        pieces: list[memoryview] = []
+        left = size
+        while left:
+            view = self._views[self._index]
+            part = view[self._offset : self._offset + left]
+            pieces.append(part)
+            left -= len(part)
+            self._advance(len(part))
+        return b"".join(pieces)
+
+    def _advance(self, size: int) -> None:
+        self.length -= size
+        self._offset += size
+        while self._index < len(self._views) - 1 and self._offset >= len(self._views[self._index]):
+            self._offset -= len(self._views[self._index])
+            self._index += 1
+
+    def write(self, data: Payload) -> int:
+        raise error(errno.EFAULT, "memory given to be sent can't be written to")
+
+    def revert(self, size: int) -> None:
+        self.length += size
+        while size > self._offset:
+            size -= self._offset
+            self._index -= 1
+            self._offset = len(self._views[self._index])
+        self._offset -= size
+
+
+class SinkIter(IovIter):
+    """Received data into writable Python buffers."""
+
+    def __init__(self, buffers: Iterable[bytearray | memoryview]) -> None:
+        self._views = [memoryview(buffer).cast("B") for buffer in buffers]
+        super().__init__(sum(len(view) for view in self._views))
+
+    def read(self, size: int) -> Payload:
+        raise error(errno.EFAULT, "memory to receive into can't be sent from")
+
+    def write(self, data: Payload) -> int:
+        done = 0
+        total = len(data)
+        while done < total and self._views:
+            view = self._views[0]
+            take = min(len(view), total - done)
+            view[:take] = data[done : done + take] if take != total else data
+            done += take
+            if take == len(view):
+                self._views.pop(0)
+            else:
+                self._views[0] = view[take:]
+        self.length -= done
+        return done
+
+
+class CollectIter(IovIter):
+    """Received data as new `bytes`: gathers references, and joins them once at the end."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self._pieces: list[Payload] = []
+
+    def read(self, size: int) -> Payload:
+        raise error(errno.EFAULT, "memory to receive into can't be sent from")
+
+    def write(self, data: Payload) -> int:
+        if len(data) > self.length:
+            data = memoryview(data)[: self.length]
+        self._pieces.append(data)
+        self.length -= len(data)
+        return len(data)
+
+    def getvalue(self) -> bytes:
+        """All that was written."""
+        pieces = self._pieces
+        if len(pieces) == 1:
+            piece = pieces[0]
+            return piece if type(piece) is bytes else bytes(piece)
+        return b"".join(pieces)

@@ -1,0 +1,75 @@
+"""The softirq: where packets are received, in batches, with a budget.
+
+A driver's interrupt only schedules its `Napi`; `SoftIRQ.run` polls those scheduled in turn, each with a weight, until
+nothing is left or the budget is spent, so that a flooded device starves nobody (Linux: `net_rx_action`,
+`napi_schedule`; `net.core.netdev_budget`, `dev_weight`). A transmit never receives: an in-memory device appends to the
+other end's ring and schedules that end's Napi.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, final
+
+NAPI_WEIGHT: Final = 64
+NETDEV_BUDGET: Final = 300
+
+
+class Napi:
+    """What can be scheduled to be polled. Subclassed by netdevice/napi.py."""
+
+    def __init__(self) -> None:
+        self.scheduled: bool = False
+
+    def poll(self, budget: int) -> int:
+        """Receive at most `budget` packets; fewer than `budget` means that there is nothing left."""
+        raise NotImplementedError(f"{type(self).__name__} must define poll()")
+
+
+@final
+class SoftIRQ:
+    """The scheduled work of one stack."""
+
+    __slots__ = ("_tasklets", "budget", "pending", "squeezed")
+
+    def __init__(self) -> None:
+        self.pending: deque[Napi] = deque()
+        self._tasklets: deque[Callable[[], None]] = deque()
+        self.budget: int = NETDEV_BUDGET
+        self.squeezed: int = 0
+
+    def schedule(self, napi: Napi) -> None:
+        """Have `napi` polled in the next run. Safe from another stack's thread: it appends, and takes no lock."""
+        if not napi.scheduled:
+            napi.scheduled = True
+            self.pending.append(napi)
+
+    def defer(self, tasklet: Callable[[], None]) -> None:
+        """Call `tasklet` once at the end of the current batch, outside whatever is on the call stack now."""
+        self._tasklets.append(tasklet)
+
+    @property
+    def idle(self) -> bool:
+        return not self.pending and not self._tasklets
+
+    def run(self) -> None:
+        """Poll what is scheduled, up to the budget. What is left stays scheduled for the next run."""
+        pending = self.pending
+        tasklets = self._tasklets
+        budget = self.budget
+        while pending and budget > 0:
+            napi = pending.popleft()
+            # Cleared before the poll: what arrives while it runs schedules it anew, and none is missed.
+            napi.scheduled = False
+            weight = min(budget, NAPI_WEIGHT)
+            done = napi.poll(weight)
+            budget -= done
+            if done >= weight:
+                self.schedule(napi)
+            while tasklets:
+                tasklets.popleft()()
+        if pending:
+            self.squeezed += 1
+        while tasklets:
+            tasklets.popleft()()

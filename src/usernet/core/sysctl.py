@@ -1,0 +1,136 @@
+"""Sysctls: typed settings under Linux's names, one set per stack.
+
+A layer keeps its settings as attributes of a class of its own, which the data path reads directly, and registers each
+under its path; `SysctlTable` is the view by name, with the checks of proc_dointvec_minmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, final
+
+INT_MAX: Final = 2**31 - 1
+INT_MIN: Final = -(2**31)
+
+Value = int | str | tuple[int, ...]
+
+
+@final
+class SysctlEntry:
+    """One setting: attribute `attribute` of `holder`, an integer, a string or a row of integers."""
+
+    __slots__ = ("attribute", "choices", "default", "high", "holder", "low", "on_change", "path")
+
+    def __init__(
+        self,
+        path: str,
+        holder: object,
+        attribute: str,
+        low: int,
+        high: int,
+        choices: Callable[[], list[str]] | None,
+        on_change: Callable[[], None] | None,
+    ) -> None:
+        self.path = path
+        self.holder = holder
+        self.attribute = attribute
+        self.low = low
+        self.high = high
+        self.choices = choices
+        self.on_change = on_change
+        self.default: Value = getattr(holder, attribute)
+
+    def get(self) -> Value:
+        value: Value = getattr(self.holder, self.attribute)
+        return value
+
+    def set(self, value: Value) -> None:
+        checked = self._check(value)
+        setattr(self.holder, self.attribute, checked)
+        if self.on_change is not None:
+            self.on_change()
+
+    def _check(self, value: Value) -> Value:
+        if isinstance(self.default, tuple):
+            if isinstance(value, int):
+                raise ValueError(f"{self.path}: expected {len(self.default)} integers, not {value!r}")
+            numbers = tuple(self._check_int(part) for part in (value.split() if isinstance(value, str) else value))
+            if len(numbers) != len(self.default):
+                raise ValueError(f"{self.path}: expected {len(self.default)} integers, not {value!r}")
+            return numbers
+        if isinstance(self.default, int):
+            if isinstance(value, tuple):
+                raise ValueError(f"{self.path}: expected one integer, not {value!r}")
+            return self._check_int(value)
+        text = value if isinstance(value, str) else str(value)
+        if self.choices is not None:
+            allowed = self.choices()
+            for name in text.split():
+                if name not in allowed:
+                    raise ValueError(f"{self.path}: expected one of {', '.join(allowed)}, not {name!r}")
+        return text
+
+    def _check_int(self, value: int | str) -> int:
+        try:
+            number = int(value, 0) if isinstance(value, str) else int(value)
+        except ValueError:
+            raise ValueError(f"{self.path}: expected an integer, not {value!r}") from None
+        if not self.low <= number <= self.high:
+            raise ValueError(f"{self.path}: expected {self.low} to {self.high}, not {number}")
+        return number
+
+
+@final
+class SysctlTable:
+    """A stack's sysctls by name: `table["net.ipv4.tcp_sack"] = 0`. Slashes serve as dots do (sysctl(8))."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, SysctlEntry] = {}
+
+    def register(
+        self,
+        path: str,
+        holder: object,
+        attribute: str = "",
+        low: int = 0,
+        high: int = INT_MAX,
+        choices: Callable[[], list[str]] | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        """Publish `holder`'s attribute (default: the last part of `path`) under `path`.
+
+        low, high: the bounds of an integer, both included. choices: gives the words a string may be made of.
+        on_change: called after a value was set.
+        """
+        attribute = attribute or path.rpartition(".")[2]
+        self._entries[path] = SysctlEntry(path, holder, attribute, low, high, choices, on_change)
+
+    def unregister(self, prefix: str) -> None:
+        """Remove every entry below `prefix` (a device that goes away)."""
+        for path in [p for p in self._entries if p.startswith(prefix + ".")]:
+            del self._entries[path]
+
+    def _entry(self, path: str) -> SysctlEntry:
+        entry = self._entries.get(path) or self._entries.get(path.replace("/", "."))
+        if entry is None:
+            raise KeyError(f"no sysctl named {path!r}")
+        return entry
+
+    def __getitem__(self, path: str) -> Value:
+        return self._entry(path).get()
+
+    def __setitem__(self, path: str, value: Value) -> None:
+        """Raises KeyError for an unknown name, ValueError for a value out of its bounds; nothing changes then."""
+        self._entry(path).set(value)
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and (path in self._entries or path.replace("/", ".") in self._entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def default(self, path: str) -> Value:
+        return self._entry(path).default

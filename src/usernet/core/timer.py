@@ -1,0 +1,136 @@
+"""Timers: a deadline field and a queue that finds it late.
+
+TCP re-arms a timer with nearly every segment and almost never lets it fire. So re-arming to a later time, and
+cancelling, only write the `deadline` field: the entry already filed in the queue finds the newer deadline when its own
+time comes, and is filed again. Only re-arming to an earlier time than the filed one costs a heap push. (Linux:
+`struct timer_list`, `mod_timer`; the heap gives exact order and an exact next deadline, which virtual time needs.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Final, final
+
+NEVER: Final = 1 << 62
+"""The deadline of a timer that is not armed (ns)."""
+
+
+@final
+class Timer:
+    """One timer. `callback(now)` is called once at or after `deadline`, then the timer is not armed."""
+
+    __slots__ = ("_callback", "_filed", "_queue", "deadline")
+
+    def __init__(self, queue: TimerQueue, callback: Callable[[int], None]) -> None:
+        self.deadline: int = NEVER
+        self._filed: int = NEVER
+        self._queue = queue
+        self._callback: Callable[[int], None] | None = callback
+
+    def mod(self, deadline: int) -> None:
+        """Arm, or re-arm, for `deadline` (ns)."""
+        self.deadline = deadline
+        if deadline < self._filed:
+            self._filed = deadline
+            self._queue.file(deadline, self)
+
+    def cancel(self) -> None:
+        """Disarm. The filed entry, if any, is dropped when its time comes."""
+        self.deadline = NEVER
+
+    @property
+    def pending(self) -> bool:
+        return self.deadline != NEVER
+
+    def delete(self) -> None:
+        """Disarm for good, and let go of the callback, so that its owner can be freed before the entry is met."""
+        self.deadline = NEVER
+        self._callback = None
+
+    def expire(self, filed: int, now: int) -> int:
+        """The entry filed for `filed` was met: fire, or return the deadline to file it again for (else NEVER)."""
+        if filed != self._filed:
+            return NEVER
+        deadline = self.deadline
+        if deadline > now:
+            self._filed = deadline
+            return deadline
+        self._filed = self.deadline = NEVER
+        if self._callback is not None:
+            self._callback(now)
+        return NEVER
+
+    def live_entry(self, filed: int) -> bool:
+        """Whether the entry filed for `filed` may still lead to a call."""
+        return filed == self._filed and self.deadline != NEVER
+
+    def shift(self, delta: int) -> None:
+        """Move the deadline, and what is filed, by `delta` ns. Only for `TimerQueue.shift`."""
+        if self.deadline != NEVER:
+            self.deadline += delta
+        if self._filed != NEVER:
+            self._filed += delta
+
+    def forget(self, filed: int) -> None:
+        """The entry filed for `filed` has left the queue without being met."""
+        if filed == self._filed:
+            self._filed = NEVER
+
+
+@final
+class TimerQueue:
+    """All timers of one stack, in order of time, and of arming where times are equal."""
+
+    __slots__ = ("_heap", "_serial")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Timer]] = []
+        self._serial: int = 0
+
+    def file(self, deadline: int, timer: Timer) -> None:
+        self._serial += 1
+        heappush(self._heap, (deadline, self._serial, timer))
+
+    def run(self, now: int) -> int:
+        """Fire what is due at `now` (ns); returns how many entries were met."""
+        heap = self._heap
+        met = 0
+        while heap and heap[0][0] <= now:
+            filed, _, timer = heappop(heap)
+            again = timer.expire(filed, now)
+            if again != NEVER:
+                self.file(again, timer)
+            met += 1
+        return met
+
+    def shift(self, delta: int) -> None:
+        """Move every deadline by `delta` ns: the stack's clock is replaced by one with another origin."""
+        timers = {id(timer): timer for _, _, timer in self._heap}
+        for timer in timers.values():
+            timer.shift(delta)
+        self._heap = [(filed + delta, serial, timer) for filed, serial, timer in self._heap]
+
+    def next_deadline(self) -> int:
+        """The earliest deadline (ns), NEVER where no timer is armed. Drops and re-files stale entries it meets."""
+        heap = self._heap
+        while heap:
+            filed, _, timer = heap[0]
+            if not timer.live_entry(filed):
+                heappop(heap)
+                timer.forget(filed)
+            elif timer.deadline > filed:
+                heappop(heap)
+                timer.forget(filed)
+                timer.mod(timer.deadline)
+            else:
+                return filed
+        return NEVER
+
+    def earliest_entry(self) -> int:
+        """A lower bound of the next deadline, at no cost (ns)."""
+        return self._heap[0][0] if self._heap else NEVER
+
+    def pending(self) -> int:
+        """How many timers are armed: for leak checks."""
+        return sum(1 for filed, _, timer in self._heap if timer.live_entry(filed))

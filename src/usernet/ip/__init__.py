@@ -1,0 +1,1 @@
+"""The network layer: routes, and IPv4 in `v4`."""

@@ -1,0 +1,1 @@
+"""IPv4: input, output, forwarding, fragments, ICMP, IGMP, addresses."""

@@ -1,0 +1,1 @@
+"""What layers register in (Linux: net/core): namespaces, packet types, protocols, families, offloads, hooks, routes."""

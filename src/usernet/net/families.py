@@ -1,0 +1,42 @@
+"""Socket families by AF_* (Linux: `struct net_proto_family`, sock_register): who makes a socket of a family."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, final
+
+from usernet.core.errors import error
+
+if TYPE_CHECKING:
+    from usernet.net.pernet import Net
+
+
+class NetProtoFamily:
+    """A family of sockets."""
+
+    family: int = 0
+
+    def create(self, sock_type: int, protocol: int) -> Any:
+        """A new, unbound socket's protocol operations (sockets/family.py: ProtoOps).
+
+        Raises OSError: ESOCKTNOSUPPORT, EPROTONOSUPPORT, EPERM.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define create()")
+
+
+@final
+class Families:
+    """The families of one namespace."""
+
+    def __init__(self, net: Net) -> None:
+        self.table: dict[int, NetProtoFamily] = {}
+
+    def register(self, family: NetProtoFamily) -> None:
+        self.table[family.family] = family
+
+    def create(self, family: int, sock_type: int, protocol: int) -> Any:
+        """Raises OSError EAFNOSUPPORT for a family that is not there, else what the family raises."""
+        entry = self.table.get(family)
+        if entry is None:
+            raise error(errno.EAFNOSUPPORT)
+        return entry.create(sock_type, protocol)

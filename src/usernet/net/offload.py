@@ -1,0 +1,46 @@
+"""Segmentation and merging in software, by protocol (Linux: `struct packet_offload`, `struct net_offload`).
+
+A network layer registers by EtherType, a transport by protocol number. The device layer asks the network layer, which
+finds its header's end and asks the transport.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from usernet.skbuff.skbuff import SKBuff
+
+if TYPE_CHECKING:
+    from usernet.net.pernet import Net
+
+
+class Offload:
+    """What a protocol does to split and to merge its packets."""
+
+    def gso_segment(self, skb: SKBuff) -> list[SKBuff]:
+        """Split a super-segment. `data` is at this protocol's header; the segments come with theirs filled in.
+
+        Raises ValueError where the packet is not what its gso fields say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define gso_segment()")
+
+    def gro_flow(self, skb: SKBuff, offset: int) -> bytes | None:
+        """The key of the flow in which the packet, whose header of this protocol is at `offset` of `head`, may be
+        merged; None where it may not be merged at all."""
+        return None
+
+    def gro_merge(self, held: SKBuff, skb: SKBuff) -> bool:
+        """Append `skb`, of the same flow, to `held`. False where it must not be: `held` is then passed up first."""
+        return False
+
+    def gro_complete(self, held: SKBuff) -> None:
+        """Make the merged packet's header and gso fields right before it goes up."""
+
+
+@final
+class Offloads:
+    """The offloads of one namespace: network layers by EtherType, transports by (EtherType, protocol number)."""
+
+    def __init__(self, net: Net) -> None:
+        self.packet: dict[int, Offload] = {}
+        self.transport: dict[tuple[int, int], Offload] = {}

@@ -1,0 +1,45 @@
+"""The interface of a queueing discipline (Linux: `struct Qdisc_ops`)."""
+
+from __future__ import annotations
+
+from usernet.skbuff.skbuff import SKBuff
+
+
+class Qdisc:
+    """A device's queue. Subclass and define `enqueue`, `dequeue`, `reset`.
+
+    `qlen`: packets queued. `can_bypass`: a packet may go straight to the driver while the queue is empty.
+    """
+
+    kind: str = "qdisc"
+    can_bypass: bool = False
+
+    def __init__(self) -> None:
+        self.qlen: int = 0
+        self.backlog: int = 0
+        self.sent_packets: int = 0
+        self.sent_bytes: int = 0
+        self.drops: int = 0
+        self.requeues: int = 0
+        self.overlimits: int = 0
+
+    def enqueue(self, skb: SKBuff) -> SKBuff | None:
+        """Queue `skb`. Returns a packet that must be dropped for it: `skb` itself, or an older one; None for none."""
+        raise NotImplementedError(f"{type(self).__name__} must define enqueue()")
+
+    def dequeue(self) -> SKBuff | None:
+        """The next packet to send now; None where there is none, or none whose time has come."""
+        raise NotImplementedError(f"{type(self).__name__} must define dequeue()")
+
+    def requeue(self, skb: SKBuff) -> None:
+        """Take back, to be sent first, a packet that the driver had no room for."""
+        raise NotImplementedError(f"{type(self).__name__} must define requeue()")
+
+    def reset(self) -> list[SKBuff]:
+        """Empty the queue; returns what was in it, to be dropped."""
+        raise NotImplementedError(f"{type(self).__name__} must define reset()")
+
+    def count(self, skb: SKBuff) -> None:
+        """A packet is sent."""
+        self.sent_packets += skb.gso_segs or 1
+        self.sent_bytes += skb.len

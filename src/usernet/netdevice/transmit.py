@@ -1,0 +1,177 @@
+"""The last step to a driver: what the NIC can't do is done here (Linux: validate_xmit_skb, dev_hard_start_xmit).
+
+Super-segments are split, checksums filled in, fragments joined: each only for a device without the feature.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, final
+
+from usernet.net.offload import Offloads
+from usernet.net.packet_type import PacketTypes
+from usernet.netdevice.driver import (
+    NETIF_F_GSO_UDP_L4,
+    NETIF_F_HW_CSUM,
+    NETIF_F_SG,
+    NETIF_F_TSO,
+    NETIF_F_TSO6,
+    NETIF_F_TSO_ECN,
+)
+from usernet.skbuff.dropreason import DropReason
+from usernet.skbuff.skbuff import (
+    CHECKSUM_NONE,
+    CHECKSUM_PARTIAL,
+    PACKET_OUTGOING,
+    SKB_GSO_TCP_ECN,
+    SKB_GSO_TCPV4,
+    SKB_GSO_TCPV6,
+    SKB_GSO_UDP_L4,
+    SKBuff,
+)
+from usernet.wire import checksum
+
+if TYPE_CHECKING:
+    from usernet.netdevice.device import NetDevice
+
+
+def gso_features(gso_type: int) -> int:
+    """The device features that sending a packet of `gso_type` whole takes."""
+    features = NETIF_F_SG
+    if gso_type & SKB_GSO_TCPV4:
+        features |= NETIF_F_TSO
+    if gso_type & SKB_GSO_TCPV6:
+        features |= NETIF_F_TSO6
+    if gso_type & SKB_GSO_UDP_L4:
+        features |= NETIF_F_GSO_UDP_L4
+    if gso_type & SKB_GSO_TCP_ECN:
+        features |= NETIF_F_TSO_ECN
+    return features
+
+
+def checksum_help(skb: SKBuff) -> None:
+    """Fill in the checksum of a CHECKSUM_PARTIAL packet (Linux: skb_checksum_help)."""
+    start = skb.csum_start
+    total = checksum.csum(skb.head, start, skb.tail)
+    offset = skb.tail - start
+    for frag in skb.frags or ():
+        total = checksum.csum_block_add(total, checksum.csum(frag, 0, len(frag)), offset)
+        offset += len(frag)
+    # The field already holds the pseudo header's sum, so the total includes it. A UDP checksum of 0 means "none".
+    value = checksum.csum_fold(total) or 0xFFFF
+    skb.store(start + skb.csum_offset, value.to_bytes(2, "big"))
+    skb.ip_summed = CHECKSUM_NONE
+
+
+@final
+class Transmit:
+    """A device's way to its driver."""
+
+    __slots__ = ("_dev", "_segments", "_types", "_offloads")
+
+    def __init__(self, dev: NetDevice) -> None:
+        self._dev = dev
+        self._types = dev.net.get(PacketTypes)
+        self._offloads = dev.net.get(Offloads)
+        # Segments of a packet split already, when the driver had no room for all of them.
+        self._segments: deque[SKBuff] = deque()
+
+    def send(self, skb: SKBuff) -> bool:
+        """Hand `skb` to the driver. False where the driver has no room: `skb` is to be queued again."""
+        dev = self._dev
+        features = dev.features
+        if skb.gso_size:
+            needed = gso_features(skb.gso_type)
+            if features & needed != needed:
+                return self._split(skb)
+        if self._types.taps:
+            self._show(skb)
+        if skb.ip_summed == CHECKSUM_PARTIAL and not features & NETIF_F_HW_CSUM:
+            checksum_help(skb)
+        if skb.data_len and not features & NETIF_F_SG:
+            skb.may_pull(skb.len)
+        return self._hand_over(skb)
+
+    def _hand_over(self, skb: SKBuff) -> bool:
+        dev = self._dev
+        statistics = dev.statistics
+        packets = skb.gso_segs or 1
+        # On the wire each segment has a header of its own.
+        size = skb.len
+        if packets > 1:
+            size += (packets - 1) * (skb.len - packets_payload(skb))
+        probes = dev.net.trace.net_dev_xmit.probes
+        if not dev.driver.xmit(skb):
+            return False
+        statistics.tx_packets += packets
+        statistics.tx_bytes += size
+        if probes:
+            dev.net.trace.net_dev_xmit.fire(skb, True)
+        return True
+
+    def _split(self, skb: SKBuff) -> bool:
+        offload = self._offloads.packet.get(skb.protocol)
+        try:
+            if offload is None:
+                raise ValueError(f"no segmentation for EtherType {skb.protocol:#06x}")
+            segments = offload.gso_segment(skb)
+        except ValueError:
+            self._dev.statistics.tx_dropped += 1
+            skb.drop(DropReason.SKB_GSO_SEG, self._dev.net.drops)
+            return True
+        # The last segment carries the socket's account, so it is given back when all have gone.
+        segments[-1].destructor, skb.destructor = skb.destructor, None
+        segments[-1].sk = skb.sk
+        segments[-1].truesize = skb.truesize
+        self._segments.extend(segments)
+        self.resume()
+        return True
+
+    def resume(self) -> bool:
+        """Go on with the segments of a packet split before; False where the driver is full again."""
+        segments = self._segments
+        while segments:
+            if self._dev.stopped or not self.send_one(segments[0]):
+                return False
+            segments.popleft()
+        return True
+
+    def send_one(self, skb: SKBuff) -> bool:
+        """Hand over one segment that was split off: it has no gso_size."""
+        if self._types.taps:
+            self._show(skb)
+        if skb.ip_summed == CHECKSUM_PARTIAL and not self._dev.features & NETIF_F_HW_CSUM:
+            checksum_help(skb)
+        if skb.data_len and not self._dev.features & NETIF_F_SG:
+            skb.may_pull(skb.len)
+        return self._hand_over(skb)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether segments of a split packet wait for room."""
+        return bool(self._segments)
+
+    def reset(self) -> list[SKBuff]:
+        """Give up the segments that wait; returns them, to be dropped."""
+        left = list(self._segments)
+        self._segments.clear()
+        return left
+
+    def _show(self, skb: SKBuff) -> None:
+        pkt_type = skb.pkt_type
+        skb.pkt_type = PACKET_OUTGOING
+        skb.mac_header = skb.data
+        network = self._dev.hard_header_len
+        skb.data += network
+        skb.len -= network
+        self._types.show(skb, True)
+        skb.data -= network
+        skb.len += network
+        skb.pkt_type = pkt_type
+
+
+def packets_payload(skb: SKBuff) -> int:
+    """Payload bytes of a super-segment being sent: they are its fragments, or what is behind the transport header."""
+    if skb.data_len:
+        return skb.data_len
+    return min(skb.len, skb.gso_size * skb.gso_segs)

@@ -1,0 +1,334 @@
+"""The base socket (Linux: `struct sock`, net/core/sock.c): queues, accounts, errors, options, waking.
+
+`Sock` is the protocol's side of a socket. Each protocol subclasses it and defines the calls it has; those it lacks
+raise what Linux raises. A call that may have to wait returns its result, or a `Blocking` generator (core/wait.py).
+All is called with the stack's lock held; `deadline` is in ns of the stack's clock, NEVER to wait without end, and a
+call with MSG_DONTWAIT (connect and accept: O_NONBLOCK) in its flags never waits.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, Final
+
+from usernet.core.errors import error
+from usernet.core.sysctl import INT_MAX
+from usernet.core.timer import NEVER
+from usernet.core.wait import (
+    EPOLLERR,
+    EPOLLHUP,
+    EPOLLIN,
+    EPOLLMSG,
+    EPOLLOUT,
+    EPOLLPRI,
+    EPOLLRDBAND,
+    EPOLLRDHUP,
+    EPOLLRDNORM,
+    EPOLLWRBAND,
+    EPOLLWRNORM,
+    Blocking,
+    Wait,
+    WaitQueue,
+)
+from usernet.net.dst import Dst
+from usernet.net.pernet import Net
+from usernet.skbuff.dropreason import DropReason
+from usernet.skbuff.queue import SKBuffQueue
+from usernet.skbuff.skbuff import SKBuff
+from usernet.sock.msg import RCV_SHUTDOWN, SEND_SHUTDOWN, SHUTDOWN_MASK, MsgHdr, Name
+
+SOCK_STREAM: Final = 1
+SOCK_DGRAM: Final = 2
+SOCK_RAW: Final = 3
+O_NONBLOCK: Final = 0o4000
+
+SOCK_MIN_RCVBUF: Final = 2304
+SOCK_MIN_SNDBUF: Final = 4608
+
+WAKE_READ: Final = EPOLLIN | EPOLLPRI | EPOLLRDNORM | EPOLLRDBAND
+WAKE_WRITE: Final = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
+
+
+class SockNet:
+    """The settings of all sockets of a namespace (net.core.*)."""
+
+    def __init__(self, net: Net) -> None:
+        self.rmem_default: int = 212992
+        self.rmem_max: int = 212992
+        self.wmem_default: int = 212992
+        self.wmem_max: int = 212992
+        self.somaxconn: int = 4096
+        self.optmem_max: int = 131072
+        table = net.sysctl
+        for name, low in (("rmem_default", SOCK_MIN_RCVBUF), ("rmem_max", SOCK_MIN_RCVBUF)):
+            table.register(f"net.core.{name}", self, low=low)
+        for name, low in (("wmem_default", SOCK_MIN_SNDBUF), ("wmem_max", SOCK_MIN_SNDBUF)):
+            table.register(f"net.core.{name}", self, low=low)
+        table.register("net.core.somaxconn", self)
+        table.register("net.core.optmem_max", self)
+        self.sockets: set[Sock] = set()
+        """Every socket that is open or still has work to do: for `ss`, and for leak checks."""
+
+
+class Sock:
+    """The protocol's side of one socket."""
+
+    family: int = 0
+    sock_type: int = 0
+    protocol: int = 0
+
+    def __init__(self, net: Net) -> None:
+        settings = net.get(SockNet)
+        self.net = net
+        self.loop = net.loop
+        self.settings = settings
+        self.state: int = 7  # TCP_CLOSE
+        self.shutdown_mask: int = 0
+        self.dead: bool = False
+        """No application holds it any more (Linux: SOCK_DEAD)."""
+        self.err: int = 0
+        self.err_soft: int = 0
+        self.rcvbuf: int = settings.rmem_default
+        self.sndbuf: int = settings.wmem_default
+        self.rcvbuf_locked: bool = False
+        self.sndbuf_locked: bool = False
+        self.rmem_alloc: int = 0
+        self.wmem_alloc: int = 0
+        self.receive_queue = SKBuffQueue()
+        self.error_queue: SKBuffQueue | None = None
+        self.wait = WaitQueue()
+        self.bound_dev_if: int = 0
+        self.mark: int = 0
+        self.priority: int = 0
+        self.reuse: bool = False
+        self.reuseport: bool = False
+        self.broadcast: bool = False
+        self.keepopen: bool = False
+        self.oobinline: bool = False
+        self.dontroute: bool = False
+        self.no_check_tx: bool = False
+        self.linger: int = -1
+        """Seconds to linger on close; -1 where SO_LINGER is off."""
+        self.rcvlowat: int = 1
+        self.rcvtimeo: int = NEVER
+        self.sndtimeo: int = NEVER
+        self.rcvtstamp: int = 0
+        """0, SO_TIMESTAMP or SO_TIMESTAMPNS: which time stamps come with received packets."""
+        self.tsflags: int = 0
+        self.tskey: int = 0
+        self.zerocopy: bool = False
+        self.peek_off: int = -1
+        self.drops: int = 0
+        self.filter: Any = None
+        """A classic BPF program (sock/filter.py), run on what is received."""
+        self.max_pacing_rate: int = 0
+        self.incoming_cpu: int = -1
+        self.busy_poll: int = 0
+        self.rxq_ovfl: bool = False
+        self.dst: Dst | None = None
+        self.stamp: int = 0
+        settings.sockets.add(self)
+
+    # -- the calls: what a protocol defines
+
+    def bind(self, name: Name) -> None:
+        raise error(errno.EOPNOTSUPP)
+
+    def connect(self, name: Name, flags: int, deadline: int) -> Blocking[None] | None:
+        raise error(errno.EOPNOTSUPP)
+
+    def listen(self, backlog: int) -> None:
+        raise error(errno.EOPNOTSUPP)
+
+    def accept(self, flags: int, deadline: int) -> Blocking[Sock] | Sock:
+        raise error(errno.EOPNOTSUPP)
+
+    def getsockname(self) -> Name:
+        raise error(errno.EOPNOTSUPP)
+
+    def getpeername(self) -> Name:
+        raise error(errno.EOPNOTSUPP)
+
+    def sendmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        """Send; returns how many bytes were taken."""
+        raise error(errno.EOPNOTSUPP)
+
+    def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        """Receive; returns how many bytes (with MSG_TRUNC on a datagram: how many it had)."""
+        raise error(errno.EOPNOTSUPP)
+
+    def shutdown(self, how: int) -> None:
+        raise error(errno.EOPNOTSUPP)
+
+    def close(self, deadline: int = NEVER) -> Blocking[None] | None:
+        """The application lets go. May wait only where SO_LINGER says so."""
+        raise NotImplementedError(f"{type(self).__name__} must define close()")
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """`value` as Linux lays it out. Raises OSError ENOPROTOOPT, EINVAL, EDOM, …"""
+        raise error(errno.ENOPROTOOPT)
+
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        """The value as Linux lays it out, cut to `length` bytes. Raises OSError ENOPROTOOPT, …"""
+        raise error(errno.ENOPROTOOPT)
+
+    def ioctl(self, request: int) -> int:
+        """SIOCINQ, SIOCOUTQ, SIOCATMARK, … Raises OSError ENOTTY for one it doesn't know."""
+        raise error(errno.ENOTTY)
+
+    def poll(self) -> int:
+        """The events that are so now (EPOLL*): datagram sockets' (Linux: datagram_poll)."""
+        mask = 0
+        if self.err or self.error_queue:
+            mask |= EPOLLERR
+        shutdown = self.shutdown_mask
+        if shutdown & RCV_SHUTDOWN:
+            mask |= EPOLLRDHUP | EPOLLIN | EPOLLRDNORM
+        if shutdown == SHUTDOWN_MASK:
+            mask |= EPOLLHUP
+        if self.receive_queue.first is not None:
+            mask |= EPOLLIN | EPOLLRDNORM
+        if self.writeable():
+            mask |= EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
+        return mask
+
+    # -- errors
+
+    def take_error(self) -> int:
+        """The pending error, which is cleared (Linux: sock_error); 0 for none."""
+        code = self.err
+        self.err = 0
+        return code
+
+    def raise_error(self) -> None:
+        """Raise the pending error, if there is one."""
+        code = self.err
+        if code:
+            self.err = 0
+            raise error(code)
+
+    # -- waking
+
+    def state_change(self) -> None:
+        """The state changed: everyone looks (Linux: sk_state_change)."""
+        if self.wait.active:
+            self.wait.wake_all(WAKE_READ | WAKE_WRITE | EPOLLHUP | EPOLLRDHUP | EPOLLERR)
+
+    def data_ready(self) -> None:
+        """There is something to read (Linux: sk_data_ready)."""
+        if self.wait.active:
+            self.wait.wake(EPOLLIN | EPOLLPRI | EPOLLRDNORM | EPOLLRDBAND)
+
+    def write_space(self) -> None:
+        """There may be room to send (Linux: sk_write_space)."""
+        if self.wait.active and self.writeable():
+            self.wait.wake(WAKE_WRITE)
+
+    def error_report(self) -> None:
+        """There is an error (Linux: sk_error_report)."""
+        if self.wait.active:
+            self.wait.wake_all(EPOLLERR | WAKE_READ | WAKE_WRITE | EPOLLMSG)
+
+    # -- accounts
+
+    def writeable(self) -> bool:
+        """Whether a datagram socket has room to send (Linux: sock_writeable)."""
+        return self.wmem_alloc < self.sndbuf >> 1
+
+    def charge_receive(self, skb: SKBuff) -> None:
+        """Put a received packet on this socket's account (Linux: skb_set_owner_r)."""
+        if skb.destructor is not None:
+            skb.orphan()
+        skb.sk = self
+        skb.destructor = _uncharge_receive
+        self.rmem_alloc += skb.truesize
+
+    def charge_send(self, skb: SKBuff) -> None:
+        """Put a packet being sent on this socket's account until it has left (Linux: skb_set_owner_w)."""
+        skb.sk = self
+        skb.destructor = _uncharge_send
+        self.wmem_alloc += skb.truesize
+
+    def queue_receive(self, skb: SKBuff) -> DropReason | None:
+        """Queue a received datagram (Linux: sock_queue_rcv_skb). Returns why it had no place, None where it has."""
+        if self.rmem_alloc + skb.truesize > self.rcvbuf and self.rmem_alloc:
+            self.drops += 1
+            return DropReason.SOCKET_RCVBUFF
+        if self.rmem_alloc > self.rcvbuf:
+            self.drops += 1
+            return DropReason.SOCKET_RCVBUFF
+        self.charge_receive(skb)
+        skb.dst = None
+        self.receive_queue.append(skb)
+        if not self.dead:
+            self.data_ready()
+        return None
+
+    def purge(self) -> None:
+        """Let go of all that is queued."""
+        for skb in self.receive_queue.take():
+            skb.consume()
+        if self.error_queue is not None:
+            for skb in self.error_queue.take():
+                skb.consume()
+            self.error_queue = None
+
+    def destroy(self) -> None:
+        """The socket's end: nothing of it is left in any table (Linux: sk_free)."""
+        self.purge()
+        self.dst = None
+        self.settings.sockets.discard(self)
+
+    # -- waiting
+
+    def wait_packet(self, deadline: int) -> Blocking[SKBuff | None]:
+        """Wait for a datagram (Linux: __skb_wait_for_more_packets). None at the end of a socket shut down.
+
+        Raises OSError: the socket's error, EAGAIN when `deadline` has passed.
+        """
+        while True:
+            yield Wait((self.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
+            self.raise_error()
+            skb = self.receive_queue.first
+            if skb is not None:
+                return skb
+            if self.shutdown_mask & RCV_SHUTDOWN:
+                return None
+            if self.loop.now >= deadline:
+                raise error(errno.EAGAIN)
+
+    def wait_for_wmem(self, deadline: int) -> Blocking[None]:
+        """Wait until there is room to send a datagram (Linux: sock_wait_for_wmem).
+
+        Raises OSError: the socket's error, EPIPE when shut down, EAGAIN when `deadline` has passed.
+        """
+        while self.wmem_alloc >= self.sndbuf:
+            if self.loop.now >= deadline:
+                raise error(errno.EAGAIN)
+            yield Wait((self.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP, deadline)
+            self.raise_error()
+            if self.shutdown_mask & SEND_SHUTDOWN:
+                raise error(errno.EPIPE)
+
+
+def _uncharge_receive(skb: SKBuff) -> None:
+    sk: Sock = skb.sk
+    sk.rmem_alloc -= skb.truesize
+
+
+def _uncharge_send(skb: SKBuff) -> None:
+    sk: Sock = skb.sk
+    sk.wmem_alloc -= skb.truesize
+    if not sk.dead:
+        sk.write_space()
+
+
+def set_buffer(sk: Sock, value: int, limit: int, receive: bool) -> None:
+    """SO_RCVBUF and SO_SNDBUF: twice what is asked for, for the overhead (socket(7)); at most twice `limit`."""
+    value = max(min(value, limit, INT_MAX // 2), 0)
+    if receive:
+        sk.rcvbuf_locked = True
+        sk.rcvbuf = max(value * 2, SOCK_MIN_RCVBUF)
+    else:
+        sk.sndbuf_locked = True
+        sk.sndbuf = max(value * 2, SOCK_MIN_SNDBUF)

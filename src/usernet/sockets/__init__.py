@@ -1,0 +1,1 @@
+"""The socket families and the sockets that applications hold."""

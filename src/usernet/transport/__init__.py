@@ -1,0 +1,1 @@
+"""Transport protocols: UDP, raw and ping sockets, TCP in `tcp`."""

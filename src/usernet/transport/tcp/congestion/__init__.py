@@ -1,0 +1,1 @@
+"""Congestion controls, each a class behind one registry."""
