@@ -187,9 +187,13 @@ class NetDevice:
         self.driver.open(self)
         self.flags |= IFF_UP | IFF_RUNNING | IFF_LOWER_UP
         self.stopped = False
+        self.start_watching()
+
+    def start_watching(self) -> None:
+        """Take the driver's descriptor as interrupt, where it has one and the stack is started."""
         fd = self.driver.fileno()
         trampoline = self.net.loop.trampoline
-        if fd >= 0 and trampoline is not None:
+        if fd >= 0 and trampoline is not None and self.flags & IFF_UP:
             trampoline.watch(fd, self.net.loop, self.napi)
 
     def stop(self) -> None:

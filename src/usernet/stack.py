@@ -1,0 +1,485 @@
+"""A stack: one network namespace, assembled from the floors (Linux: `struct net`, and `ip netns add`).
+
+Every method may be called from any thread; each takes the stack's lock, does its work and leaves. Times are seconds
+where people type them, nanoseconds in `poll`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, final
+
+from usernet.core.clock import Clock, ManualClock, MonotonicClock
+from usernet.core.loop import Loop
+from usernet.core.mib import Mib
+from usernet.core.sysctl import SysctlTable
+from usernet.core.trace import Trace
+from usernet.drivers.loopback import Loopback
+from usernet.ip.v4.devinet import Devinet
+from usernet.ip.v4.ipv4 import Ipv4
+from usernet.ip.v4.route import Ipv4Routes
+from usernet.link.arp import Arp
+from usernet.link.neighbour import NUD_PERMANENT
+from usernet.net.dst import (
+    RTAX_ADVMSS,
+    RTAX_CWND,
+    RTAX_HOPLIMIT,
+    RTAX_INITCWND,
+    RTAX_INITRWND,
+    RTAX_MTU,
+    RTAX_QUICKACK,
+    RTAX_REORDERING,
+    RTAX_RTO_MIN,
+    RTAX_RTT,
+    RTAX_RTTVAR,
+    RTAX_SSTHRESH,
+    RTAX_WINDOW,
+)
+from usernet.net.pernet import Net
+from usernet.netdevice.device import NetDevice
+from usernet.netdevice.driver import Driver
+from usernet.netdevice.namespace import DeviceNamespace
+from usernet.runner import process_runner
+from usernet.skbuff.dropreason import DropReason
+from usernet.sock.af_ops import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE
+from usernet.sock.sock import SockNet
+from usernet.sockets.inet import InetFamily
+from usernet.sockets.packet import PacketFamily
+from usernet.transport.ping import Ping
+from usernet.transport.raw import Raw
+from usernet.transport.tcp.tcp import Tcp
+from usernet.transport.udp import Udp
+from usernet.wire import ethernet
+
+if TYPE_CHECKING:
+    from usernet.drivers.capture import Capture
+    from usernet.sockets.user import UserSocket
+
+ROUTE_KINDS = {
+    "unicast": RTN_UNICAST,
+    "blackhole": RTN_BLACKHOLE,
+    "unreachable": RTN_UNREACHABLE,
+    "prohibit": RTN_PROHIBIT,
+}
+
+ROUTE_METRICS = {
+    "mtu": RTAX_MTU,
+    "window": RTAX_WINDOW,
+    "rtt": RTAX_RTT,
+    "rttvar": RTAX_RTTVAR,
+    "ssthresh": RTAX_SSTHRESH,
+    "cwnd": RTAX_CWND,
+    "advmss": RTAX_ADVMSS,
+    "reordering": RTAX_REORDERING,
+    "hoplimit": RTAX_HOPLIMIT,
+    "initcwnd": RTAX_INITCWND,
+    "rto_min": RTAX_RTO_MIN,
+    "initrwnd": RTAX_INITRWND,
+    "quickack": RTAX_QUICKACK,
+}
+
+
+def parse_interface(text: str) -> tuple[bytes, int]:
+    """An address with its prefix length, "10.0.0.1/24" (without one: the whole address). Raises ValueError."""
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        raise ValueError(f"address: expected something like 10.0.0.1/24, not {text!r}") from None
+    return interface.packed, interface.network.prefixlen
+
+
+def parse_prefix(text: str) -> tuple[bytes, int]:
+    """A destination: "default", "10.0.0.0/8" or one address. Raises ValueError, also for bits behind the prefix."""
+    if text == "default":
+        return bytes(4), 0
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as cause:
+        raise ValueError(f"destination: expected default, an address or a prefix, not {text!r} ({cause})") from None
+    return network.network_address.packed, network.prefixlen
+
+
+def parse_address(what: str, text: str) -> bytes:
+    """One address, packed. Raises ValueError, which names it `what`."""
+    try:
+        return ipaddress.ip_address(text).packed
+    except ValueError:
+        raise ValueError(f"{what}: expected an IP address, not {text!r}") from None
+
+
+@final
+class Stack:
+    """A network stack of its own.
+
+    name: for people. clock: where its time comes from; by default the host's monotonic clock once it is started, and
+    what `poll` is given while it is not. seed: makes all its random choices repeatable (not for real networks, where
+    they must not be guessed).
+
+    `with Stack() as stack:` starts it, so that calls may wait, and closes it at the end. Without, drive it by `poll`.
+    """
+
+    def __init__(self, name: str = "", *, clock: Clock | None = None, seed: int | None = None) -> None:
+        self._own_clock = clock is None
+        self._polled = False
+        source = random.SystemRandom() if seed is None else random.Random(seed)
+        self.net = Net(name, clock if clock is not None else ManualClock(), source)
+        self.hosts: dict[str, list[str]] = {"localhost": ["127.0.0.1"]}
+        """Names known without asking anyone: name → addresses (/etc/hosts)."""
+        self.nameservers: list[str] = []
+        """Whom to ask for other names (/etc/resolv.conf)."""
+        self._captures: list[Capture] = []
+        net = self.net
+        self.devices = net.get(DeviceNamespace)
+        self._ipv4 = net.get(Ipv4)
+        self._addresses = net.get(Devinet)
+        self._routes = net.get(Ipv4Routes)
+        self._neighbours = net.get(Arp).table
+        for state in (Tcp, Udp, Raw, Ping, InetFamily, PacketFamily):
+            net.get(state)  # type: ignore[type-var]
+        self.add_device(Loopback(), "lo", "127.0.0.1/8")
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "started" if self.started else "not started"
+        return f"<usernet.Stack {self.name!r} {state}, devices: {', '.join(self.devices) or 'none'}>"
+
+    # -- what it is made of
+
+    @property
+    def name(self) -> str:
+        return self.net.name
+
+    @property
+    def loop(self) -> Loop:
+        return self.net.loop
+
+    @property
+    def sysctl(self) -> SysctlTable:
+        """Settings by Linux's names: `stack.sysctl["net.ipv4.tcp_sack"] = 0`."""
+        return self.net.sysctl
+
+    @property
+    def mib(self) -> Mib:
+        """Counters: `stack.mib["Tcp"]["RetransSegs"]`."""
+        return self.net.mib
+
+    @property
+    def trace(self) -> Trace:
+        """Tracepoints: `stack.trace.kfree_skb.attach(probe)`."""
+        return self.net.trace
+
+    @property
+    def drops(self) -> dict[DropReason, int]:
+        """How many packets were dropped, by reason."""
+        return dict(self.net.drops.counts)
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        loop = self.net.loop
+        loop.enter()
+        try:
+            yield
+        finally:
+            loop.leave()
+
+    # -- running it
+
+    @property
+    def started(self) -> bool:
+        return self.net.loop.trampoline is not None
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.net.loop.unusable)
+
+    def start(self) -> Self:
+        """Have the process's runner drive it, so that its calls may wait. Does nothing where it runs already."""
+        loop = self.net.loop
+        if loop.trampoline is not None:
+            return self
+        runner = process_runner()
+        with self._entered():
+            if self._own_clock:
+                self._set_clock(MonotonicClock())
+            loop.trampoline = runner
+            for dev in self.devices.values():
+                dev.start_watching()
+        runner.attach(loop)
+        return self
+
+    def _set_clock(self, clock: Clock) -> None:
+        """Take another clock; what is planned keeps its distance from now."""
+        loop = self.net.loop
+        now = clock.now()
+        loop.timers.shift(now - loop.now)
+        loop.clock = clock
+        loop.now = now
+
+    def poll(self, now: int) -> int | None:
+        """Drive it by hand: do what is due at `now` (ns, never less than before).
+
+        Returns the next deadline (ns), or None where nothing is planned. Raises ValueError when `now` lies before an
+        earlier one, RuntimeError on a started stack, which drives itself.
+        """
+        loop = self.net.loop
+        if loop.trampoline is not None:
+            raise RuntimeError("this stack is started, and drives itself: poll() is for one that is not")
+        if self._own_clock and not self._polled:
+            self._polled = True
+            if now < 0:
+                raise ValueError(f"now: expected nanoseconds, not {now}")
+            with self._entered():
+                self._set_clock(ManualClock(now))
+        clock = loop.clock
+        if isinstance(clock, ManualClock):
+            clock.set(now)
+        for dev in self.devices.values():
+            if dev.driver.fileno() >= 0:
+                loop.softirq.schedule(dev.napi)
+        return loop.poll(now)
+
+    def close(self) -> None:
+        """End it: sockets, devices, timers, captures. Calls that wait raise. Does nothing the second time."""
+        loop = self.net.loop
+        if loop.unusable:
+            return
+        for capture in tuple(self._captures):
+            capture.stop()
+        with self._entered():
+            waiting = [sk.wait for sk in self.net.get(SockNet).sockets]
+            self.devices.close()
+            self.net.close()
+            loop.close(f"stack {self.name!r} is closed")
+            for queue in waiting:
+                queue.wake_all(-1)
+        trampoline = loop.trampoline
+        loop.trampoline = None
+        if trampoline is not None:
+            trampoline.detach(loop)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- devices
+
+    def add_device(
+        self,
+        driver: Driver,
+        name: str,
+        *addresses: str,
+        mac: str | None = None,
+        mtu: int | None = None,
+        up: bool = True,
+    ) -> NetDevice:
+        """A new device on `driver`, with `addresses` ("10.0.0.1/24"), usable at once.
+
+        mac: instead of the driver's own. mtu: in bytes. up: whether to bring it up.
+        Raises ValueError for a name, address or number that is none, OSError where the driver can't be opened; then
+        there is no device.
+        """
+        parsed = [parse_interface(text) for text in addresses]
+        with self._entered():
+            dev = self.devices.register(driver, name)
+            try:
+                if mac is not None:
+                    dev.set_mac(ethernet.parse_mac(mac))
+                if mtu is not None:
+                    dev.set_mtu(mtu)
+                if up:
+                    self.devices.set_up(dev)
+                for packed, length in parsed:
+                    self._add_address(dev, packed, length)
+            except BaseException:
+                self.devices.remove(dev)
+                raise
+        return dev
+
+    def _device(self, dev: NetDevice | str) -> NetDevice:
+        return self.devices[dev] if isinstance(dev, str) else dev
+
+    def remove_device(self, dev: NetDevice | str) -> None:
+        """Take a device away, with its addresses, routes and neighbours."""
+        with self._entered():
+            self.devices.remove(self._device(dev))
+
+    def set_up(self, dev: NetDevice | str) -> None:
+        """Bring a device up. Raises OSError where its driver can't be opened."""
+        with self._entered():
+            self.devices.set_up(self._device(dev))
+
+    def set_down(self, dev: NetDevice | str) -> None:
+        """Take a device down."""
+        with self._entered():
+            self.devices.set_down(self._device(dev))
+
+    def rename_device(self, dev: NetDevice | str, name: str) -> None:
+        """Raises ValueError for a name that is taken, or none."""
+        with self._entered():
+            self.devices.rename(self._device(dev), name)
+
+    def set_mtu(self, dev: NetDevice | str, mtu: int) -> None:
+        """mtu: in bytes. Raises ValueError out of the driver's bounds."""
+        with self._entered():
+            self.devices.set_mtu(self._device(dev), mtu)
+
+    def set_mac(self, dev: NetDevice | str, mac: str) -> None:
+        """Raises ValueError for what is no unicast MAC address."""
+        with self._entered():
+            self.devices.set_mac(self._device(dev), ethernet.parse_mac(mac))
+
+    # -- addresses, routes, neighbours
+
+    def _add_address(self, dev: NetDevice, packed: bytes, length: int) -> None:
+        if len(packed) == 4:
+            self._addresses.add(dev, packed, length)
+
+    def add_address(self, dev: NetDevice | str, address: str) -> None:
+        """address: "10.0.0.1/24". Raises ValueError for what is none, FileExistsError where the device has it."""
+        packed, length = parse_interface(address)
+        with self._entered():
+            self._add_address(self._device(dev), packed, length)
+
+    def remove_address(self, dev: NetDevice | str, address: str) -> None:
+        """Raises OSError EADDRNOTAVAIL where the device doesn't have it."""
+        packed, length = parse_interface(address)
+        with self._entered():
+            self._addresses.remove(self._device(dev), packed, length)
+
+    def addresses(self, dev: NetDevice | str) -> list[str]:
+        """A device's addresses, each with its prefix length."""
+        with self._entered():
+            return [
+                f"{ipaddress.ip_address(entry.addr)}/{entry.prefixlen}"
+                for entry in self._addresses.of(self._device(dev))
+            ]
+
+    def add_route(
+        self,
+        destination: str,
+        *,
+        via: str | None = None,
+        dev: NetDevice | str | None = None,
+        metric: int = 0,
+        src: str | None = None,
+        kind: str = "unicast",
+        onlink: bool = False,
+        congctl: str = "",
+        mtu_lock: bool = False,
+        replace: bool = False,
+        **metrics: int,
+    ) -> None:
+        """A route to `destination` ("default", "10.0.0.0/8"), as `ip route add` makes it.
+
+        via: the gateway. dev: the device. metric: lower is preferred. src: the source address to use. kind: unicast,
+        blackhole, unreachable or prohibit. onlink: don't check that the gateway is on the link. congctl: the
+        congestion control. metrics: mtu, initcwnd, advmss, … (ip-route(8)).
+        Raises ValueError for what is malformed, OSError ENETUNREACH for a gateway that can't be reached, EEXIST.
+        """
+        prefix, length = parse_prefix(destination)
+        gateway = parse_address("via", via) if via is not None else None
+        source = parse_address("src", src) if src is not None else None
+        if kind not in ROUTE_KINDS:
+            raise ValueError(f"kind: expected one of {', '.join(ROUTE_KINDS)}, not {kind!r}")
+        unknown = [name for name in metrics if name not in ROUTE_METRICS]
+        if unknown:
+            raise ValueError(f"route metric: expected one of {', '.join(ROUTE_METRICS)}, not {unknown[0]!r}")
+        with self._entered():
+            self._routes.add(
+                prefix,
+                length,
+                gateway=gateway,
+                dev=self._device(dev) if dev is not None else None,
+                kind=ROUTE_KINDS[kind],
+                metric=metric,
+                prefsrc=source,
+                metrics={ROUTE_METRICS[name]: value for name, value in metrics.items()},
+                congestion_control=congctl,
+                onlink=onlink,
+                mtu_lock=mtu_lock,
+                replace=replace,
+            )
+
+    def remove_route(
+        self,
+        destination: str,
+        *,
+        via: str | None = None,
+        dev: NetDevice | str | None = None,
+        metric: int | None = None,
+    ) -> None:
+        """Take away the first route that matches. Raises OSError ESRCH where there is none."""
+        prefix, length = parse_prefix(destination)
+        gateway = parse_address("via", via) if via is not None else None
+        with self._entered():
+            self._routes.remove(
+                prefix,
+                length,
+                gateway=gateway,
+                dev=self._device(dev) if dev is not None else None,
+                metric=metric,
+            )
+
+    def add_neighbour(self, dev: NetDevice | str, address: str, mac: str) -> None:
+        """A permanent entry of the neighbour table (`ip neigh add … nud permanent`)."""
+        packed = parse_address("address", address)
+        link = ethernet.parse_mac(mac)
+        with self._entered():
+            self._neighbours.add(self._device(dev), packed, link, NUD_PERMANENT)
+
+    def remove_neighbour(self, dev: NetDevice | str, address: str) -> None:
+        """Take an entry out of the neighbour table. Raises OSError ENOENT where there is none."""
+        packed = parse_address("address", address)
+        with self._entered():
+            self._neighbours.remove(self._device(dev), packed)
+
+    # -- sockets
+
+    def socket(self, family: int = 2, type: int = 1, proto: int = 0) -> UserSocket:
+        """A socket of this stack, with the methods of the standard `socket.socket`.
+
+        Raises OSError: EAFNOSUPPORT, ESOCKTNOSUPPORT, EPROTONOSUPPORT.
+        """
+        from usernet.sockets.user import UserSocket
+
+        return UserSocket(self.net, family, type, proto)
+
+    # -- looking
+
+    def capture(
+        self,
+        path: str | os.PathLike[str],
+        devices: Iterable[NetDevice | str] | None = None,
+        *,
+        snaplen: int = 0,
+        drops: bool = True,
+    ) -> Capture:
+        """Write what `devices` (all where None) receive and send to a pcapng file, for Wireshark, until `stop()` or
+        the end of the `with` block.
+
+        snaplen: bytes of each packet to keep, 0 for all. drops: also write dropped packets, with the reason as
+        comment. Raises OSError where the file can't be written.
+        """
+        from usernet.drivers.capture import Capture
+
+        chosen = None if devices is None else [self._device(dev) for dev in devices]
+        capture = Capture(self.net, path, chosen, snaplen=snaplen, drops=drops)
+        self._captures.append(capture)
+        capture.on_stop(lambda: self._captures.remove(capture))
+        return capture.start()
+
+    def call_later(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once the stack's lock is next released: for probes, which must not call the stack."""
+        self.net.loop.after(callback)
+
+    def sockets(self) -> list[Any]:
+        """Every socket that is open or still has work to do (sock/sock.py: Sock)."""
+        return list(self.net.get(SockNet).sockets)
