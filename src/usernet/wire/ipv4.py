@@ -13,7 +13,45 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, TypeAlias
 
-from usernet.wire.ipv4_options import *  # noqa: F403
+# The sorter would give each renamed import a statement of its own.
+# isort: off
+from usernet.wire.ipv4_options import (
+    IPOPT_CIPSO as IPOPT_CIPSO,
+    IPOPT_COPY as IPOPT_COPY,
+    IPOPT_END as IPOPT_END,
+    IPOPT_EOL as IPOPT_EOL,
+    IPOPT_LSRR as IPOPT_LSRR,
+    IPOPT_MINOFF as IPOPT_MINOFF,
+    IPOPT_NOOP as IPOPT_NOOP,
+    IPOPT_NOP as IPOPT_NOP,
+    IPOPT_RA as IPOPT_RA,
+    IPOPT_RR as IPOPT_RR,
+    IPOPT_SEC as IPOPT_SEC,
+    IPOPT_SID as IPOPT_SID,
+    IPOPT_SSRR as IPOPT_SSRR,
+    IPOPT_TIMESTAMP as IPOPT_TIMESTAMP,
+    IPOPT_TS as IPOPT_TS,
+    IPOPT_TS_PRESPEC as IPOPT_TS_PRESPEC,
+    IPOPT_TS_TSANDADDR as IPOPT_TS_TSANDADDR,
+    IPOPT_TS_TSONLY as IPOPT_TS_TSONLY,
+    MAX_IPOPTLEN as MAX_IPOPTLEN,
+    ROUTER_ALERT as ROUTER_ALERT,
+    build_record_route as build_record_route,
+    build_source_route as build_source_route,
+    build_timestamp as build_timestamp,
+    echo_options as echo_options,
+    fragment_options as fragment_options,
+    pad_options as pad_options,
+    parse_options as parse_options,
+    record_route as record_route,
+    record_timestamp as record_timestamp,
+    router_alert as router_alert,
+    source_route_advance as source_route_advance,
+    source_route_next as source_route_next,
+    source_route_start as source_route_start,
+    timestamp_addr as timestamp_addr,
+)
+# isort: on
 
 IPVERSION: Final = 4
 IP_HLEN: Final = 20
