@@ -1,0 +1,322 @@
+"""TUN and TAP: the stack on a network interface of the host's kernel (Linux: drivers/net/tun.c, tuntap.rst).
+
+The kernel holds one end, an ordinary interface, and the stack the other. A TAP carries Ethernet frames, a TUN bare IP
+packets. One read(2) is one packet and one writev(2) is one packet. With IFF_VNET_HDR each has a virtio-net header
+before it, and then "a packet" may be a super-segment of 64 KiB with its checksum unfilled, both ways: one system call
+where there would be forty-five, and no checksum at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, Final, final
+
+from usernet.core.errors import error
+from usernet.drivers import host
+from usernet.drivers.vnet_hdr import receive_header, transmit_header
+from usernet.netdevice.driver import (
+    ARPHRD_ETHER,
+    ARPHRD_NONE,
+    NETIF_F_GSO_UDP_L4,
+    NETIF_F_HW_CSUM,
+    NETIF_F_RXCSUM,
+    NETIF_F_SG,
+    NETIF_F_TSO,
+    NETIF_F_TSO6,
+    NETIF_F_TSO_ECN,
+    Driver,
+)
+from usernet.skbuff.dropreason import DropReason
+from usernet.skbuff.skbuff import SKBuff
+from usernet.wire.virtio_net import VIRTIO_NET_HDR_LEN
+
+if TYPE_CHECKING:
+    from usernet.netdevice.device import NetDevice
+
+TUN_DEVICE: Final = "/dev/net/tun"
+
+# linux/if_tun.h
+TUNSETIFF: Final = 0x400454CA
+TUNSETPERSIST: Final = 0x400454CB
+TUNSETOFFLOAD: Final = 0x400454D0
+TUNSETVNETHDRSZ: Final = 0x400454D8
+TUNSETVNETLE: Final = 0x400454DC
+IFF_TUN: Final = 0x0001
+IFF_TAP: Final = 0x0002
+IFF_NO_PI: Final = 0x1000
+IFF_VNET_HDR: Final = 0x4000
+TUN_F_CSUM: Final = 0x01
+TUN_F_TSO4: Final = 0x02
+TUN_F_TSO6: Final = 0x04
+TUN_F_TSO_ECN: Final = 0x08
+TUN_F_USO4: Final = 0x20
+TUN_F_USO6: Final = 0x40
+
+SIOCGIFMTU: Final = 0x8921
+IFNAMSIZ: Final = 16
+
+READ_SIZE: Final = 65536 + 64
+"""Bytes for one read: the largest super-segment, its link header with a VLAN tag, and the virtio-net header."""
+
+MAX_STALE: Final = 4096
+"""Packets thrown away when the device is opened: what the kernel queued while nobody listened, and no more."""
+
+IOV_MAX: Final = 1024
+"""Parts that one writev(2) takes; a packet of more fragments is joined first."""
+
+_IFREQ: Final = Struct("16sH22x")
+_IFREQ_INT: Final = Struct("16si20x")
+
+_read = os.read
+_writev = os.writev
+
+
+class TunTap(Driver):
+    """What Tap and Tun have in common. Constructing one makes, or attaches to, the kernel's interface."""
+
+    _mode: int = IFF_TAP
+    queue_length = 1000
+    min_mtu = 68
+    max_mtu = 65521
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        offload: bool = True,
+        address: str | Sequence[str] | None = None,
+        up: bool | None = None,
+        mtu: int = 0,
+        routes: Sequence[str] = (),
+        netns: str | None = None,
+        persist: bool = False,
+    ) -> None:
+        """Make the host's interface `name`, or attach to it where it is there already (`ip tuntap add`).
+
+        name: of the kernel's interface; "" has the kernel choose, and `name` tells. offload: with virtio-net headers:
+        64 KiB super-segments and unfilled checksums both ways. persist: the kernel keeps the interface when this end
+        is closed. netns: the host's network namespace to make it in: a name that `ip netns` knows, or a path.
+
+        To set up the host's side (by pyroute2): address: `"10.77.0.1/24"`, or several. up: bring it up; None: where
+        anything else of it is asked for. mtu: bytes, of both sides; 0: what the interface has. routes: what the host
+        is to send here: `"10.78.0.0/16"`, `"default"`, `"10.78.0.0/16 via 10.77.0.2"`.
+
+        Raises ValueError for a name, address or route that is none; OSError: ENOENT without /dev/net/tun, EPERM
+        without the privilege (CAP_NET_ADMIN, or an interface made for this user), EBUSY where another program is
+        attached, EINVAL where the interface is of the other kind; ModuleNotFoundError without pyroute2 where it is
+        needed.
+        """
+        encoded = name.encode()
+        if len(encoded) >= IFNAMSIZ or "/" in name or any(char.isspace() for char in name) or name in (".", ".."):
+            raise ValueError(f"name: expected at most {IFNAMSIZ - 1} characters, no slash, no space, not {name!r}")
+        if mtu and not self.min_mtu <= mtu <= self.max_mtu:
+            raise ValueError(f"mtu: expected {self.min_mtu} to {self.max_mtu}, not {mtu}")
+        for text in [address] if isinstance(address, str) else address or ():
+            host.parse_interface(text)
+        for text in routes:
+            host.parse_route(text)
+        self._dev: NetDevice | None = None
+        self._fd: int = -1
+        self._vnet: bool = offload
+        self._header: int = VIRTIO_NET_HDR_LEN if offload else 0
+        self.name: str = name
+        self.hw_features = NETIF_F_SG
+        with host.entered(netns):
+            self._fd = _open_device()
+            try:
+                self._attach(encoded)
+                if persist:
+                    fcntl.ioctl(self._fd, TUNSETPERSIST, 1)
+                self.mtu = mtu or self._kernel_mtu()
+            except BaseException:
+                self.close()
+                raise
+        wanted = address is not None or bool(mtu) or bool(routes)
+        if up or (up is None and wanted) or wanted:
+            try:
+                host.configure(
+                    self.name, address, up=up is None or up, mtu=mtu, routes=routes, netns=netns
+                )
+            except BaseException:
+                self.close()
+                raise
+
+    def __repr__(self) -> str:
+        state = "closed" if self._fd < 0 else "offload" if self._vnet else "plain"
+        return f"<{type(self).__name__} {self.name} {state}>"
+
+    def _attach(self, encoded: bytes) -> None:
+        flags = self._mode | IFF_NO_PI | (IFF_VNET_HDR if self._vnet else 0)
+        try:
+            answer = fcntl.ioctl(self._fd, TUNSETIFF, _IFREQ.pack(encoded, flags))
+        except OSError as problem:
+            raise _explain(problem.errno or 0, self.name, type(self).__name__) from None
+        self.name = answer[:IFNAMSIZ].rstrip(b"\0").decode()
+        if not self._vnet:
+            # An interface made persistent by another program may still have its offloads on.
+            fcntl.ioctl(self._fd, TUNSETOFFLOAD, 0)
+            return
+        fcntl.ioctl(self._fd, TUNSETVNETHDRSZ, VIRTIO_NET_HDR_LEN.to_bytes(4, "little"))
+        fcntl.ioctl(self._fd, TUNSETVNETLE, (1).to_bytes(4, "little"))
+        self.hw_features |= NETIF_F_HW_CSUM | NETIF_F_RXCSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN
+        offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+        try:
+            fcntl.ioctl(self._fd, TUNSETOFFLOAD, offloads | TUN_F_USO4 | TUN_F_USO6)
+        except OSError:
+            # Linux before 6.2 knows no UDP segmentation here.
+            fcntl.ioctl(self._fd, TUNSETOFFLOAD, offloads)
+        else:
+            self.hw_features |= NETIF_F_GSO_UDP_L4
+
+    def _kernel_mtu(self) -> int:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            answer = fcntl.ioctl(any_socket, SIOCGIFMTU, _IFREQ_INT.pack(self.name.encode(), 0))
+        kernel_mtu: int = _IFREQ_INT.unpack(answer)[1]
+        return kernel_mtu
+
+    def open(self, dev: NetDevice) -> None:
+        if self._fd < 0:
+            raise error(errno.ENODEV, f"{self.name} has been closed")
+        self._throw_away_stale()
+        self._dev = dev
+
+    def _throw_away_stale(self) -> None:
+        try:
+            for _ in range(MAX_STALE):
+                _read(self._fd, READ_SIZE)
+        except OSError:
+            # There is no more; or the interface is down, which is for the host to change.
+            return
+
+    def stop(self) -> None:
+        self._dev = None
+
+    def close(self) -> None:
+        """Let go of the interface; the kernel removes it unless it is persistent. May be called twice."""
+        fd = self._fd
+        self._fd = -1
+        self._dev = None
+        if fd >= 0:
+            os.close(fd)
+
+    def fileno(self) -> int:
+        return self._fd if self._dev is not None else -1
+
+    def carrier(self) -> bool:
+        return self._fd >= 0
+
+    def xmit(self, skb: SKBuff) -> bool:
+        data = skb.data
+        tail = skb.tail
+        head = skb.head
+        parts: list[bytes | memoryview] = [head if data == 0 and tail == len(head) else head[data:tail]]
+        frags = skb.frags
+        if frags:
+            if len(frags) > IOV_MAX - 2:
+                frags = [b"".join(frags)]
+            parts += frags
+        if self._vnet:
+            parts.insert(0, transmit_header(skb))
+        try:
+            _writev(self._fd, parts)
+        except OSError as problem:
+            return self._write_failed(skb, problem.errno or 0)
+        destructor = skb.destructor
+        if destructor is not None:
+            skb.destructor = None
+            destructor(skb)
+        return True
+
+    def _write_failed(self, skb: SKBuff, code: int) -> bool:
+        dev = self._dev
+        if dev is None:
+            return False
+        if code in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
+            dev.stop_queue()
+            return False
+        dev.statistics.tx_errors += 1
+        if code == errno.EIO:
+            # The host's side is down.
+            dev.statistics.tx_carrier_errors += 1
+            skb.drop(DropReason.DEV_READY, dev.net.drops)
+        elif code == errno.EINVAL:
+            # The kernel takes no such frame: shorter than a header, or offload fields it doesn't believe.
+            skb.drop(DropReason.DEV_HDR, dev.net.drops)
+        else:
+            skb.drop(DropReason.LINK_FAILURE, dev.net.drops)
+        return True
+
+    def poll(self, budget: int) -> int:
+        dev = self._dev
+        if dev is None:
+            return 0
+        if dev.stopped:
+            dev.wake_queue()
+        fd = self._fd
+        header = self._header
+        hard_header_len = dev.hard_header_len
+        receive = dev.napi.receive
+        done = 0
+        try:
+            while done < budget:
+                skb = SKBuff(_read(fd, READ_SIZE), header)
+                done += 1
+                if header and (skb.len < 0 or not receive_header(skb, hard_header_len)):
+                    dev.statistics.rx_errors += 1
+                    dev.statistics.rx_frame_errors += 1
+                    skb.drop(DropReason.BAD_GSO, dev.net.drops)
+                    continue
+                receive(skb)
+        except OSError as problem:
+            if problem.errno != errno.EAGAIN and problem.filename is None:
+                dev.statistics.rx_errors += 1
+        return done
+
+
+@final
+class Tap(TunTap):
+    """A TAP device: Ethernet frames to and from an interface of the host. See `TunTap.__init__` for the arguments."""
+
+    _mode = IFF_TAP
+    link_type = ARPHRD_ETHER
+    kind = "tap"
+
+
+@final
+class Tun(TunTap):
+    """A TUN device: bare IP packets to and from an interface of the host. See `TunTap.__init__`."""
+
+    _mode = IFF_TUN
+    link_type = ARPHRD_NONE
+    kind = "tun"
+
+
+def _open_device() -> int:
+    try:
+        return os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise error(
+            errno.ENOENT, f"there is no {TUN_DEVICE}: load the kernel's module tun, or give the container the device"
+        ) from None
+    except PermissionError as problem:
+        raise error(problem.errno or errno.EACCES, f"{TUN_DEVICE} may not be opened by this user") from None
+
+
+def _explain(code: int, name: str, kind: str) -> OSError:
+    what = f"{kind} {name!r}" if name else kind
+    if code == errno.EPERM:
+        return error(
+            code,
+            f"{what}: making one takes CAP_NET_ADMIN; or have root make it for this user: "
+            f"ip tuntap add {name or 'NAME'} mode {kind.lower()} user USER",
+        )
+    if code == errno.EBUSY:
+        return error(code, f"{what}: another program is attached to it")
+    if code == errno.EINVAL:
+        return error(code, f"{what}: the host has an interface of that name which is no {kind.upper()}")
+    return error(code, f"{what}: {os.strerror(code)}")
