@@ -125,6 +125,11 @@ class Sock:
         self.incoming_cpu: int = -1
         self.busy_poll: int = 0
         self.rxq_ovfl: bool = False
+        self.sock_flags: int = 0
+        """SOCK_* bits of options seldom set (sock/options.py)."""
+        self.cookie: int = 0
+        self.reuseport_filter: Any = None
+        """A classic BPF program that picks a socket of a reuseport group (SO_ATTACH_REUSEPORT_CBPF)."""
         self.dst: Dst | None = None
         self.stamp: int = 0
         settings.sockets.add(self)

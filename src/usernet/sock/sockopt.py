@@ -1,0 +1,109 @@
+"""The numbers of socket options at SOL_SOCKET, for x86-64 (Linux: include/uapi/asm-generic/socket.h; socket(7)).
+
+Read by sock/options.py, which says what each does, and by everyone who sets one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SOL_SOCKET: Final = 1
+SO_DEBUG: Final = 1
+SO_REUSEADDR: Final = 2
+SO_TYPE: Final = 3
+SO_ERROR: Final = 4
+SO_DONTROUTE: Final = 5
+SO_BROADCAST: Final = 6
+SO_SNDBUF: Final = 7
+SO_RCVBUF: Final = 8
+SO_KEEPALIVE: Final = 9
+SO_OOBINLINE: Final = 10
+SO_NO_CHECK: Final = 11
+SO_PRIORITY: Final = 12
+SO_LINGER: Final = 13
+SO_BSDCOMPAT: Final = 14
+SO_REUSEPORT: Final = 15
+SO_PASSCRED: Final = 16
+SO_PEERCRED: Final = 17
+SO_RCVLOWAT: Final = 18
+SO_SNDLOWAT: Final = 19
+SO_RCVTIMEO: Final = 20
+SO_SNDTIMEO: Final = 21
+SO_BINDTODEVICE: Final = 25
+SO_ATTACH_FILTER: Final = 26
+SO_GET_FILTER: Final = SO_ATTACH_FILTER
+SO_DETACH_FILTER: Final = 27
+SO_PEERNAME: Final = 28
+SO_TIMESTAMP: Final = 29
+SO_ACCEPTCONN: Final = 30
+SO_PEERSEC: Final = 31
+SO_SNDBUFFORCE: Final = 32
+SO_RCVBUFFORCE: Final = 33
+SO_PASSSEC: Final = 34
+SO_TIMESTAMPNS: Final = 35
+SO_MARK: Final = 36
+SO_TIMESTAMPING: Final = 37
+SO_PROTOCOL: Final = 38
+SO_DOMAIN: Final = 39
+SO_RXQ_OVFL: Final = 40
+SO_WIFI_STATUS: Final = 41
+SO_PEEK_OFF: Final = 42
+SO_NOFCS: Final = 43
+SO_LOCK_FILTER: Final = 44
+SO_SELECT_ERR_QUEUE: Final = 45
+SO_BUSY_POLL: Final = 46
+SO_MAX_PACING_RATE: Final = 47
+SO_BPF_EXTENSIONS: Final = 48
+SO_INCOMING_CPU: Final = 49
+SO_ATTACH_BPF: Final = 50
+SO_ATTACH_REUSEPORT_CBPF: Final = 51
+SO_ATTACH_REUSEPORT_EBPF: Final = 52
+SO_CNX_ADVICE: Final = 53
+SO_MEMINFO: Final = 55
+SO_INCOMING_NAPI_ID: Final = 56
+SO_COOKIE: Final = 57
+SO_PEERGROUPS: Final = 59
+SO_ZEROCOPY: Final = 60
+SO_TXTIME: Final = 61
+SO_BINDTOIFINDEX: Final = 62
+SO_TIMESTAMP_NEW: Final = 63
+SO_TIMESTAMPNS_NEW: Final = 64
+SO_TIMESTAMPING_NEW: Final = 65
+SO_RCVTIMEO_NEW: Final = 66
+SO_SNDTIMEO_NEW: Final = 67
+SO_DETACH_REUSEPORT_BPF: Final = 68
+SO_PREFER_BUSY_POLL: Final = 69
+SO_BUSY_POLL_BUDGET: Final = 70
+SO_NETNS_COOKIE: Final = 71
+SO_BUF_LOCK: Final = 72
+SO_RESERVE_MEM: Final = 73
+SO_TXREHASH: Final = 74
+SO_RCVMARK: Final = 75
+SO_PASSPIDFD: Final = 76
+SO_PEERPIDFD: Final = 77
+
+SOF_TIMESTAMPING_TX_SOFTWARE: Final = 1 << 1
+SOF_TIMESTAMPING_RX_SOFTWARE: Final = 1 << 3
+SOF_TIMESTAMPING_SOFTWARE: Final = 1 << 4
+SOF_TIMESTAMPING_OPT_ID: Final = 1 << 7
+SOF_TIMESTAMPING_TX_SCHED: Final = 1 << 8
+SOF_TIMESTAMPING_OPT_CMSG: Final = 1 << 10
+SOF_TIMESTAMPING_OPT_TSONLY: Final = 1 << 11
+SOF_TIMESTAMPING_OPT_STATS: Final = 1 << 12
+SOF_TIMESTAMPING_BIND_PHC: Final = 1 << 15
+SOF_TIMESTAMPING_OPT_ID_TCP: Final = 1 << 16
+SOF_TIMESTAMPING_MASK: Final = (1 << 18) - 1
+
+# Bits of `Sock.sock_flags` (Linux: enum sock_flags).
+SOCK_DBG: Final = 1 << 0
+SOCK_WIFI_STATUS: Final = 1 << 1
+SOCK_NOFCS: Final = 1 << 2
+SOCK_SELECT_ERR_QUEUE: Final = 1 << 3
+SOCK_FILTER_LOCKED: Final = 1 << 4
+SOCK_RCVMARK: Final = 1 << 5
+SOCK_TSTAMP_NEW: Final = 1 << 6
+SOCK_PASSCRED: Final = 1 << 7
+SOCK_PASSSEC: Final = 1 << 8
+SOCK_PASSPIDFD: Final = 1 << 9
+SOCK_PREFER_BUSY_POLL: Final = 1 << 10
+SOCK_NO_TXREHASH: Final = 1 << 11
