@@ -20,7 +20,7 @@ from usernet.net.pernet import Net
 from usernet.netdevice.device import IFNAMSIZ
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.sock.filter import BPF_INSN_SIZE, Program
-from usernet.sock.msg import PacketAddr, SockAddr
+from usernet.sock.optval import UINT_MAX, decode_int, encode_int, pack_name
 from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, Sock, set_buffer
 from usernet.sock.sockopt import (
     SO_ACCEPTCONN,
@@ -139,9 +139,7 @@ SOCK_SNDBUF_LOCK: Final = 1
 SOCK_RCVBUF_LOCK: Final = 2
 TCP_LISTEN: Final = 10
 IPPROTO_UDP: Final = 17
-UINT_MAX: Final = 0xFFFFFFFF
 
-_INT: Final = Struct("=i")
 _UINT: Final = Struct("=I")
 _INT2: Final = Struct("=ii")
 _U64: Final = Struct("=Q")
@@ -164,63 +162,6 @@ class SockCookies:
             self._last += 1
             sk.cookie = self._last
         return sk.cookie
-
-
-# -- values
-
-
-def decode_int(value: bytes) -> int:
-    """The int an option's value starts with. Raises OSError EINVAL where it is shorter than an int."""
-    if len(value) < 4:
-        raise error(errno.EINVAL, f"option value: expected an int (4 bytes), not {len(value)} bytes")
-    number: int = _INT.unpack_from(value)[0]
-    return number
-
-
-def decode_int_or_byte(value: bytes) -> int:
-    """As `decode_int`, but one to three bytes are taken as one unsigned byte: the options of SOL_IP (do_ip_setsockopt).
-
-    Raises OSError EINVAL for an empty value.
-    """
-    if len(value) >= 4:
-        return decode_int(value)
-    if not value:
-        raise error(errno.EINVAL, "option value: expected an int or a byte, not 0 bytes")
-    return value[0]
-
-
-def encode_int(value: int, length: int) -> bytes:
-    """An int as getsockopt returns it into `length` bytes. Raises OSError EINVAL for a negative length."""
-    if length < 0:
-        raise error(errno.EINVAL, f"option length: expected 0 or more bytes, not {length}")
-    return _UINT.pack(value & UINT_MAX)[:length]
-
-
-def encode_int_or_byte(value: int, length: int) -> bytes:
-    """As `encode_int`, but into fewer than four bytes goes one byte, where the value fits it (do_ip_getsockopt)."""
-    if 0 < length < 4 and 0 <= value <= 255:
-        return bytes((value,))
-    return encode_int(value, length)
-
-
-def pack_name(name: SockAddr | PacketAddr) -> bytes:
-    """An address as `struct sockaddr_in`, `sockaddr_in6` or `sockaddr_ll`; `sockaddr` of AF_UNSPEC for no address."""
-    family = name.family.to_bytes(2, "little")
-    if isinstance(name, PacketAddr):
-        return (
-            family
-            + name.protocol.to_bytes(2, "big")
-            + _INT.pack(name.ifindex)
-            + name.hatype.to_bytes(2, "little")
-            + bytes((name.pkttype, len(name.addr)))
-            + name.addr.ljust(8, b"\0")
-        )
-    port = name.port.to_bytes(2, "big")
-    if len(name.addr) == 4:
-        return family + port + name.addr + bytes(8)
-    if len(name.addr) == 16:
-        return family + port + name.flowinfo.to_bytes(4, "big") + name.addr + _UINT.pack(name.scope_id)
-    return bytes(16)
 
 
 # -- setting
