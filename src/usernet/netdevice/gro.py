@@ -1,19 +1,86 @@
 """Generic receive offload: what arrives in one poll, in order, of one flow goes up as one packet (Linux: gro.c).
 
 For devices that can't merge by themselves. Nothing is held beyond the poll that received it, so nothing waits. How
-packets of a protocol merge is the protocol's business (net/offload).
+packets of a protocol merge is the protocol's business (net/offload); what merging must never do is change their order
+within a flow, or lose what a receiver could tell from the packets one by one: splitting the merged packet again gives
+the same packets.
 """
 
 from __future__ import annotations
 
-from typing import Final, final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, final
 
 from usernet.net.offload import Offload, Offloads
 from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import SKBuff
+from usernet.wire import checksum
+
+if TYPE_CHECKING:
+    from usernet.core.iov import Payload
 
 MAX_GRO_FLOWS: Final = 64
 """Flows held at a time; when it is full the oldest goes up (Linux: 8 buckets of MAX_GRO_SKBS 8)."""
+
+GRO_MAX_SIZE: Final = 65535
+"""Bytes of a merged packet, from its network header on: what IPv4's total length can say (Linux: gro_ipv4_max_size)."""
+
+SMALLEST_WORTHWHILE: Final = 96
+"""Bytes below which a packet that finds nothing held is not looked at: it is an acknowledgement, or as good as one."""
+
+
+@final
+class GroControl:
+    """What merging knows of a packet, in `skb.cb` while GRO has it (Linux: NAPI_GRO_CB).
+
+    Of the network layer: `network`, what must be equal in all packets that merge; `ident`, the IPv4 identification,
+    and whether it stays the same (`fixed_id`). Of the transport: `same`, likewise what must be equal; `seq`, its first
+    sequence number, and `next_seq`, the one that must follow; `flags`, gathered; `start`, where its payload starts,
+    from `data`; `mss`, the first packet's payload bytes; `closed`: nothing may be appended. `count`: packets so far.
+    """
+
+    __slots__ = (
+        "closed", "count", "fixed_id", "flags", "ident", "mss", "network", "next_seq", "same", "seq", "start",
+        "transport",
+    )  # fmt: skip
+
+    network: int
+    ident: int
+    fixed_id: bool
+    transport: Offload
+    same: object
+    seq: int
+    next_seq: int
+    flags: int
+    start: int
+    mss: int
+    closed: bool
+    count: int
+
+
+def append_payload(held: SKBuff, skb: SKBuff, start: int, size: int) -> None:
+    """Append to `held`, by reference, what `skb` has behind byte `start` from its `data`, `size` bytes (Linux:
+    skb_gro_receive)."""
+    parts: list[Payload] = skb.slice(start, skb.len)
+    if held.frags is None:
+        held.frags = parts
+    else:
+        held.frags += parts
+    held.len += size
+    held.data_len += size
+    held.truesize += skb.truesize
+
+
+def checksum_ok(skb: SKBuff, offset: int, protocol: int) -> bool:
+    """Whether the transport's packet at `offset` of `head` sums to what its checksum says; `saddr` and `daddr` are set
+    (Linux: skb_gro_checksum_validate)."""
+    total = checksum.pseudo_sum(skb.saddr, skb.daddr, protocol, skb.len - (offset - skb.data))
+    total = checksum.csum(skb.head, offset, skb.tail, total)
+    position = skb.tail - offset
+    for frag in skb.frags or ():
+        total = checksum.csum_block_add(total, checksum.csum(frag, 0, len(frag)), position)
+        position += len(frag)
+    return checksum.csum_fold(total) == 0
 
 
 @final
@@ -26,28 +93,31 @@ class Gro:
         self._offloads = net.get(Offloads)
         self.held: dict[bytes, tuple[SKBuff, Offload]] = {}
 
-    def receive(self, skb: SKBuff) -> list[SKBuff]:
+    def receive(self, skb: SKBuff) -> Sequence[SKBuff]:
         """Take a packet whose link header has been read; returns what is to go up now, in order."""
+        held = self.held
+        if not held and (skb.len < SMALLEST_WORTHWHILE or skb.gso_size):
+            return (skb,)
         offload = self._offloads.packet.get(skb.protocol)
-        key = offload.gro_flow(skb, skb.data) if offload is not None else None
+        key = offload.gro_flow(skb, skb.data) if offload is not None and not skb.gso_size else None
         if key is None or offload is None:
             # It may belong to a flow that is held (a FIN, a reset): order within the flow must hold.
-            return [*self.flush(), skb] if self.held else [skb]
-        entry = self.held.get(key)
+            return [*self.flush(), skb] if held else (skb,)
+        entry = held.get(key)
         if entry is not None:
             if offload.gro_merge(entry[0], skb):
-                return []
-            del self.held[key]
-            self.held[key] = (skb, offload)
+                return ()
+            del held[key]
+            held[key] = (skb, offload)
             entry[1].gro_complete(entry[0])
-            return [entry[0]]
-        self.held[key] = (skb, offload)
-        if len(self.held) > MAX_GRO_FLOWS:
-            first = next(iter(self.held))
-            oldest, its_offload = self.held.pop(first)
+            return (entry[0],)
+        held[key] = (skb, offload)
+        if len(held) > MAX_GRO_FLOWS:
+            first = next(iter(held))
+            oldest, its_offload = held.pop(first)
             its_offload.gro_complete(oldest)
-            return [oldest]
-        return []
+            return (oldest,)
+        return ()
 
     def flush(self) -> list[SKBuff]:
         """All that is held, to go up."""
