@@ -119,11 +119,14 @@ class DeviceNapi(Napi):
     def receive(self, skb: SKBuff) -> None:
         """A packet from the driver, `data` at its link header (at the network header where there is none)."""
         dev = self.dev
-        if dev.features & NETIF_F_GRO and not skb.gso_size and dev.prepare(skb):
+        if not dev.features & NETIF_F_GRO or (skb.gso_size and not self.gro.held):
+            dev.receive(skb)
+        elif dev.prepare(skb):
+            # A super-segment isn't merged, but it must not overtake what is held of its flow.
             for ready in self.gro.receive(skb):
                 dev.receive(ready)
         else:
-            dev.receive(skb)
+            skb.drop(DropReason.PKT_TOO_SMALL, dev.net.drops)
 
 
 @final

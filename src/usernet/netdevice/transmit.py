@@ -30,6 +30,7 @@ from usernet.skbuff.skbuff import (
     SKBuff,
 )
 from usernet.wire import checksum
+from usernet.wire.udp import UDP_HLEN
 
 if TYPE_CHECKING:
     from usernet.netdevice.device import NetDevice
@@ -67,7 +68,7 @@ def checksum_help(skb: SKBuff) -> None:
 class Transmit:
     """A device's way to its driver."""
 
-    __slots__ = ("_dev", "_segments", "_types", "_offloads")
+    __slots__ = ("_dev", "_offloads", "_segments", "_types")
 
     def __init__(self, dev: NetDevice) -> None:
         self._dev = dev
@@ -78,35 +79,40 @@ class Transmit:
 
     def send(self, skb: SKBuff) -> bool:
         """Hand `skb` to the driver. False where the driver has no room: `skb` is to be queued again."""
-        dev = self._dev
-        features = dev.features
         if skb.gso_size:
             needed = gso_features(skb.gso_type)
-            if features & needed != needed:
+            if self._dev.features & needed != needed:
                 return self._split(skb)
+        return self._send_one(skb)
+
+    def _send_one(self, skb: SKBuff) -> bool:
+        """Hand over what the driver can take as it is, but for checksum and fragments."""
+        dev = self._dev
+        features = dev.features
         if self._types.taps:
             self._show(skb)
         if skb.ip_summed == CHECKSUM_PARTIAL and not features & NETIF_F_HW_CSUM:
             checksum_help(skb)
         if skb.data_len and not features & NETIF_F_SG:
             skb.may_pull(skb.len)
-        return self._hand_over(skb)
-
-    def _hand_over(self, skb: SKBuff) -> bool:
-        dev = self._dev
         statistics = dev.statistics
         packets = skb.gso_segs or 1
-        # On the wire each segment has a header of its own.
         size = skb.len
         if packets > 1:
-            size += (packets - 1) * (skb.len - packets_payload(skb))
+            # On the wire each segment has a header of its own.
+            size += (packets - 1) * gso_header_length(skb)
         probes = dev.net.trace.net_dev_xmit.probes
+        # The driver may give it to another stack; what is shown afterwards is as it was before.
+        shown = skb.clone() if probes else skb
+        before = statistics.tx_dropped + statistics.tx_errors
         if not dev.driver.xmit(skb):
             return False
-        statistics.tx_packets += packets
-        statistics.tx_bytes += size
+        accepted = statistics.tx_dropped + statistics.tx_errors == before
+        if accepted:
+            statistics.tx_packets += packets
+            statistics.tx_bytes += size
         if probes:
-            dev.net.trace.net_dev_xmit.fire(skb, True)
+            dev.net.trace.net_dev_xmit.fire(shown, accepted)
         return True
 
     def _split(self, skb: SKBuff) -> bool:
@@ -120,9 +126,10 @@ class Transmit:
             skb.drop(DropReason.SKB_GSO_SEG, self._dev.net.drops)
             return True
         # The last segment carries the socket's account, so it is given back when all have gone.
-        segments[-1].destructor, skb.destructor = skb.destructor, None
-        segments[-1].sk = skb.sk
-        segments[-1].truesize = skb.truesize
+        last = segments[-1]
+        last.destructor, skb.destructor = skb.destructor, None
+        last.sk = skb.sk
+        last.truesize = skb.truesize
         self._segments.extend(segments)
         self.resume()
         return True
@@ -131,20 +138,10 @@ class Transmit:
         """Go on with the segments of a packet split before; False where the driver is full again."""
         segments = self._segments
         while segments:
-            if self._dev.stopped or not self.send_one(segments[0]):
+            if self._dev.stopped or not self._send_one(segments[0]):
                 return False
             segments.popleft()
         return True
-
-    def send_one(self, skb: SKBuff) -> bool:
-        """Hand over one segment that was split off: it has no gso_size."""
-        if self._types.taps:
-            self._show(skb)
-        if skb.ip_summed == CHECKSUM_PARTIAL and not self._dev.features & NETIF_F_HW_CSUM:
-            checksum_help(skb)
-        if skb.data_len and not self._dev.features & NETIF_F_SG:
-            skb.may_pull(skb.len)
-        return self._hand_over(skb)
 
     @property
     def waiting(self) -> bool:
@@ -158,6 +155,7 @@ class Transmit:
         return left
 
     def _show(self, skb: SKBuff) -> None:
+        """Show a packet to the taps, as one being sent, with `data` at its network header as they expect it."""
         pkt_type = skb.pkt_type
         skb.pkt_type = PACKET_OUTGOING
         skb.mac_header = skb.data
@@ -170,8 +168,11 @@ class Transmit:
         skb.pkt_type = pkt_type
 
 
-def packets_payload(skb: SKBuff) -> int:
-    """Payload bytes of a super-segment being sent: they are its fragments, or what is behind the transport header."""
-    if skb.data_len:
-        return skb.data_len
-    return min(skb.len, skb.gso_size * skb.gso_segs)
+def gso_header_length(skb: SKBuff) -> int:
+    """Bytes of headers, from `data` on, that each segment of a super-segment gets (Linux: skb_tcp_all_headers)."""
+    start = skb.csum_start
+    if skb.ip_summed != CHECKSUM_PARTIAL or start + 13 > skb.tail:
+        return 0
+    if skb.gso_type & SKB_GSO_UDP_L4:
+        return start - skb.data + UDP_HLEN
+    return start - skb.data + (skb.head[start + 12] >> 4) * 4
