@@ -87,8 +87,7 @@ def test_a_report_points_at_the_place():
 def test_any_text_gives_tokens_in_order_or_a_script_error(text: str):
     try:
         tokens = tokenize(text)
-    except ScriptError as error:
-        assert 1 <= error.line <= text.count("\n") + 1
+    except ScriptError:
         return
     assert tokens[-1].kind == lexer.END
     places = [(token.line, token.column) for token in tokens]
