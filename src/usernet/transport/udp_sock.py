@@ -1,0 +1,493 @@
+"""UDP sockets: the calls (Linux: net/ipv4/udp.c, udp_sendmsg, udp_recvmsg; udp(7)).
+
+Send: sendmsg → route (remembered for the last destination) → header with the pseudo sum for a checksum → the network
+layer. Receive: transport/udp.py queued the datagram, `data` behind the UDP header, and recvmsg copies it out.
+
+Corking (MSG_MORE, UDP_CORK) gathers the parts of one datagram. UDP_SEGMENT sends one super-datagram that stands for
+many of a size, and is split by the device or just before it; UDP_GRO receives such.
+"""
+
+from __future__ import annotations
+
+import errno
+from struct import Struct
+from typing import Final, final
+
+from usernet.core.errors import error
+from usernet.core.iov import Payload
+from usernet.core.wait import Blocking
+from usernet.net.dst import Dst
+from usernet.net.pernet import Net
+from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_UDP_L4, SKBuff
+from usernet.sock.af_ops import AddressFamily
+from usernet.sock.datagram import (
+    TCP_ESTABLISHED,
+    DatagramSock,
+    copy_out,
+    local_error,
+    receive,
+    receive_error,
+    sock_recv_cmsgs,
+    tx_timestamp,
+    zerocopy_complete,
+)
+from usernet.sock.inet import (
+    IP_PMTUDISC_DO,
+    IP_PMTUDISC_DONT,
+    IP_PMTUDISC_INTERFACE,
+    IP_PMTUDISC_OMIT,
+    IP_PMTUDISC_PROBE,
+    IP_PMTUDISC_WANT,
+)
+from usernet.sock.msg import (
+    MSG_CONFIRM,
+    MSG_DONTWAIT,
+    MSG_ERRQUEUE,
+    MSG_MORE,
+    MSG_NOSIGNAL,
+    MSG_OOB,
+    MSG_PEEK,
+    MSG_PROBE,
+    MSG_TRUNC,
+    MSG_ZEROCOPY,
+    SEND_SHUTDOWN,
+    MsgHdr,
+    Name,
+    SockAddr,
+)
+from usernet.sock.optval import decode_int, encode_int
+from usernet.sock.ports import inet_bind
+from usernet.sock.sock import SOCK_DGRAM
+from usernet.sock.sockopt import SOCK_RCVMARK
+from usernet.transport.udp_table import UdpTable
+from usernet.wire import udp
+
+IPPROTO_UDP: Final = 17
+SOL_UDP: Final = 17
+UDP_CORK: Final = 1
+UDP_NO_CHECK6_TX: Final = 101
+UDP_NO_CHECK6_RX: Final = 102
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+UDP_MAX_SEGMENTS: Final = 128
+
+LINEAR_MAX: Final = 512
+"""Payload up to this size (bytes) goes into the linear part behind the header: copying it costs less than a fragment
+does in every layer below."""
+
+_DONT_FRAGMENT: Final = frozenset((IP_PMTUDISC_WANT, IP_PMTUDISC_DO, IP_PMTUDISC_PROBE))
+_LOCAL_DF: Final = frozenset((IP_PMTUDISC_DONT, IP_PMTUDISC_WANT, IP_PMTUDISC_OMIT))
+_FAST_FLAGS: Final = MSG_DONTWAIT | MSG_NOSIGNAL
+_SURELY_FITS: Final = 65000
+_U16: Final = Struct("=H")
+
+
+@final
+class Cork:
+    """A datagram being gathered (Linux: `struct inet_cork`)."""
+
+    __slots__ = ("daddr", "dport", "dst", "gso_size", "parts", "saddr", "size", "tos", "tsflags", "ttl")
+
+    def __init__(
+        self, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, gso_size: int, tsflags: int
+    ) -> None:
+        self.dst = dst
+        self.saddr = saddr
+        self.daddr = daddr
+        self.dport = dport
+        self.tos = tos
+        self.ttl = ttl
+        self.gso_size = gso_size
+        self.tsflags = tsflags
+        self.parts: list[Payload] = []
+        self.size: int = 0
+
+
+@final
+class UdpSock(DatagramSock):
+    """A UDP socket."""
+
+    def __init__(self, net: Net, af: AddressFamily) -> None:
+        super().__init__(net, af, SOCK_DGRAM, IPPROTO_UDP)
+        self.table = net.get(UdpTable)
+        self.mib = net.mib.udp
+        self.key: bytes = b""
+        """Under which the table has it; empty where it has it not."""
+        self.in_connected: bool = False
+        self.rx_dst: Dst | None = None
+        """The route by which a connected socket's last datagram came in, for early demultiplexing."""
+        self.gro: bool = False
+        self.gso_size: int = 0
+        self.cork: Cork | None = None
+        self.corked: bool = False
+        self.no_check6_tx: bool = False
+        self.no_check6_rx: bool = False
+        self.zerocopy_key: int = 0
+        # The last destination sent to, for as long as its route holds and no option changes.
+        self._to: bytes = b""
+        self._to_dst: Dst | None = None
+        self._to_saddr: bytes = b""
+        self._to_sum: int = 0
+
+    # -- addresses
+
+    def hash(self) -> None:
+        self._to = b""
+        self.rx_dst = None
+        if self.num:
+            self.table.hash(self)
+
+    def unhash(self) -> None:
+        self.table.unhash(self)
+
+    def bind(self, name: Name) -> None:
+        """Raises OSError: EAFNOSUPPORT, EINVAL (bound already), EADDRNOTAVAIL, EADDRINUSE."""
+        inet_bind(self, self.table.ports, name)
+        self.hash()
+
+    def autobind(self) -> None:
+        """Raises OSError EAGAIN where no port is free (Linux: inet_autobind)."""
+        if not self.num:
+            try:
+                self.table.ports.bind(self, self.rcv_saddr, 0)
+            except OSError:
+                raise error(errno.EAGAIN, "no free port") from None
+            self.sport = self.num
+            self.hash()
+
+    def release_port(self) -> None:
+        self.table.ports.release(self)
+        self.sport = 0
+
+    # -- sending
+
+    def sendmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        """Send one datagram, or a part of one.
+
+        Raises OSError: EMSGSIZE (beyond 65507 bytes, or what the path takes where it must not be fragmented),
+        EDESTADDRREQ, EINVAL (port 0), EAFNOSUPPORT, EACCES (broadcast), EPIPE, EAGAIN, EOPNOTSUPP (MSG_OOB), the
+        socket's pending error (ECONNREFUSED), and what routing raises.
+        """
+        size = msg.iter.length
+        if size > _SURELY_FITS:
+            self._check_size(size)
+        if flags & MSG_OOB:
+            raise error(errno.EOPNOTSUPP)
+        if not self.num:
+            self.autobind()
+        if self.cork is not None:
+            return self._append(self.cork, msg, flags)
+        name = msg.name
+        if name is None:
+            if self.state != TCP_ESTABLISHED:
+                raise error(errno.EDESTADDRREQ)
+            daddr = self.daddr
+            dport = self.dport
+        else:
+            if not isinstance(name, SockAddr) or name.family not in (self.family, 0):
+                raise error(errno.EAFNOSUPPORT)
+            daddr = name.addr
+            dport = name.port
+            if dport == 0:
+                raise error(errno.EINVAL, "port: expected 1 to 65535, not 0")
+        if msg.control or self.gso_size or self.corked or flags & ~_FAST_FLAGS:
+            return self._send_slow(msg, daddr, dport, flags, deadline)
+        dst = self._to_dst
+        if daddr != self._to or dst is None or not dst.valid():
+            dst = self._route_to(daddr, dport, name is None)
+        if self.err or self.wmem_alloc >= self.sndbuf or self.shutdown_mask & SEND_SHUTDOWN:
+            self.check_send()
+            if flags & MSG_DONTWAIT or self.loop.now >= deadline:
+                raise error(errno.EAGAIN)
+            return self._send_blocked(msg, daddr, dport, flags, deadline)
+        payload = msg.iter.read(size) if size else b""
+        length = size + 8
+        if self.no_check_tx:
+            self._transmit(dst, self._to_saddr, self._to, dport, self.tos, -1, [payload], size, 0, self.tsflags)
+            return size
+        total = self._to_sum + length
+        header = udp.build(self.sport, dport, length, total if total <= 0xFFFF else total - 0xFFFF)
+        if size <= LINEAR_MAX:
+            skb = SKBuff(header + payload)
+        else:
+            skb = SKBuff(header)
+            skb.add_frag(payload)
+        skb.transport_header = skb.csum_start = 0
+        skb.csum_offset = 6
+        skb.ip_summed = CHECKSUM_PARTIAL
+        skb.mark = self.mark
+        skb.priority = self.priority
+        self.charge_send(skb)
+        pmtudisc = self.pmtudisc
+        self._hand_over(
+            skb, dst, self._to_saddr, self._to, dport, self.tos, self.mc_ttl if dst.multicast else max(self.ttl, 0),
+            pmtudisc in _DONT_FRAGMENT, pmtudisc in _LOCAL_DF, self.tsflags,
+        )  # fmt: skip
+        return size
+
+    def _check_size(self, size: int) -> None:
+        """Raises OSError EMSGSIZE for what no packet of the family can hold."""
+        if size > 0xFFFF or size + 8 + self.af.header_len + len(self.options) > 0xFFFF:
+            local_error(self, errno.EMSGSIZE, self.daddr, self.dport, 0xFFFF)
+            raise error(errno.EMSGSIZE)
+
+    def check_send(self) -> None:
+        """Raises OSError: the pending error, or EPIPE after shutdown (Linux: in sock_alloc_send_pskb)."""
+        self.raise_error()
+        if self.shutdown_mask & SEND_SHUTDOWN:
+            raise error(errno.EPIPE)
+
+    def _route_to(self, daddr: bytes, dport: int, connected: bool) -> Dst:
+        """Find the route to `daddr` and remember it, with what depends on it."""
+        af = self.af
+        flow = self.send_flow(daddr, dport, 0)
+        self.choose_device(flow)
+        dst = self.send_route(flow)
+        if connected:
+            self.dst = dst
+        saddr = flow.saddr if flow.saddr != af.any else dst.saddr
+        self._to = flow.daddr
+        self._to_dst = dst
+        self._to_saddr = saddr
+        self._to_sum = af.pseudo_sum(saddr, flow.daddr, IPPROTO_UDP, 0)
+        return dst
+
+    def _send_blocked(self, msg: MsgHdr, daddr: bytes, dport: int, flags: int, deadline: int) -> Blocking[int]:
+        yield from self.wait_for_wmem(deadline)
+        again = self.sendmsg(msg, flags | MSG_DONTWAIT, deadline)
+        if isinstance(again, int):
+            return again
+        return (yield from again)
+
+    def _send_slow(
+        self, msg: MsgHdr, daddr: bytes, dport: int, flags: int, deadline: int
+    ) -> Blocking[int] | int:
+        """A send with ancillary data, flags, corking or segmentation."""
+        gso_size = self.gso_size
+        control = msg.control
+        if control:
+            for level, kind, data in control:
+                if level == SOL_UDP:
+                    if kind != UDP_SEGMENT or len(data) != 2:
+                        raise error(errno.EINVAL, "ancillary data: SOL_UDP takes UDP_SEGMENT with two bytes")
+                    gso_size = _U16.unpack(data)[0]
+        flow = self.send_flow(daddr, dport, flags)
+        ttl, tsflags = self.send_control(msg, flow)
+        self.choose_device(flow)
+        dst = self.send_route(flow)
+        if flags & MSG_CONFIRM:
+            dst.confirm()
+            if flags & MSG_PROBE and not msg.iter.length:
+                return 0
+        saddr = flow.saddr if flow.saddr != self.af.any else dst.saddr
+        if self.wmem_alloc >= self.sndbuf or self.err or self.shutdown_mask & SEND_SHUTDOWN:
+            self.check_send()
+            if flags & MSG_DONTWAIT or self.loop.now >= deadline:
+                raise error(errno.EAGAIN)
+            return self._send_blocked(msg, daddr, dport, flags, deadline)
+        cork = Cork(dst, saddr, flow.daddr, dport, flow.tos, ttl, gso_size, tsflags)
+        self.cork = cork
+        return self._append(cork, msg, flags)
+
+    def _append(self, cork: Cork, msg: MsgHdr, flags: int) -> int:
+        """Add to the datagram being gathered, and send it unless more is to come (Linux: ip_append_data)."""
+        size = msg.iter.length
+        try:
+            if cork.size + size + 8 + self.af.header_len + len(self.options) > 0xFFFF:
+                local_error(self, errno.EMSGSIZE, cork.daddr, cork.dport, cork.dst.mtu())
+                raise error(errno.EMSGSIZE)
+            if size:
+                cork.parts.append(msg.iter.read(size))
+                cork.size += size
+        except OSError:
+            self.cork = None
+            raise
+        if not (flags & MSG_MORE or self.corked):
+            self.push_pending()
+        if flags & MSG_ZEROCOPY and self.zerocopy and size:
+            zerocopy_complete(self, self.zerocopy_key)
+            self.zerocopy_key += 1
+        return size
+
+    def push_pending(self) -> None:
+        """Send the datagram that was gathered (Linux: udp_push_pending_frames)."""
+        cork = self.cork
+        if cork is None:
+            return
+        self.cork = None
+        self._transmit(
+            cork.dst, cork.saddr, cork.daddr, cork.dport, cork.tos, cork.ttl, cork.parts, cork.size, cork.gso_size,
+            cork.tsflags,
+        )  # fmt: skip
+
+    def _transmit(
+        self, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, parts: list[Payload], size: int,
+        gso_size: int, tsflags: int,
+    ) -> None:  # fmt: skip
+        """Build one datagram or super-datagram and send it (Linux: udp_send_skb). ttl: -1 for the socket's."""
+        segment = 0
+        if gso_size:
+            if self.af.header_len + len(self.options) + 8 + gso_size > dst.mtu() or self.no_check_tx:
+                raise error(errno.EINVAL, f"UDP_SEGMENT: segments of {gso_size} bytes don't fit the path's MTU")
+            if size > gso_size * UDP_MAX_SEGMENTS:
+                raise error(errno.EINVAL, f"UDP_SEGMENT: {size} bytes are more than {UDP_MAX_SEGMENTS} segments")
+            if size > gso_size:
+                segment = gso_size
+        length = size + 8
+        check = 0
+        if not self.no_check_tx:
+            check = self.af.pseudo_sum(saddr, daddr, IPPROTO_UDP, length)
+        skb = SKBuff(udp.build(self.sport, dport, length, check))
+        for part in parts:
+            skb.add_frag(part)
+        skb.transport_header = 0
+        if not self.no_check_tx:
+            skb.csum_start = 0
+            skb.csum_offset = 6
+            skb.ip_summed = CHECKSUM_PARTIAL
+        if segment:
+            skb.gso_size = segment
+            skb.gso_type = SKB_GSO_UDP_L4
+            skb.gso_segs = -(-size // segment)
+        skb.mark = self.mark
+        skb.priority = self.priority
+        self.charge_send(skb)
+        if ttl < 0:
+            ttl = self.mc_ttl if dst.multicast else max(self.ttl, 0)
+        pmtudisc = self.pmtudisc
+        self._hand_over(
+            skb, dst, saddr, daddr, dport, tos, ttl, pmtudisc in _DONT_FRAGMENT, pmtudisc in _LOCAL_DF, tsflags
+        )
+
+    def _hand_over(
+        self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, dont_fragment: bool,
+        local_df: bool, tsflags: int,
+    ) -> None:  # fmt: skip
+        quoted = skb.clone() if tsflags else None
+        if self.pmtudisc == IP_PMTUDISC_INTERFACE and skb.len + self.af.header_len > dst.dev.mtu:
+            skb.consume()
+            local_error(self, errno.EMSGSIZE, daddr, dport, dst.dev.mtu)
+            raise error(errno.EMSGSIZE)
+        try:
+            verdict = self.af.xmit_skb(
+                skb, dst, saddr, daddr, IPPROTO_UDP, tos, ttl, dont_fragment, self, self.options, local_df
+            )
+        except OSError as cause:
+            if cause.errno == errno.EMSGSIZE:
+                local_error(self, errno.EMSGSIZE, daddr, dport, dst.mtu())
+            raise
+        if verdict == 1:
+            # NET_XMIT_DROP: only who asked for errors is told that the queue was full (Linux: udp_send_skb).
+            self.mib.SndbufErrors += 1
+            if self.recverr:
+                raise error(errno.ENOBUFS)
+            return
+        self.mib.OutDatagrams += 1
+        if quoted is not None:
+            tx_timestamp(self, tsflags, quoted, 8)
+
+    # -- receiving
+
+    def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        """Receive one datagram; what of it doesn't fit is lost (MSG_TRUNC).
+
+        Raises OSError: the pending error (ECONNREFUSED), EAGAIN.
+        """
+        if flags & (MSG_ERRQUEUE | MSG_PEEK) or self.err or self.receive_queue.first is None:
+            if flags & MSG_ERRQUEUE:
+                return receive_error(self, msg)
+            return receive(self, msg, flags, deadline, self._copy)
+        skb = self.receive_queue.popleft()
+        if skb is None:
+            raise error(errno.EAGAIN)
+        self.rmem_alloc -= skb.truesize
+        if self.peek_off > 0:
+            self.peek_off = max(self.peek_off - skb.len, 0)
+        return self._copy(skb, msg, flags, 0)
+
+    def _copy(self, skb: SKBuff, msg: MsgHdr, flags: int, offset: int) -> int:
+        """Linux: udp_recvmsg, behind the choice of the datagram."""
+        to = msg.iter
+        room = to.length
+        size = skb.len - offset
+        head = skb.head
+        if size > room:
+            msg.flags |= MSG_TRUNC
+            size = room
+        if size:
+            if skb.data_len or size >= 2048:
+                copy_out(skb, offset, size, to)
+            else:
+                start = skb.data + offset
+                to.write(head[start : start + size])
+        if not flags & MSG_PEEK:
+            self.mib.InDatagrams += 1
+        start = skb.transport_header
+        msg.name = SockAddr(self.family, skb.saddr, head[start] << 8 | head[start + 1])
+        if self.rcvtstamp or self.tsflags or self.rxq_ovfl or self.sock_flags & SOCK_RCVMARK:
+            sock_recv_cmsgs(self, msg, skb)
+        if self.gro and skb.gso_size:
+            msg.put_control(SOL_UDP, UDP_GRO, encode_int(skb.gso_size, 4))
+        if self.cmsg_flags:
+            for level, kind, data in self.af.receive_control(self, skb):
+                msg.put_control(level, kind, data)
+        return skb.len if flags & MSG_TRUNC else size
+
+    # -- options
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """SOL_UDP: UDP_CORK, UDP_SEGMENT, UDP_GRO, UDP_NO_CHECK6_TX and _RX. UDP_ENCAP is ENOPROTOOPT: there is no
+        IPsec here whose packets it could carry."""
+        # Whatever changes, the route to the last destination may be another one now.
+        self._to = b""
+        self._to_dst = None
+        if level != SOL_UDP:
+            super().setsockopt(level, option, value)
+            return
+        number = decode_int(value)
+        if option == UDP_CORK:
+            self.corked = number != 0
+            if not number:
+                self.push_pending()
+        elif option == UDP_SEGMENT:
+            if not 0 <= number <= 0xFFFF:
+                raise error(errno.EINVAL, f"UDP_SEGMENT: expected 0 to 65535, not {number}")
+            self.gso_size = number
+        elif option == UDP_GRO:
+            self._set_gro(number != 0)
+        elif option == UDP_NO_CHECK6_TX:
+            self.no_check6_tx = number != 0
+        elif option == UDP_NO_CHECK6_RX:
+            self.no_check6_rx = number != 0
+        else:
+            raise error(errno.ENOPROTOOPT)
+
+    def _set_gro(self, on: bool) -> None:
+        self.table.gro += int(on) - int(self.gro)
+        self.gro = on
+
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        if level != SOL_UDP:
+            return super().getsockopt(level, option, length)
+        if option == UDP_CORK:
+            number = int(self.corked)
+        elif option == UDP_SEGMENT:
+            number = self.gso_size
+        elif option == UDP_GRO:
+            number = int(self.gro)
+        elif option == UDP_NO_CHECK6_TX:
+            number = int(self.no_check6_tx)
+        elif option == UDP_NO_CHECK6_RX:
+            number = int(self.no_check6_rx)
+        else:
+            raise error(errno.ENOPROTOOPT)
+        return encode_int(number, length)
+
+    def destroy(self) -> None:
+        self.cork = None
+        self._set_gro(False)
+        self.rx_dst = None
+        self._to_dst = None
+        super().destroy()
+
+
