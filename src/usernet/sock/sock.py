@@ -292,7 +292,7 @@ class Sock:
         Raises OSError: the socket's error, EAGAIN when `deadline` has passed.
         """
         while True:
-            yield Wait((self.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
+            # First of all a look: between the attempt and now the lock was released, and a packet may have come.
             self.raise_error()
             skb = self.receive_queue.first
             if skb is not None:
@@ -301,6 +301,7 @@ class Sock:
                 return None
             if self.loop.now >= deadline:
                 raise error(errno.EAGAIN)
+            yield Wait((self.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
 
     def wait_for_wmem(self, deadline: int) -> Blocking[None]:
         """Wait until there is room to send a datagram (Linux: sock_wait_for_wmem).
