@@ -15,7 +15,7 @@ from typing import Final
 from usernet.core.errors import error
 from usernet.core.iov import IovIter
 from usernet.core.timer import NEVER
-from usernet.core.wait import EPOLLERR, EPOLLPRI, Blocking
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLPRI, EPOLLRDHUP, Blocking, Wait
 from usernet.net.dst import Dst
 from usernet.net.protocols import ErrorReport
 from usernet.skbuff.skbuff import SKBuff
@@ -133,6 +133,10 @@ def _receive_blocked(sk: Sock, msg: MsgHdr, flags: int, deadline: int, copy: Cop
         result = take(sk, msg, flags, copy)
         if result >= 0:
             return result
+        # The peek offset lies behind all that is there: only another datagram helps.
+        if sk.loop.now >= deadline:
+            raise error(errno.EAGAIN)
+        yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
 
 
 def copy_out(skb: SKBuff, offset: int, size: int, to: IovIter) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, final
 
-from usernet.net.offload import Offloads
 from usernet.net.pernet import Net
 from usernet.net.protocols import ErrorReport, NetProtocol, Protocols
 from usernet.skbuff.dropreason import DropReason
@@ -28,7 +27,6 @@ from usernet.transport.udp_sock import IPPROTO_UDP
 from usernet.transport.udp_sock import UdpSock as UdpSock
 from usernet.transport.udp_table import UdpTable
 from usernet.wire import checksum, udp
-from usernet.wire.ethernet import ETH_P_IP, ETH_P_IPV6
 
 if TYPE_CHECKING:
     from usernet.sock.af_ops import AddressFamily
@@ -48,10 +46,7 @@ class Udp(NetProtocol):
         self._net = net
         net.sysctl.register("net.ipv4.udp_early_demux", self, high=1)
         net.get(Protocols).register(IPPROTO_UDP, self)
-        self.offload = UdpOffload(self.table)
-        offloads = net.get(Offloads)
-        for ethertype in (ETH_P_IP, ETH_P_IPV6):
-            offloads.transport[ethertype, IPPROTO_UDP] = self.offload
+        self._offload = net.get(UdpOffload)
 
     # -- receive
 
@@ -157,14 +152,10 @@ class Udp(NetProtocol):
 
     def _split(self, skb: SKBuff) -> list[SKBuff]:
         try:
-            segments = self.offload.gso_segment(skb)
+            segments = self._offload.receive_segments(skb)
         except ValueError:
             self._bad(skb, DropReason.BAD_GSO)
             return []
-        for segment in segments:
-            segment.af = skb.af
-            segment.saddr = skb.saddr
-            segment.daddr = skb.daddr
         skb.consume()
         return segments
 
@@ -226,8 +217,8 @@ class Udp(NetProtocol):
     # -- errors
 
     def error(self, report: ErrorReport) -> bool:
-        """Linux: __udp4_lib_err. Only a socket with a peer is told through its pending error; any that set IP_RECVERR is
-        told through the error queue, and its pending error too."""
+        """Linux: __udp4_lib_err. Only a socket with a peer is told through its pending error; any that set IP_RECVERR
+        is told through the error queue, and its pending error too."""
         skb = report.skb
         start = skb.data
         if skb.tail - start < UDP_HLEN:

@@ -1,143 +1,144 @@
-"""Splitting and merging UDP super-datagrams (Linux: net/ipv4/udp_offload.c; UDP_SEGMENT, UDP_GRO).
+"""UDP's part in splitting and merging packets: UDP_SEGMENT and UDP_GRO (Linux: net/ipv4/udp_offload.c).
 
-A super-datagram is one header with the payloads of many datagrams behind it, `gso_size` bytes each, the last may have
-less. Split: each gets the header anew, with its own length. Merge: only for a socket that asked for it with UDP_GRO,
-since merging moves the borders between datagrams into ancillary data.
+Datagrams have borders that mean something, so a merged packet goes only to a socket that asked for such (UDP_GRO) and
+is told the size of each; and a super-segment that reaches any other socket is split before it (`receive_segments`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Callable
+from typing import Final, final
 
-from usernet.net.offload import Offload
+from usernet.net.offload import Offload, Offloads
+from usernet.net.pernet import Net
+from usernet.netdevice.gro import GRO_MAX_SIZE, GroControl, append_payload, checksum_ok
+from usernet.netdevice.gso import cut_payload, new_segment
 from usernet.skbuff.skbuff import (
     CHECKSUM_NONE,
     CHECKSUM_PARTIAL,
     CHECKSUM_UNNECESSARY,
-    GSO_MAX_SIZE,
     SKB_GSO_UDP_L4,
     SKBuff,
 )
-from usernet.wire import udp
-from usernet.wire.checksum import csum_sub
+from usernet.wire import checksum, udp
+from usernet.wire.ethernet import ETH_P_IP, ETH_P_IPV6
+from usernet.wire.udp import UDP_CHECK_OFFSET, UDP_HLEN
 
-if TYPE_CHECKING:
-    from usernet.transport.udp_table import UdpTable
+IPPROTO_UDP: Final = 17
 
 UDP_GRO_CNT_MAX: Final = 64
+"""Datagrams merged into one packet at most (Linux, same name)."""
+
+GroLookup = Callable[[SKBuff, int, int], bool]
+"""`lookup(skb, sport, dport)`: whether the socket that `skb` (its `saddr`, `daddr` and `dev` are set) is for has
+UDP_GRO on."""
 
 
 @final
 class UdpOffload(Offload):
-    """UDP's, for every network layer: registered once for each EtherType."""
+    """The offload of UDP over every network layer; `net.get(UdpOffload)` makes and registers it.
 
-    def __init__(self, table: UdpTable) -> None:
-        self._table = table
+    gro_lookup: set by the transport once a socket asks for UDP_GRO; None: nothing is merged.
+    """
+
+    def __init__(self, net: Net) -> None:
+        offloads = net.get(Offloads)
+        offloads.transport[ETH_P_IP, IPPROTO_UDP] = self
+        offloads.transport[ETH_P_IPV6, IPPROTO_UDP] = self
+        self._packet = offloads.packet
+        self.gro_lookup: GroLookup | None = None
 
     def gso_segment(self, skb: SKBuff) -> list[SKBuff]:
-        """Split a super-datagram whose `data` is at its UDP header. Each segment's `head` starts with the same bytes as
-        the packet's, up to `data`, and its header offsets are the packet's.
-
-        Raises ValueError where it is no super-datagram with a checksum that is still to be filled in.
-        """
-        size = skb.gso_size
+        """Split a super-segment, `data` at the UDP header, with `saddr` and `daddr` set (__udp_gso_segment)."""
+        if not skb.gso_type & SKB_GSO_UDP_L4:
+            raise ValueError("a UDP packet that is to be split as another protocol's")
         start = skb.data
-        if not size or skb.tail - start < udp.UDP_HLEN or not skb.gso_type & SKB_GSO_UDP_L4:
-            raise ValueError("not a UDP super-datagram")
-        sport, dport, length, check = udp.parse(skb.head, start)
-        # The pseudo sum holds the length; with the length taken out it serves every segment.
-        base = csum_sub(check, length) if skb.ip_summed == CHECKSUM_PARTIAL else 0
-        partial = skb.ip_summed == CHECKSUM_PARTIAL
-        before = skb.head[:start]
+        if skb.tail - start < UDP_HLEN:
+            raise ValueError("a super-segment without a UDP header")
+        sport, dport, _, check = udp.parse(skb.head, start)
+        size = skb.gso_size
+        pieces = cut_payload(skb, start + UDP_HLEN, size)
+        last_size = skb.len - UDP_HLEN - size * (len(pieces) - 1)
+        # A field of 0, and nobody asked to fill it in: the sender computes none (RFC 768).
+        without = check == 0 and skb.ip_summed != CHECKSUM_PARTIAL
         segments: list[SKBuff] = []
-        position = udp.UDP_HLEN
-        while position < skb.len:
-            end = min(position + size, skb.len)
-            part = end - position + udp.UDP_HLEN
-            total = base + part if partial else 0
-            header = udp.build(sport, dport, part, total if total <= 0xFFFF else total - 0xFFFF)
-            segment = SKBuff(before + header, start)
-            for piece in skb.slice(position, end):
-                segment.add_frag(piece)
-            copy_facts(skb, segment)
-            if partial:
-                segment.ip_summed = CHECKSUM_PARTIAL
-                segment.csum_start = start
-                segment.csum_offset = udp.UDP_CHECK_OFFSET
-            else:
-                segment.ip_summed = skb.ip_summed or CHECKSUM_NONE
+        count = len(pieces)
+        pseudo = 0
+        for index, piece in enumerate(pieces):
+            if index == count - 1:
+                size = last_size
+            length = UDP_HLEN + size
+            if not without and (index == 0 or index == count - 1):
+                pseudo = checksum.pseudo_sum(skb.saddr, skb.daddr, IPPROTO_UDP, length)
+            segment = new_segment(udp.build(sport, dport, length, pseudo), piece, size, UDP_CHECK_OFFSET)
+            if without:
+                segment.ip_summed = CHECKSUM_NONE
+                segment.csum_start = -1
             segments.append(segment)
-            position = end
+        return segments
+
+    def receive_segments(self, skb: SKBuff) -> list[SKBuff]:
+        """Split a received super-segment for a socket that takes only single datagrams (Linux: udp_rcv_segment).
+
+        Each datagram comes as `skb` did: `data` at the UDP header, network header before it, address family and
+        addresses set; its checksum needs no look. Raises ValueError as `gso_segment`; `skb` is used up.
+        """
+        offload = self._packet.get(skb.protocol)
+        if offload is None:
+            raise ValueError(f"no segmentation for EtherType {skb.protocol:#06x}")
+        af = skb.af
+        saddr, daddr = skb.saddr, skb.daddr
+        segments = offload.gso_segment(skb)
+        for segment in segments:
+            segment.pull(segment.transport_header)
+            segment.af = af
+            segment.saddr = saddr
+            segment.daddr = daddr
+            segment.dst = skb.dst
+            if segment.ip_summed == CHECKSUM_PARTIAL:
+                segment.ip_summed = CHECKSUM_UNNECESSARY
         return segments
 
     def gro_flow(self, skb: SKBuff, offset: int) -> bytes | None:
-        """Ports, once any socket has UDP_GRO on; only for datagrams whose checksum the device vouches for."""
-        if not self._table.gro or skb.tail - offset < udp.UDP_HLEN or skb.data_len:
+        """The ports, of a datagram whose socket wants merged ones (Linux: udp4_gro_receive)."""
+        lookup = self.gro_lookup
+        if lookup is None or skb.tail - offset < UDP_HLEN:
             return None
-        length = int.from_bytes(skb.head[offset + 4 : offset + 6], "big")
-        if not udp.UDP_HLEN < length <= skb.tail - offset:
+        sport, dport, length, check = udp.parse(skb.head, offset)
+        start = offset - skb.data + UDP_HLEN
+        size = skb.len - start
+        # One without a checksum could not be told from one with, once merged and split again.
+        if check == 0 or size <= 0 or length != size + UDP_HLEN or not lookup(skb, sport, dport):
             return None
-        port = skb.head[offset + 2 : offset + 4]
-        # Only where the one it is for, as far as the port tells, wants it merged (Linux: udp_gro_receive).
-        if not self._table.gro_at(port):
-            return None
-        skb.transport_header = offset
-        return skb.head[offset : offset + 4]
+        if skb.ip_summed == CHECKSUM_NONE:
+            if not checksum_ok(skb, offset, IPPROTO_UDP):
+                return None
+            skb.ip_summed = CHECKSUM_UNNECESSARY
+        control: GroControl = skb.cb
+        control.start = start
+        control.mss = size
+        control.closed = False
+        # The leading byte keeps it apart from a TCP flow between the same ports.
+        return b"\x11" + skb.head[offset : offset + 4]
 
     def gro_merge(self, held: SKBuff, skb: SKBuff) -> bool:
-        """Linux: udp_gro_receive_segment."""
-        offset = skb.transport_header
-        length = int.from_bytes(skb.head[offset + 4 : offset + 6], "big")
-        first = held.transport_header
-        first_length = held.gso_size + udp.UDP_HLEN if held.gso_size else int.from_bytes(
-            held.head[first + 4 : first + 6], "big"
-        )
-        size = first_length - udp.UDP_HLEN
-        # Behind one that was shorter than the others nothing may follow: its end would be lost.
-        if length > first_length or (held.gso_segs and held.sacked):
+        ours: GroControl = held.cb
+        its: GroControl = skb.cb
+        size = its.mss
+        if ours.closed or size > ours.mss or held.len + size > GRO_MAX_SIZE:
             return False
-        if held.gso_segs >= UDP_GRO_CNT_MAX or held.len + length > GSO_MAX_SIZE - 256:
-            return False
-        if not verified(held) or not verified(skb):
-            return False
-        if not held.gso_size:
-            # What is behind the datagram's own end (Ethernet padding) goes.
-            held.trim(first - held.data + first_length)
-            held.gso_size = size
-            held.gso_type = SKB_GSO_UDP_L4
-            held.gso_segs = 1
-        start = offset + udp.UDP_HLEN
-        held.add_frag(memoryview(skb.head)[start : offset + length])
-        held.gso_segs += 1
-        held.sacked = 1 if length < first_length else 0
+        append_payload(held, skb, its.start, size)
+        ours.closed = size < ours.mss or ours.count + 1 >= UDP_GRO_CNT_MAX
         return True
 
     def gro_complete(self, held: SKBuff) -> None:
-        """Make the header's length the whole, and the checksum one that need not be looked at."""
-        if held.gso_size:
-            first = held.transport_header
-            length = held.len - (first - held.data)
-            held.store(first + 4, length.to_bytes(2, "big"))
-            held.ip_summed = CHECKSUM_UNNECESSARY
-
-
-def copy_facts(skb: SKBuff, segment: SKBuff) -> None:
-    """What is known of a packet holds for a segment of it (Linux: __copy_skb_header)."""
-    segment.mac_header = skb.mac_header
-    segment.network_header = skb.network_header
-    segment.transport_header = skb.data
-    segment.dev = skb.dev
-    segment.dst = skb.dst
-    segment.protocol = skb.protocol
-    segment.pkt_type = skb.pkt_type
-    segment.tstamp = skb.tstamp
-    segment.mark = skb.mark
-    segment.priority = skb.priority
-
-
-def verified(skb: SKBuff) -> bool:
-    """Whether a datagram's checksum needs no look, or there is none."""
-    if skb.ip_summed in (CHECKSUM_UNNECESSARY, CHECKSUM_PARTIAL):
-        return True
-    start = skb.transport_header
-    return skb.head[start + 6 : start + 8] == b"\0\0"
+        control: GroControl = held.cb
+        offset = held.data + control.start - UDP_HLEN
+        length = held.len - (offset - held.data)
+        sport, dport, _, _ = udp.parse(held.head, offset)
+        pseudo = checksum.pseudo_sum(held.saddr, held.daddr, IPPROTO_UDP, length)
+        held.store(offset, udp.build(sport, dport, length, pseudo))
+        held.ip_summed = CHECKSUM_PARTIAL
+        held.csum_start = held.transport_header = offset
+        held.csum_offset = UDP_CHECK_OFFSET
+        held.gso_type = SKB_GSO_UDP_L4

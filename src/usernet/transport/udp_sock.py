@@ -463,8 +463,9 @@ class UdpSock(DatagramSock):
             raise error(errno.ENOPROTOOPT)
 
     def _set_gro(self, on: bool) -> None:
-        self.table.gro += int(on) - int(self.gro)
-        self.gro = on
+        if on != self.gro:
+            self.gro = on
+            self.table.count_gro(1 if on else -1)
 
     def getsockopt(self, level: int, option: int, length: int) -> bytes:
         if level != SOL_UDP:

@@ -13,6 +13,7 @@ from zlib import crc32
 from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.ports import PortTable, reuseport_select, udp_conflict
+from usernet.transport.udp_offload import UdpOffload
 
 if TYPE_CHECKING:
     from usernet.transport.udp_sock import UdpSock
@@ -34,6 +35,7 @@ class UdpTable:
         self.connected: dict[bytes, list[UdpSock]] = {}
         self.bound: dict[bytes, list[UdpSock]] = {}
         self.gro: int = 0
+        self._offload = net.get(UdpOffload)
         self._seed: int = net.random.getrandbits(32)
 
     def hash(self, sk: UdpSock) -> None:
@@ -74,9 +76,18 @@ class UdpTable:
                 found = sk
         return found
 
-    def gro_at(self, port: bytes) -> bool:
-        """Whether one that holds this port (as on the wire) has UDP_GRO on."""
-        return any(sk.gro for sk in self.ports.owners(port[0] << 8 | port[1]))
+    def count_gro(self, delta: int) -> None:
+        """A socket turned UDP_GRO on (1) or off (-1). Without any, GRO need not ask."""
+        self.gro += delta
+        self._offload.gro_lookup = self.wants_gro if self.gro else None
+
+    def wants_gro(self, skb: SKBuff, sport: int, dport: int) -> bool:
+        """Whether the socket that `skb`, which GRO looks at, is for takes merged datagrams."""
+        ports = sport.to_bytes(2, "big") + dport.to_bytes(2, "big")
+        dev = skb.dev
+        index = dev.index if dev is not None else 0
+        sk = self.lookup(skb.saddr, ports, skb.daddr, index, bytes(len(skb.daddr)), None)
+        return sk is not None and sk.gro
 
     def lookup(
         self, saddr: bytes, ports: bytes, daddr: bytes, dev_index: int, any_addr: bytes, skb: SKBuff | None
