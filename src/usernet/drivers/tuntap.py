@@ -136,12 +136,9 @@ class TunTap(Driver):
             except BaseException:
                 self.close()
                 raise
-        wanted = address is not None or bool(mtu) or bool(routes)
-        if up or (up is None and wanted) or wanted:
+        if up or address is not None or mtu or routes:
             try:
-                host.configure(
-                    self.name, address, up=up is None or up, mtu=mtu, routes=routes, netns=netns
-                )
+                host.configure(self.name, address, up=up is not False, mtu=mtu, routes=routes, netns=netns)
             except BaseException:
                 self.close()
                 raise

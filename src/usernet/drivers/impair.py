@@ -1,0 +1,497 @@
+"""A bad link in front of any driver: delay, jitter, rate, loss, duplication, corruption, reordering, a queue limit.
+
+`Impair` wraps a driver and is one (Linux: net/sched/sch_netem.c, tc-netem(8), whose terms these are). What is sent, and
+what is received, passes a `Pipe`, each way its own with its own source of randomness. Packets wait on the stack's
+timers, so under virtual time they arrive at the exact nanosecond, and two runs with one seed lose the same packets.
+
+Where a fraction is set (loss, duplicate, corrupt, reorder) it is of packets on the wire. So super-segments are then
+taken apart: the device no longer has TSO and USO, and received ones are split before the pipe (GRO joins again what
+arrives together). With nothing but delay, jitter and rate they pass whole, as in netem; a super-segment occupies the
+link for as long as its packets would, and arrives when its last byte does.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+from usernet.core.clock import NSEC_PER_SEC
+from usernet.core.softirq import Napi
+from usernet.core.timer import Timer
+from usernet.net.offload import Offloads
+from usernet.net.pernet import Net
+from usernet.netdevice.driver import (
+    ARPHRD_NONE,
+    NETIF_F_GSO_UDP_L4,
+    NETIF_F_TSO,
+    NETIF_F_TSO6,
+    NETIF_F_TSO_ECN,
+    Driver,
+)
+from usernet.netdevice.transmit import checksum_help, gso_header_length
+from usernet.skbuff.dropreason import DropReason
+from usernet.skbuff.skbuff import CHECKSUM_NONE, CHECKSUM_PARTIAL, SKBuff
+from usernet.wire import ethernet
+
+if TYPE_CHECKING:
+    from usernet.netdevice.device import LinkStats, NetDevice
+
+REORDER_HOLD: Final = 1_000_000
+"""How long (ns) a packet is held back to be overtaken, on a link with no delay that it could skip instead."""
+
+SUPER_SEGMENTS: Final = NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_GSO_UDP_L4
+
+
+@final
+class Impairment:
+    """What is wrong with a link, one way. Times in ns, fractions 0 to 1; checked when made."""
+
+    __slots__ = ("corrupt", "delay", "duplicate", "jitter", "limit", "loss", "ns_per_byte", "packetwise", "reorder")
+
+    def __init__(
+        self, delay: float, jitter: float, rate: float, loss: float, duplicate: float, corrupt: float, reorder: float,
+        limit: int,
+    ) -> None:  # fmt: skip
+        """Raises ValueError for a value out of its bounds, naming it, with `delay` and `jitter` in s, `rate` in
+        bit/s."""
+        for name, value in (("delay", delay), ("jitter", jitter), ("rate", rate)):
+            if not (value >= 0 and math.isfinite(value)):
+                unit = "bits per second (0: no limit)" if name == "rate" else "seconds"
+                raise ValueError(f"{name}: expected {unit}, 0 or more, not {value!r}")
+        for name, value in (("loss", loss), ("duplicate", duplicate), ("corrupt", corrupt), ("reorder", reorder)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a fraction of packets, 0 to 1, not {value!r}")
+        if limit < 1:
+            raise ValueError(f"limit: expected a number of packets, 1 or more, not {limit!r}")
+        self.delay: int = round(delay * NSEC_PER_SEC)
+        self.jitter: int = round(jitter * NSEC_PER_SEC)
+        self.ns_per_byte: float = 8 * NSEC_PER_SEC / rate if rate else 0.0
+        self.loss: float = loss
+        self.duplicate: float = duplicate
+        self.corrupt: float = corrupt
+        self.reorder: float = reorder
+        self.limit: int = limit
+        self.packetwise: bool = bool(loss or duplicate or corrupt or reorder)
+
+
+@final
+class Pipe:
+    """One way of a link. `deliver` is given each packet when its time has come; `overflow` each that finds it full.
+
+    Counters, in packets: lost, duplicated, corrupted, reordered, overlimits.
+    """
+
+    def __init__(
+        self, net: Net, what: Impairment, source: random.Random, deliver: Callable[[SKBuff], None],
+        overflow: Callable[[SKBuff], None],
+    ) -> None:  # fmt: skip
+        self.what = what
+        self.lost: int = 0
+        self.duplicated: int = 0
+        self.corrupted: int = 0
+        self.reordered: int = 0
+        self.overlimits: int = 0
+        self._net = net
+        self._loop = net.loop
+        self._random = source.random
+        self._randrange = source.randrange
+        self._deliver = deliver
+        self._overflow = overflow
+        self._held: list[tuple[int, int, SKBuff]] = []
+        self._serial: int = 0
+        self._timer = Timer(net.loop.timers, self._expired)
+        # When the link is free again, and when each packet that waits for it begins to be sent.
+        self._free_at: int = 0
+        self._starts: deque[int] = deque()
+
+    def __len__(self) -> int:
+        """Packets on their way."""
+        return len(self._held)
+
+    def send(self, skb: SKBuff) -> None:
+        """Take a packet: it is delivered now, later, twice, damaged, or never."""
+        what = self.what
+        if what.packetwise:
+            chance = self._random
+            if what.loss and chance() < what.loss:
+                self.lost += 1
+                skb.drop(DropReason.IMPAIRED, self._net.drops)
+                return
+            if what.duplicate and chance() < what.duplicate:
+                self.duplicated += 1
+                self._enter(skb.clone())
+            if what.corrupt and chance() < what.corrupt and skb.len:
+                self.corrupted += 1
+                self._damage(skb)
+        self._enter(skb)
+
+    def _damage(self, skb: SKBuff) -> None:
+        """Turn over one bit anywhere in the packet. Nobody vouches for it from now on."""
+        if skb.ip_summed == CHECKSUM_PARTIAL:
+            checksum_help(skb)
+        skb.ip_summed = CHECKSUM_NONE
+        bit = self._randrange(skb.len * 8)
+        damaged = bytearray(skb.tobytes())
+        damaged[bit >> 3] ^= 1 << (bit & 7)
+        skb.head = skb.head[: skb.data] + damaged
+        skb.tail = len(skb.head)
+        skb.frags = None
+        skb.data_len = 0
+
+    def _enter(self, skb: SKBuff) -> None:
+        what = self.what
+        now = self._loop.now
+        at = now
+        if what.ns_per_byte:
+            starts = self._starts
+            while starts and starts[0] <= now:
+                starts.popleft()
+            if len(starts) >= what.limit:
+                self.overlimits += 1
+                self._overflow(skb)
+                return
+            size = skb.len
+            if skb.gso_size:
+                size += (skb.gso_segs - 1) * gso_header_length(skb)
+            if self._free_at > now:
+                at = self._free_at
+                starts.append(at)
+            self._free_at = at = at + int(size * what.ns_per_byte)
+        elif len(self._held) >= what.limit:
+            self.overlimits += 1
+            self._overflow(skb)
+            return
+        if what.reorder and self._random() < what.reorder:
+            self.reordered += 1
+            if not what.delay:
+                at += REORDER_HOLD
+        elif what.jitter:
+            at += max(0, what.delay + int(what.jitter * (2 * self._random() - 1)))
+        else:
+            at += what.delay
+        held = self._held
+        if at <= now:
+            # What is due already, and only waits for its timer to be looked at, goes first.
+            if held and held[0][0] <= now:
+                self._expired(now)
+            self._deliver(skb)
+            return
+        # On its way it is nobody's: a socket's buffer is the space before the link, not the link (skb_orphan_partial).
+        skb.orphan()
+        self._serial += 1
+        heappush(held, (at, self._serial, skb))
+        if at < self._timer.deadline:
+            self._timer.mod(at)
+
+    def _expired(self, now: int) -> None:
+        held = self._held
+        deliver = self._deliver
+        while held and held[0][0] <= now:
+            deliver(heappop(held)[2])
+        if held:
+            self._timer.mod(held[0][0])
+
+    def clear(self, reason: DropReason) -> None:
+        """Drop all that is on its way."""
+        self._timer.cancel()
+        held, self._held = self._held, []
+        for _, _, skb in held:
+            skb.drop(reason, self._net.drops)
+        self._starts.clear()
+        self._free_at = 0
+
+    def close(self) -> None:
+        self.clear(DropReason.DEV_DOWN)
+        self._timer.delete()
+
+
+@final
+class PortNapi(Napi):
+    """The Napi that the wrapped driver sees: what it receives enters the pipe."""
+
+    def __init__(self, owner: Impair, dev: NetDevice) -> None:
+        super().__init__()
+        self._owner = owner
+        self._dev = dev
+
+    def poll(self, budget: int) -> int:
+        return self._dev.napi.poll(budget)
+
+    def receive(self, skb: SKBuff) -> None:
+        self._owner.receive(skb)
+
+
+@final
+class Port:
+    """The device that the wrapped driver sees: the real one, but for receiving and for who is told of room.
+
+    Has what drivers use of a `NetDevice`; all else it asks of the real one.
+    """
+
+    def __init__(self, owner: Impair, dev: NetDevice) -> None:
+        self._owner = owner
+        self._dev = dev
+        self.napi: Napi = PortNapi(owner, dev) if owner.receiving else dev.napi
+        self.net: Net = dev.net
+        self.statistics: LinkStats = dev.statistics
+        self.hard_header_len: int = dev.hard_header_len
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dev, name)
+
+    def receive(self, skb: SKBuff) -> None:
+        self._owner.receive(skb)
+
+    def wake_queue(self) -> None:
+        self._owner.resume()
+
+
+@final
+class Impair(Driver):
+    """A driver with a bad link behind it: `Impair(Tap("tap0"), delay=0.05, loss=0.02, reorder=0.1)`."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        delay: float = 0.0,
+        jitter: float = 0.0,
+        rate: float = 0.0,
+        loss: float = 0.0,
+        duplicate: float = 0.0,
+        corrupt: float = 0.0,
+        reorder: float = 0.0,
+        limit: int = 1000,
+        seed: int | None = None,
+        send: bool = True,
+        receive: bool = True,
+    ) -> None:
+        """Put the link described in front of `driver`, both ways unless `send` or `receive` is False.
+
+        delay: seconds, one way. jitter: seconds; each packet's delay is drawn from delay ± jitter, so they may
+        overtake one another. rate: bit/s; packets are sent one after the other, none while another is. loss, duplicate,
+        corrupt (one bit turned over), reorder: the fraction of packets, 0 to 1, that this happens to. A packet to be
+        reordered skips the delay and so overtakes those before it; on a link without delay it is held back for 1 ms.
+        limit: with a rate, packets that wait for their turn; without, packets on their way; one more is dropped with
+        QDISC_OVERLIMIT. seed: of this link's chance; None: drawn from the stack's source of randomness when opened.
+
+        Raises ValueError for a value out of its bounds, naming it.
+        """
+        self.driver = driver
+        self.sending: bool = send
+        self.receiving: bool = receive
+        self._what = Impairment(delay, jitter, rate, loss, duplicate, corrupt, reorder, limit)
+        self._settings: dict[str, float] = {
+            "delay": delay, "jitter": jitter, "rate": rate, "loss": loss, "duplicate": duplicate, "corrupt": corrupt,
+            "reorder": reorder, "limit": limit,
+        }  # fmt: skip
+        self._seed = seed
+        self._sources: tuple[random.Random, random.Random] | None = None
+        self.sent: Pipe | None = None
+        """The pipe of what is sent, with its counters; None before the device was up, or where it isn't impaired."""
+        self.received: Pipe | None = None
+        self._dev: NetDevice | None = None
+        self._port: Port | None = None
+        self._due: deque[SKBuff] = deque()
+        self._arrived: deque[SKBuff] = deque()
+        self._polling: bool = False
+        self.hw_features = (
+            driver.hw_features & ~SUPER_SEGMENTS if send and self._what.packetwise else driver.hw_features
+        )
+        self.link_type = driver.link_type
+        self.mac = driver.mac
+        self.mtu = driver.mtu
+        self.min_mtu = driver.min_mtu
+        self.max_mtu = driver.max_mtu
+        self.queue_length = driver.queue_length
+        self.kind = driver.kind
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value:g}" for name, value in self._settings.items() if value)
+        return f"<Impair {self.driver!r} {shown}>"
+
+    def change(self, **settings: float) -> None:
+        """Change some of the link's settings from the next packet on: `impair.change(loss=0.5)`.
+
+        Raises TypeError for a setting that there is none of, ValueError as the constructor; nothing is changed then.
+        """
+        unknown = settings.keys() - self._settings.keys()
+        if unknown:
+            raise TypeError(f"settings: expected some of {', '.join(self._settings)}, not {min(unknown)!r}")
+        merged: dict[str, Any] = self._settings | settings
+        what = Impairment(**merged)
+        self._settings = merged
+        self._what = what
+        for pipe in (self.sent, self.received):
+            if pipe is not None:
+                pipe.what = what
+
+    # -- towards the stack
+
+    def open(self, dev: NetDevice) -> None:
+        if self._sources is None:
+            seed = self._seed if self._seed is not None else dev.net.random.getrandbits(64)
+            source = random.Random(seed)
+            self._sources = source, random.Random(source.getrandbits(64))
+        if self.sending:
+            self.sent = Pipe(dev.net, self._what, self._sources[0], self._transmit, self._send_overflow)
+        if self.receiving:
+            self.received = Pipe(dev.net, self._what, self._sources[1], self._arrive, self._receive_overflow)
+        self._dev = dev
+        self._port = Port(self, dev)
+        try:
+            self.driver.open(cast("NetDevice", self._port))
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        dev = self._dev
+        self._dev = self._port = None
+        for pipe in (self.sent, self.received):
+            if pipe is not None:
+                pipe.close()
+        for queue in (self._due, self._arrived):
+            while queue and dev is not None:
+                queue.popleft().drop(DropReason.DEV_DOWN, dev.net.drops)
+
+    def stop(self) -> None:
+        self.driver.stop()
+        self._let_go()
+
+    def close(self) -> None:
+        self.driver.close()
+
+    def fileno(self) -> int:
+        return self.driver.fileno()
+
+    def carrier(self) -> bool:
+        return self.driver.carrier()
+
+    def set_mtu(self, mtu: int) -> None:
+        self.driver.set_mtu(mtu)
+
+    def set_mac(self, mac: bytes) -> None:
+        self.driver.set_mac(mac)
+
+    # -- sending
+
+    def xmit(self, skb: SKBuff) -> bool:
+        pipe = self.sent
+        if pipe is None:
+            return self.driver.xmit(skb)
+        if self._dev is None:
+            return False
+        skb.mac_header = skb.data
+        if skb.gso_size and self._what.packetwise:
+            for segment in self._split(skb):
+                pipe.send(segment)
+        else:
+            pipe.send(skb)
+        return True
+
+    def _transmit(self, skb: SKBuff) -> None:
+        if self._due or not self.driver.xmit(skb):
+            self._due.append(skb)
+
+    def resume(self) -> None:
+        """The wrapped driver has room again: what is due goes first, then the device's queue."""
+        due = self._due
+        while due:
+            if not self.driver.xmit(due[0]):
+                return
+            due.popleft()
+        if self._dev is not None:
+            self._dev.wake_queue()
+
+    def _send_overflow(self, skb: SKBuff) -> None:
+        dev = self._dev
+        if dev is not None:
+            dev.statistics.tx_dropped += 1
+            skb.drop(DropReason.QDISC_OVERLIMIT, dev.net.drops)
+
+    # -- receiving
+
+    def poll(self, budget: int) -> int:
+        dev = self._dev
+        if dev is None:
+            return 0
+        arrived = self._arrived
+        receive = dev.napi.receive
+        done = 0
+        while arrived and done < budget:
+            receive(arrived.popleft())
+            done += 1
+        if done >= budget:
+            return done
+        self._polling = True
+        try:
+            done += self.driver.poll(budget - done)
+        finally:
+            self._polling = False
+        while arrived:
+            receive(arrived.popleft())
+        return done
+
+    def receive(self, skb: SKBuff) -> None:
+        """A packet from the wrapped driver."""
+        dev = self._dev
+        pipe = self.received
+        if dev is None:
+            return
+        if pipe is None:
+            dev.napi.receive(skb)
+            return
+        skb.dev = dev
+        skb.mac_header = skb.data
+        if skb.gso_size and self._what.packetwise:
+            for segment in self._split_received(skb, dev):
+                pipe.send(segment)
+        else:
+            pipe.send(skb)
+
+    def _arrive(self, skb: SKBuff) -> None:
+        self._arrived.append(skb)
+        dev = self._dev
+        if dev is not None and not self._polling:
+            dev.net.loop.softirq.schedule(dev.napi)
+
+    def _receive_overflow(self, skb: SKBuff) -> None:
+        dev = self._dev
+        if dev is not None:
+            dev.statistics.rx_dropped += 1
+            skb.drop(DropReason.QDISC_OVERLIMIT, dev.net.drops)
+
+    def _split_received(self, skb: SKBuff, dev: NetDevice) -> list[SKBuff]:
+        data = skb.data
+        if self.link_type == ARPHRD_NONE:
+            skb.network_header = data
+            version = skb.head[data] >> 4 if skb.tail > data else 0
+            skb.protocol = ethernet.ETH_P_IPV6 if version == 6 else ethernet.ETH_P_IP
+        elif skb.tail - data >= ethernet.ETH_HLEN:
+            skb.network_header = data + ethernet.ETH_HLEN
+            skb.protocol = ethernet.parse(skb.head, data)[2]
+        segments = self._split(skb)
+        for segment in segments:
+            # They are read anew when they have arrived.
+            segment.network_header = segment.transport_header = -1
+        return segments
+
+    def _split(self, skb: SKBuff) -> list[SKBuff]:
+        dev = self._dev
+        if dev is None:
+            return []
+        offload = dev.net.get(Offloads).packet.get(skb.protocol)
+        try:
+            if offload is None:
+                raise ValueError(f"no segmentation for EtherType {skb.protocol:#06x}")
+            segments = offload.gso_segment(skb)
+        except ValueError:
+            skb.drop(DropReason.SKB_GSO_SEG, dev.net.drops)
+            return []
+        skb.orphan()
+        return segments
