@@ -2,12 +2,11 @@
 
 Protocol number 1 of the network layer. Echo and timestamp requests are answered (icmp_output.py); echo replies go to
 ping sockets; an error goes, as an `ErrorReport`, to the raw sockets and the transport of the packet that it quotes.
-A redirect that the transport knows the packet of changes the route.
 
     type                                     goes to
     echo reply, extended echo reply          `ping_receive`
     unreachable, quench, exceeded, problem   raw_error, then protocols[number].error
-    redirect                                 the same, then `redirect`
+    redirect                                 the same, then the routes, where it was about a packet of ours
     echo, extended echo, timestamp           an answer
     all others                               nobody; above 18 they are errors of the sender
 """
@@ -16,12 +15,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from usernet.ip.v4.icmp_output import IPPROTO_ICMP, IcmpOutput
 from usernet.ip.v4.icmp_probe import answer_probe
 from usernet.ip.v4.options import current_timestamp
+from usernet.ip.v4.route import Ipv4Routes
 from usernet.net.protocols import ErrorReport, NetProtocol, Protocols
+from usernet.netdevice.device import NetDevice
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import CHECKSUM_COMPLETE, CHECKSUM_NONE, SKBuff
 from usernet.sock.af_ops import RTN_BROADCAST, RTN_MULTICAST, AddressFamily, Flow
@@ -107,18 +108,17 @@ class Icmp(NetProtocol):
     """ICMP in one namespace.
 
     ping_receive(skb): takes a clone of an echo reply, `data` at the ICMP header, and says whether a ping socket wanted
-    it. ping_error(report): the same for errors about a ping socket's requests. redirect(dev, daddr, old, new): the
-    gateway to `daddr` is no more `old` but `new`, says `old`, whom `dev` heard.
+    it. ping_error(report): the same for errors about a ping socket's requests.
     """
 
     def __init__(self, net: Net) -> None:
         self._net = net
         self._mib = net.mib.icmp
         self._protocols = net.get(Protocols)
+        self._routes = net.get(Ipv4Routes)
         self.output = net.get(IcmpOutput)
         self.ping_receive: Callable[[SKBuff], bool] | None = None
         self.ping_error: Callable[[ErrorReport], bool] | None = None
-        self.redirect: Callable[[Any, bytes, bytes, bytes], None] | None = None
         self.icmp_echo_ignore_all: int = 0
         self.icmp_echo_ignore_broadcasts: int = 1
         self.icmp_echo_enable_probe: int = 0
@@ -311,13 +311,16 @@ class Icmp(NetProtocol):
 
     def _deliver(self, report: ErrorReport, protocol: int) -> None:
         protocols = self._protocols
+        dev: NetDevice = report.skb.dev
         if protocols.raw_error is not None:
             protocols.raw_error(report, protocol)
         transport = protocols.table.get(protocol)
-        # Only a redirect about a packet that we did send is believed.
-        if transport is not None and transport.error(report) and report.redirect and self.redirect is not None:
-            if report.icmp_code <= icmp.ICMP_REDIR_HOSTTOS:
-                self.redirect(report.skb.dev, report.daddr, report.offender, report.info.to_bytes(4, "big"))
+        if transport is None or not transport.error(report) or not report.redirect:
+            return
+        # Only a redirect about a packet that this host did send is believed.
+        if report.icmp_code <= icmp.ICMP_REDIR_HOSTTOS:
+            gateway = report.info.to_bytes(4, "big")
+            self._routes.redirect(dev, report.offender, report.daddr, report.saddr, gateway)
 
     def error(self, report: ErrorReport) -> bool:
         """An error about an ICMP message of ours (Linux: icmp_err)."""

@@ -12,12 +12,14 @@ counted in Icmp OutRateLimitGlobal and OutRateLimitHost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC
+from usernet.ip.fib import RT_SCOPE_LINK
 from usernet.ip.inetpeer import InetPeers
+from usernet.ip.v4.devinet import Devinet
 from usernet.ip.v4.options import OptionsInput, compute_spec_dst
+from usernet.ip.v4.rtable import Rtable
 from usernet.net.dst import Dst
 from usernet.netdevice.device import IFF_LOOPBACK
 from usernet.skbuff.skbuff import PACKET_HOST, SKBuff
@@ -57,11 +59,7 @@ def is_error(kind: int) -> bool:
 
 @final
 class IcmpOutput:
-    """What one namespace sends. `af` is set when IPv4 is put together, before the first packet.
-
-    select_addr: `select_addr(dev, daddr)` gives the device's own address to reach `daddr` from, b"" for none (Linux:
-    inet_select_addr), for `icmp_errors_use_inbound_ifaddr`.
-    """
+    """What one namespace sends. `af` is set when IPv4 is put together, before the first packet."""
 
     af: AddressFamily
 
@@ -71,7 +69,7 @@ class IcmpOutput:
         self._mib = net.mib.icmp
         self._peers = net.get(InetPeers)
         self._options = net.get(OptionsInput)
-        self.select_addr: Callable[[Any, bytes], bytes] | None = None
+        self._devinet = net.get(Devinet)
         self.icmp_ratelimit: int = 1000
         self.icmp_ratemask: int = 0x1818
         self.icmp_msgs_per_sec: int = 1000
@@ -223,8 +221,8 @@ class IcmpOutput:
         source = head[header + 12 : header + 16]
         if where == RTN_LOCAL:
             saddr = head[header + 16 : header + 20]
-        elif self.icmp_errors_use_inbound_ifaddr and self.select_addr is not None and skb.dev is not None:
-            saddr = self.select_addr(skb.dev, source) or af.any
+        elif self.icmp_errors_use_inbound_ifaddr and skb.dev is not None and _came_in(skb):
+            saddr = self._devinet.select_addr(skb.dev, source, RT_SCOPE_LINK)
         else:
             saddr = af.any
         tos = head[header + 1]
@@ -247,3 +245,9 @@ class IcmpOutput:
         start = header - skb.data
         quoted = b"".join([bytes(part) for part in skb.slice(start, min(start + room, skb.len))])
         self._push(SKBuff(icmp.build(kind, code, info, quoted)), dst, saddr, daddr, tos, options, kind)
+
+
+def _came_in(skb: SKBuff) -> bool:
+    """Whether a packet that isn't for this host was received, not sent, by it (Linux: rt_is_input_route)."""
+    dst: Rtable | None = skb.dst
+    return dst is None or dst.forward or dst.error != 0
