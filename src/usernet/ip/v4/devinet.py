@@ -21,7 +21,7 @@ from usernet.ip.fib import (
     FibTable,
 )
 from usernet.ip.v4.conf import InDevice, InetDevices
-from usernet.ip.v4.fib4 import ANY, BROADCAST, LOOPBACK, Fib4
+from usernet.ip.v4.fib4 import ANY, BROADCAST, Fib4
 from usernet.link.arp import Arp
 from usernet.net.pernet import Net
 from usernet.netdevice.device import (
@@ -271,8 +271,6 @@ class Devinet:
         if in_dev is None:
             return
         if event == NETDEV_UP:
-            if dev.loopback and not in_dev.addrs:
-                self.add(dev, LOOPBACK, 8)
             for ifa in in_dev.addrs:
                 self._add_routes(ifa)
             self._fib.flush()
