@@ -14,12 +14,9 @@ from typing import Final
 
 from usernet.core.errors import error
 from usernet.core.iov import IovIter
-from usernet.core.timer import NEVER
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLPRI, EPOLLRDHUP, Blocking, Wait
-from usernet.net.dst import Dst
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Blocking, Wait
 from usernet.net.protocols import ErrorReport
 from usernet.skbuff.skbuff import SKBuff
-from usernet.sock.af_ops import RTN_MULTICAST, Flow
 from usernet.sock.errqueue import (
     SO_EE_ORIGIN_LOCAL,
     SO_EE_ORIGIN_TIMESTAMPING,
@@ -30,29 +27,24 @@ from usernet.sock.errqueue import (
 )
 from usernet.sock.inet import InetSock
 from usernet.sock.msg import (
-    MSG_DONTROUTE,
     MSG_DONTWAIT,
     MSG_ERRQUEUE,
     MSG_PEEK,
     MSG_TRUNC,
-    SHUT_RDWR,
+    RCV_SHUTDOWN,
     MsgHdr,
-    Name,
     SockAddr,
 )
-from usernet.sock.options import sock_getsockopt, sock_setsockopt
 from usernet.sock.optval import pack_name
 from usernet.sock.sock import Sock
 from usernet.sock.sockopt import (
     SO_MARK,
-    SO_PRIORITY,
     SO_RXQ_OVFL,
     SO_TIMESTAMP,
     SO_TIMESTAMP_NEW,
     SO_TIMESTAMPING,
     SO_TIMESTAMPING_NEW,
     SOCK_RCVMARK,
-    SOCK_SELECT_ERR_QUEUE,
     SOCK_TSTAMP_NEW,
     SOF_TIMESTAMPING_OPT_ID,
     SOF_TIMESTAMPING_OPT_TSONLY,
@@ -134,6 +126,8 @@ def _receive_blocked(sk: Sock, msg: MsgHdr, flags: int, deadline: int, copy: Cop
         if result >= 0:
             return result
         # The peek offset lies behind all that is there: only another datagram helps.
+        if sk.shutdown_mask & RCV_SHUTDOWN:
+            return 0
         if sk.loop.now >= deadline:
             raise error(errno.EAGAIN)
         yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
@@ -284,191 +278,3 @@ def zerocopy_complete(sk: Sock, key: int) -> None:
             return
     entry = ExtendedError(0, SO_EE_ORIGIN_ZEROCOPY, 0, SO_EE_CODE_ZEROCOPY_COPIED, key, key, None, None)
     queue_error(sk, entry, SKBuff())
-
-
-# -- internet sockets of datagrams
-
-
-class DatagramSock(InetSock):
-    """What UDP, raw and ping sockets do alike."""
-
-    def hash(self) -> None:
-        """The socket's addresses changed: file it anew where received packets find it."""
-
-    def unhash(self) -> None:
-        """Take it out of where received packets find it."""
-
-    def autobind(self) -> None:
-        """Give it a local port, where it needs one and has none."""
-
-    # -- addresses
-
-    def connect(self, name: Name, flags: int, deadline: int) -> Blocking[None] | None:
-        """Fix the peer (Linux: ip4_datagram_connect); AF_UNSPEC takes it back.
-
-        Raises OSError: EAFNOSUPPORT, EACCES (broadcast without SO_BROADCAST), EAGAIN (no free port), and what
-        `AddressFamily.route` raises.
-        """
-        if name.family == 0:
-            self.disconnect()
-            return None
-        af = self.af
-        if not isinstance(name, SockAddr) or name.family != af.family:
-            raise error(errno.EAFNOSUPPORT)
-        self.autobind()
-        self.dst = None
-        daddr = af.loopback if name.addr == af.any else name.addr
-        flow = self.flow(daddr, name.port)
-        self.choose_device(flow)
-        dst = af.route(flow)
-        if dst.broadcast and not self.broadcast:
-            raise error(errno.EACCES, "sending to a broadcast address needs SO_BROADCAST")
-        self.unhash()
-        source = flow.saddr if flow.saddr != af.any else dst.saddr
-        if self.saddr == af.any:
-            self.saddr = source
-        if self.rcv_saddr == af.any:
-            self.rcv_saddr = source
-        self.daddr = daddr
-        self.dport = name.port
-        self.scope_id = name.scope_id
-        self.state = TCP_ESTABLISHED
-        self.dst = dst
-        self.hash()
-        return None
-
-    def disconnect(self) -> None:
-        """Forget the peer, and the addresses that were not asked for by bind (Linux: __udp_disconnect)."""
-        self.unhash()
-        any_addr = self.af.any
-        self.state = TCP_CLOSE
-        self.daddr = any_addr
-        self.dport = 0
-        self.bound_dev_if = 0
-        self.dst = None
-        if not self.bound_addr:
-            self.saddr = self.rcv_saddr = any_addr
-        if not self.bound_port:
-            self.release_port()
-        self.hash()
-
-    def release_port(self) -> None:
-        """Give back a local port that was not asked for by bind."""
-
-    def getsockname(self) -> Name:
-        return self.sockname()
-
-    def getpeername(self) -> Name:
-        """Raises OSError ENOTCONN."""
-        if self.state != TCP_ESTABLISHED:
-            raise error(errno.ENOTCONN)
-        return SockAddr(self.family, self.daddr, self.dport, self.scope_id)
-
-    # -- sending
-
-    def choose_device(self, flow: Flow) -> None:
-        """IP_MULTICAST_IF and IP_UNICAST_IF, where the flow names no device itself (Linux: in udp_sendmsg)."""
-        if self.mc_index or self.unicast_if or self.mc_addr != self.af.any:
-            if self.af.addr_type(flow.daddr) == RTN_MULTICAST:
-                if not flow.oif:
-                    flow.oif = self.mc_index
-                if flow.saddr == self.af.any:
-                    flow.saddr = self.mc_addr
-            elif not flow.oif:
-                flow.oif = self.unicast_if
-
-    def send_control(self, msg: MsgHdr, flow: Flow) -> tuple[int, int]:
-        """Apply a message's ancillary data at SOL_SOCKET and the family's level to `flow` (Linux: ip_cmsg_send).
-
-        Returns the TTL (-1 where none was given) and SOF_TIMESTAMPING_* for this message. Raises OSError EINVAL.
-        """
-        ttl = -1
-        tsflags = self.tsflags
-        for level, kind, data in msg.control or ():
-            if level == SOL_SOCKET:
-                if kind == SO_MARK and len(data) == 4:
-                    flow.mark = _UINT.unpack(data)[0]
-                elif kind in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW) and len(data) == 4:
-                    tsflags = tsflags & ~SOF_TIMESTAMPING_TX_SOFTWARE | _UINT.unpack(data)[0]
-                elif kind not in (SCM_RIGHTS, SCM_CREDENTIALS, SO_PRIORITY):
-                    raise error(errno.EINVAL, f"ancillary data: SOL_SOCKET has no type {kind} to send")
-            elif level in (SOL_IP, SOL_IPV6):
-                given = self.af.send_control(self, level, kind, data, flow)
-                if given is not None:
-                    ttl = given
-        return ttl, tsflags
-
-    def send_flow(self, daddr: bytes, dport: int, flags: int) -> Flow:
-        """The flow of one datagram; 0.0.0.0 means this machine, as everywhere."""
-        flow = self.flow(self.af.loopback if daddr == self.af.any else daddr, dport)
-        if flags & MSG_DONTROUTE:
-            flow.onlink = True
-        return flow
-
-    def send_route(self, flow: Flow) -> Dst:
-        """Raises OSError EACCES (broadcast without SO_BROADCAST), and what `AddressFamily.route` raises."""
-        try:
-            dst = self.af.route(flow)
-        except OSError as cause:
-            if cause.errno == errno.ENETUNREACH:
-                self.net.mib.ip.OutNoRoutes += 1
-            raise
-        if dst.broadcast and not self.broadcast:
-            raise error(errno.EACCES, "sending to a broadcast address needs SO_BROADCAST")
-        return dst
-
-    # -- the rest
-
-    def shutdown(self, how: int) -> None:
-        """Linux: inet_shutdown. On a socket without a peer it works, and says ENOTCONN all the same."""
-        if not 0 <= how <= SHUT_RDWR:
-            raise error(errno.EINVAL, f"shutdown: expected 0 to 2, not {how}")
-        self.shutdown_mask |= how + 1
-        self.state_change()
-        if self.state == TCP_CLOSE:
-            raise error(errno.ENOTCONN)
-
-    def close(self, deadline: int = NEVER) -> Blocking[None] | None:
-        self.dead = True
-        self.unhash()
-        self.release_port()
-        self.af.drop_memberships(self)
-        self.shutdown_mask = 3
-        self.state = TCP_CLOSE
-        self.destroy()
-        self.state_change()
-        return None
-
-    def poll(self) -> int:
-        mask = super().poll()
-        if mask & EPOLLERR and self.sock_flags & SOCK_SELECT_ERR_QUEUE:
-            mask |= EPOLLPRI
-        return mask
-
-    def ioctl(self, request: int) -> int:
-        """SIOCINQ: bytes of the first datagram; SIOCOUTQ: bytes being sent, with their overhead."""
-        if request == SIOCINQ:
-            skb = self.receive_queue.first
-            return skb.len if skb is not None else 0
-        if request == SIOCOUTQ:
-            return self.wmem_alloc
-        raise error(errno.ENOTTY)
-
-    def setsockopt(self, level: int, option: int, value: bytes) -> None:
-        if level == SOL_SOCKET:
-            sock_setsockopt(self, option, value)
-        elif level == self.sol():
-            self.af.setsockopt(self, option, value)
-        else:
-            raise error(errno.ENOPROTOOPT)
-
-    def getsockopt(self, level: int, option: int, length: int) -> bytes:
-        if level == SOL_SOCKET:
-            return sock_getsockopt(self, option, length)
-        if level != self.sol():
-            raise error(errno.ENOPROTOOPT)
-        return self.af.getsockopt(self, option, length)
-
-    def sol(self) -> int:
-        """The level of the family's own options."""
-        return SOL_IP if self.af.addr_len == 4 else SOL_IPV6

@@ -20,8 +20,9 @@ from usernet.skbuff.skbuff import (
     PACKET_HOST,
     SKBuff,
 )
-from usernet.sock.datagram import TCP_ESTABLISHED, icmp_error
+from usernet.sock.datagram import icmp_error
 from usernet.sock.inet import IP_PMTUDISC_DONT
+from usernet.sock.inet_datagram import TCP_ESTABLISHED
 from usernet.transport.udp_offload import UdpOffload
 from usernet.transport.udp_sock import IPPROTO_UDP
 from usernet.transport.udp_sock import UdpSock as UdpSock
@@ -235,8 +236,7 @@ class Udp(NetProtocol):
             return True
         fatal = report.fatal
         if report.mtu:
-            if sk.dst is not None:
-                sk.dst.update_pmtu(report.mtu)
+            sk.update_pmtu(report.daddr, report.mtu)
             if sk.pmtudisc == IP_PMTUDISC_DONT:
                 return True
             fatal = True

@@ -21,24 +21,14 @@ from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_UDP_L4, SKBuff
 from usernet.sock.af_ops import AddressFamily
 from usernet.sock.datagram import (
-    TCP_ESTABLISHED,
-    DatagramSock,
     copy_out,
     local_error,
     receive,
     receive_error,
     sock_recv_cmsgs,
-    tx_timestamp,
     zerocopy_complete,
 )
-from usernet.sock.inet import (
-    IP_PMTUDISC_DO,
-    IP_PMTUDISC_DONT,
-    IP_PMTUDISC_INTERFACE,
-    IP_PMTUDISC_OMIT,
-    IP_PMTUDISC_PROBE,
-    IP_PMTUDISC_WANT,
-)
+from usernet.sock.inet_datagram import TCP_ESTABLISHED, DatagramSock
 from usernet.sock.msg import (
     MSG_CONFIRM,
     MSG_DONTWAIT,
@@ -75,8 +65,6 @@ LINEAR_MAX: Final = 512
 """Payload up to this size (bytes) goes into the linear part behind the header: copying it costs less than a fragment
 does in every layer below."""
 
-_DONT_FRAGMENT: Final = frozenset((IP_PMTUDISC_WANT, IP_PMTUDISC_DO, IP_PMTUDISC_PROBE))
-_LOCAL_DF: Final = frozenset((IP_PMTUDISC_DONT, IP_PMTUDISC_WANT, IP_PMTUDISC_OMIT))
 _FAST_FLAGS: Final = MSG_DONTWAIT | MSG_NOSIGNAL
 _SURELY_FITS: Final = 65000
 _U16: Final = Struct("=H")
@@ -196,10 +184,8 @@ class UdpSock(DatagramSock):
         if daddr != self._to or dst is None or not dst.valid():
             dst = self._route_to(daddr, dport, name is None)
         if self.err or self.wmem_alloc >= self.sndbuf or self.shutdown_mask & SEND_SHUTDOWN:
-            self.check_send()
-            if flags & MSG_DONTWAIT or self.loop.now >= deadline:
-                raise error(errno.EAGAIN)
-            return self._send_blocked(msg, daddr, dport, flags, deadline)
+            if not self.check_send(flags, deadline):
+                return self.send_blocked(msg, flags, deadline)
         payload = msg.iter.read(size) if size else b""
         length = size + 8
         if self.no_check_tx:
@@ -218,11 +204,10 @@ class UdpSock(DatagramSock):
         skb.mark = self.mark
         skb.priority = self.priority
         self.charge_send(skb)
-        pmtudisc = self.pmtudisc
-        self._hand_over(
-            skb, dst, self._to_saddr, self._to, dport, self.tos, self.mc_ttl if dst.multicast else max(self.ttl, 0),
-            pmtudisc in _DONT_FRAGMENT, pmtudisc in _LOCAL_DF, self.tsflags,
-        )  # fmt: skip
+        if self.transmit(skb, dst, self._to_saddr, self._to, dport, self.tos, -1, self.tsflags, 8):
+            self.mib.OutDatagrams += 1
+        else:
+            self.mib.SndbufErrors += 1
         return size
 
     def _check_size(self, size: int) -> None:
@@ -230,12 +215,6 @@ class UdpSock(DatagramSock):
         if size > 0xFFFF or size + 8 + self.af.header_len + len(self.options) > 0xFFFF:
             local_error(self, errno.EMSGSIZE, self.daddr, self.dport, 0xFFFF)
             raise error(errno.EMSGSIZE)
-
-    def check_send(self) -> None:
-        """Raises OSError: the pending error, or EPIPE after shutdown (Linux: in sock_alloc_send_pskb)."""
-        self.raise_error()
-        if self.shutdown_mask & SEND_SHUTDOWN:
-            raise error(errno.EPIPE)
 
     def _route_to(self, daddr: bytes, dport: int, connected: bool) -> Dst:
         """Find the route to `daddr` and remember it, with what depends on it."""
@@ -251,13 +230,6 @@ class UdpSock(DatagramSock):
         self._to_saddr = saddr
         self._to_sum = af.pseudo_sum(saddr, flow.daddr, IPPROTO_UDP, 0)
         return dst
-
-    def _send_blocked(self, msg: MsgHdr, daddr: bytes, dport: int, flags: int, deadline: int) -> Blocking[int]:
-        yield from self.wait_for_wmem(deadline)
-        again = self.sendmsg(msg, flags | MSG_DONTWAIT, deadline)
-        if isinstance(again, int):
-            return again
-        return (yield from again)
 
     def _send_slow(
         self, msg: MsgHdr, daddr: bytes, dport: int, flags: int, deadline: int
@@ -280,11 +252,8 @@ class UdpSock(DatagramSock):
             if flags & MSG_PROBE and not msg.iter.length:
                 return 0
         saddr = flow.saddr if flow.saddr != self.af.any else dst.saddr
-        if self.wmem_alloc >= self.sndbuf or self.err or self.shutdown_mask & SEND_SHUTDOWN:
-            self.check_send()
-            if flags & MSG_DONTWAIT or self.loop.now >= deadline:
-                raise error(errno.EAGAIN)
-            return self._send_blocked(msg, daddr, dport, flags, deadline)
+        if not self.check_send(flags, deadline):
+            return self.send_blocked(msg, flags, deadline)
         cork = Cork(dst, saddr, flow.daddr, dport, flow.tos, ttl, gso_size, tsflags)
         self.cork = cork
         return self._append(cork, msg, flags)
@@ -352,39 +321,10 @@ class UdpSock(DatagramSock):
         skb.mark = self.mark
         skb.priority = self.priority
         self.charge_send(skb)
-        if ttl < 0:
-            ttl = self.mc_ttl if dst.multicast else max(self.ttl, 0)
-        pmtudisc = self.pmtudisc
-        self._hand_over(
-            skb, dst, saddr, daddr, dport, tos, ttl, pmtudisc in _DONT_FRAGMENT, pmtudisc in _LOCAL_DF, tsflags
-        )
-
-    def _hand_over(
-        self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, dont_fragment: bool,
-        local_df: bool, tsflags: int,
-    ) -> None:  # fmt: skip
-        quoted = skb.clone() if tsflags else None
-        if self.pmtudisc == IP_PMTUDISC_INTERFACE and skb.len + self.af.header_len > dst.dev.mtu:
-            skb.consume()
-            local_error(self, errno.EMSGSIZE, daddr, dport, dst.dev.mtu)
-            raise error(errno.EMSGSIZE)
-        try:
-            verdict = self.af.xmit_skb(
-                skb, dst, saddr, daddr, IPPROTO_UDP, tos, ttl, dont_fragment, self, self.options, local_df
-            )
-        except OSError as cause:
-            if cause.errno == errno.EMSGSIZE:
-                local_error(self, errno.EMSGSIZE, daddr, dport, dst.mtu())
-            raise
-        if verdict == 1:
-            # NET_XMIT_DROP: only who asked for errors is told that the queue was full (Linux: udp_send_skb).
+        if self.transmit(skb, dst, saddr, daddr, dport, tos, ttl, tsflags, 8):
+            self.mib.OutDatagrams += 1
+        else:
             self.mib.SndbufErrors += 1
-            if self.recverr:
-                raise error(errno.ENOBUFS)
-            return
-        self.mib.OutDatagrams += 1
-        if quoted is not None:
-            tx_timestamp(self, tsflags, quoted, 8)
 
     # -- receiving
 
