@@ -171,8 +171,10 @@ class Transmit:
 def gso_header_length(skb: SKBuff) -> int:
     """Bytes of headers, from `data` on, that each segment of a super-segment gets (Linux: skb_tcp_all_headers)."""
     start = skb.csum_start
-    if skb.ip_summed != CHECKSUM_PARTIAL or start + 13 > skb.tail:
+    if skb.ip_summed != CHECKSUM_PARTIAL:
         return 0
     if skb.gso_type & SKB_GSO_UDP_L4:
         return start - skb.data + UDP_HLEN
+    if start + 13 > skb.tail:
+        return 0
     return start - skb.data + (skb.head[start + 12] >> 4) * 4
