@@ -73,7 +73,9 @@ class Context:
         self.config = config
         self.exchange = exchange
         self.start = start
-        self.descriptors: dict[int, int] = {}  # a script's to the target's
+        # A script's descriptor to the target's, the newest last: a script may accept a connection under a descriptor
+        # that is still open in it, which then is hidden until the new one is closed.
+        self.descriptors: dict[int, list[int]] = {}
 
     def fd(self, args: Arguments, index: int) -> int:
         """The target's descriptor for an argument. Raises BadEvent for one that is not open."""
@@ -82,15 +84,23 @@ class Context:
     def live_fd(self, script_fd: int, what: str) -> int:
         """The target's descriptor for a script's. `what`: where it stands, for messages."""
         live = self.descriptors.get(script_fd)
-        if live is None:
+        if not live:
             raise BadEvent(f"{what}: found descriptor {script_fd}, expected one that is open in the script")
-        return live
+        return live[-1]
 
-    def add_fd(self, script_fd: int, live_fd: int) -> None:
-        """A call has returned a descriptor. Raises BadEvent where the script's is in use."""
-        if script_fd in self.descriptors:
+    def add_fd(self, script_fd: int, live_fd: int, *, hides: bool = False) -> None:
+        """A call has returned a descriptor. Raises BadEvent where the script's is in use, unless it may hide that."""
+        row = self.descriptors.setdefault(script_fd, [])
+        if row and not hides:
             raise BadEvent(f"found descriptor {script_fd} as a result, expected one that is not open in the script")
-        self.descriptors[script_fd] = live_fd
+        row.append(live_fd)
+
+    def close_fd(self, script_fd: int) -> None:
+        """A descriptor was closed."""
+        if (connection := self.connection(script_fd)) is not None:
+            connection.closed = True
+        if row := self.descriptors.get(script_fd):
+            row.pop()
 
     def connection(self, script_fd: int) -> Connection | None:
         """The socket with a script's descriptor; None for a descriptor of another kind."""

@@ -62,7 +62,7 @@ def _accept(context: Context, spec: SystemCall, args: Arguments) -> Prepared:
     def check(call: Call) -> None:
         if call.result < 0:
             return
-        context.add_fd(prepared.expected, call.result)
+        context.add_fd(prepared.expected, call.result, hides=True)
         peer = call.output.address
         if peer is None:
             raise Mismatch("accept(): expected the peer's address, came none")
@@ -86,10 +86,7 @@ def _close(context: Context, spec: SystemCall, args: Arguments) -> Prepared:
     fd = context.fd(args, 0)
 
     def check(call: Call) -> None:
-        script_fd = args.int32(0)
-        if (connection := context.connection(script_fd)) is not None:
-            connection.closed = True
-        context.descriptors.pop(script_fd, None)
+        context.close_fd(args.int32(0))
 
     return Prepared(spec, Call(spec.name, (fd,)), check)
 

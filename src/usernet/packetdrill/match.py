@@ -8,6 +8,7 @@ echoed time stamp never, the sent one only with --tcp_ts_tick_usecs; never IP's 
 
 from __future__ import annotations
 
+from copy import copy
 from struct import Struct
 from typing import Final
 
@@ -199,9 +200,9 @@ def check_fragment(live: Live, previous: Live, missing: int) -> None:
 
 def aggregate(packets: list[Live]) -> Live:
     """The packet that a row of packets was cut from: the last one's header, the first one's seq and CWR."""
-    first, last = packets[0], packets[-1]
-    if first is last:
-        return first
+    if len(packets) == 1:
+        return packets[0]
+    first, last = packets[0], copy(packets[-1])
     payload = b"".join(packet.payload for packet in packets)
     last.length += len(payload) - len(last.payload)
     last.payload = payload

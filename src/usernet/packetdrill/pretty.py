@@ -32,9 +32,7 @@ from usernet.packetdrill.live import Live
 from usernet.wire import tcp
 
 _ECN_NAMES: Final = ("noecn", "ect1", "ect0", "ce")
-_FLAG_NAMES: Final = (
-    (tcp.FIN, "F"), (tcp.SYN, "S"), (tcp.RST, "R"), (tcp.PSH, "P"), (tcp.ACK, "."), (tcp.URG, "U"),
-)
+_FLAG_NAMES: Final = ((tcp.FIN, "F"), (tcp.SYN, "S"), (tcp.RST, "R"), (tcp.PSH, "P"), (tcp.URG, "U"))
 _ECN_FLAG_NAMES: Final = ((tcp.ECE, "E"), (tcp.CWR, "W"), (tcp.AE, "A"))
 _U16: Final = Struct("!H")
 _U32_PAIR: Final = Struct("!II")
@@ -43,9 +41,13 @@ _U32_PAIR: Final = Struct("!II")
 def flags_text(flags: int, *, ace: bool) -> str:
     """TCP flags; with `ace` the upper three as the AccECN counter's digit."""
     text = "".join(name for bit, name in _FLAG_NAMES if flags & bit)
+    if not ace:
+        text += "".join(name for bit, name in _ECN_FLAG_NAMES if flags & bit)
+    if flags & tcp.ACK:  # last of the letters: the scanner takes no letter behind it
+        text += "."
     if ace:
-        return text + str((flags & tcp.ECE and 1) | (flags & tcp.CWR and 2) | (flags & tcp.AE and 4))
-    return text + "".join(name for bit, name in _ECN_FLAG_NAMES if flags & bit) or "-"
+        text += str((flags & tcp.ECE and 1) | (flags & tcp.CWR and 2) | (flags & tcp.AE and 4))
+    return text or "-"
 
 
 def option_text(option: TcpOption) -> str:
@@ -91,9 +93,11 @@ def address_text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
-def _encapsulation_text(header: Encapsulation) -> str:
+def _encapsulation_text(header: Encapsulation, *, marks: bool) -> str:
+    """An outer header; with `marks` what is asked of it."""
     if isinstance(header, IpEncap):
-        return f"ipv{header.version} {address_text(header.source)} > {address_text(header.destination)}: "
+        info = _info_text(header.info) if marks else ""
+        return f"ipv{header.version} {info}{address_text(header.source)} > {address_text(header.destination)}: "
     if isinstance(header, Gre):
         if not header.flags:
             return "gre: "
@@ -160,13 +164,13 @@ def packet_text(packet: Packet) -> str:
         text = f"udp {ports}({body.length})"
     else:
         text = _icmp_text(body)
-    outer = "".join(_encapsulation_text(header) for header in packet.encapsulations)
+    outer = "".join(_encapsulation_text(header, marks=True) for header in packet.encapsulations)
     return f"{packet.direction} {outer}{_info_text(packet.info)}{text}"
 
 
 def live_text(live: Live, direction: str, like: Packet | None = None) -> str:
     """A packet of the wire. `like`: the packet it is shown beside; marks that neither needs are left out."""
-    outer = "".join(_encapsulation_text(header) for header in live.encapsulations)
+    outer = "".join(_encapsulation_text(header, marks=False) for header in live.encapsulations)
     info = IpInfo()
     if like is not None and like.info.check == TOS_BYTE:
         info = IpInfo(TOS_BYTE, live.tos)

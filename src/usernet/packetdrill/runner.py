@@ -119,6 +119,8 @@ class Runner:
             self.target.start(self.config)
             directory = os.path.dirname(os.path.abspath(script.path))
             self._commands = Commands(self.target.shell(), directory)
+            for name in self.config.init_scripts.replace(",", " ").split():
+                self._shell(Command(name))
             if script.init is not None:
                 self._shell(script.init)
             self._start = self.target.now()
@@ -133,14 +135,19 @@ class Runner:
         except Mismatch as mismatch:
             raise self._failure(str(mismatch)) from None
         except BadEvent as bad:
-            line, column = (self._event.line, self._event.column) if self._event is not None else (1, 1)
+            line, column = self._place()
             raise ScriptError(script.path, line, column, str(bad), source_line(script.text, line)) from None
         finally:
             self.target.close()
 
+    def _place(self) -> tuple[int, int]:
+        """Line and column of what runs now: an event, or the shell lines before the first."""
+        if self._event is not None:
+            return self._event.line, self._event.column
+        return (self.script.init.line if self.script.init is not None else 1), 1
+
     def _failure(self, message: str, event: Event | None = None) -> ScriptFailure:
-        event = event or self._event
-        line = event.line if event is not None else self.script.init.line if self.script.init is not None else 1
+        line = event.line if event is not None else self._place()[0]
         if self._shell_messages:
             message += "\nshell lines said:\n" + "\n".join(f"  {each}" for each in self._shell_messages.splitlines())
         return ScriptFailure(self.script.path, line, message)

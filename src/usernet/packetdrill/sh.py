@@ -285,6 +285,7 @@ def _redirect(result: Result, redirections: list[Redirection], writer: Writer) -
             if file.path != "/dev/null" and (failed := writer(file.path, text, file.append)):
                 result.errors += failed
                 result.status = 1
+            file.append = True  # both may go to one file
         elif (fd == STDOUT) != (fd in swapped):
             result.output += text
         else:

@@ -65,6 +65,7 @@ class Commands:
         self.directory = directory
         self._saved: list[tuple[str, str]] = []
         self._counters: dict[str, int] = {}
+        self._files: dict[str, str] = {}
         self._depth = 0
         self._variables = {"PPID": PROCESS_ID, "PACKETDRILL_PID": PROCESS_ID}
         self._commands: dict[str, Callable[[list[str], str], Result]] = {
@@ -145,12 +146,13 @@ class Commands:
     def _write(self, path: str, text: str, append: bool) -> str:
         """Write to a file of the stack's host: a sysctl, a module's parameter, or a file of the script's own."""
         try:
-            if path.startswith(_SYSCTL_ROOT):
+            if path.startswith(_SYSCTL_ROOT) and text:
                 self.shell.sysctl_set(_sysctl_name(path), text.strip())
             elif match := _MODULE_FILE.fullmatch(path):
                 self.shell.module_parameter_set(match[1], match[2], text.strip())
             elif path.startswith("/tmp/"):
-                self.shell.file_write(path, text.encode())
+                self._files[path] = (self._files.get(path, "") if append else "") + text
+                self.shell.file_write(path, self._files[path].encode())
             else:
                 return f"{path}: found a file that is not known here, expected /proc/sys, /sys/module or /tmp\n"
         except OSError as failed:

@@ -142,8 +142,9 @@ POLL_FLAGS: Final[dict[str, int]] = {  # poll
     "POLLREMOVE": 0x1000, "POLLRDHUP": 0x2000,
 }
 EPOLL_FLAGS: Final[dict[str, int]] = {  # epoll
-    "EPOLL_CTL_ADD": 0x1, "EPOLL_CTL_DEL": 0x2, "EPOLL_CTL_MOD": 0x3, "EPOLL_CLOEXEC": 0x80000,
-    "EPOLLWAKEUP": 0x20000000,
+    "EPOLLIN": 0x1, "EPOLLPRI": 0x2, "EPOLLOUT": 0x4, "EPOLLERR": 0x8, "EPOLLHUP": 0x10, "EPOLLRDNORM": 0x40,
+    "EPOLLRDBAND": 0x80, "EPOLLWRNORM": 0x100, "EPOLLWRBAND": 0x200, "EPOLLMSG": 0x400, "EPOLLRDHUP": 0x2000,
+    "EPOLLEXCLUSIVE": 0x10000000, "EPOLLWAKEUP": 0x20000000, "EPOLLONESHOT": 0x40000000, "EPOLLET": 0x80000000,
 }
 _CAPABILITIES: Final[dict[str, int]] = {  # cap_set
     "CAP_CHOWN": 0, "CAP_CLEAR": 0, "CAP_EFFECTIVE": 0, "CAP_DAC_OVERRIDE": 1, "CAP_PERMITTED": 1, "CAP_SET": 1,
@@ -158,9 +159,7 @@ _CAPABILITIES: Final[dict[str, int]] = {  # cap_set
 
 SYMBOLS: Final[dict[str, int]] = {
     "NULL": 0,
-    **{name: number for number, name in errno.errorcode.items()},
-    "EWOULDBLOCK": errno.EAGAIN,
-    "EDEADLOCK": errno.EDEADLK,
+    **{name: getattr(errno, name) for name in dir(errno) if name.startswith("E")},
     **_FAMILIES,
     **_SOCKET_OPTIONS,
     **_TIMESTAMPING,
@@ -172,8 +171,15 @@ SYMBOLS: Final[dict[str, int]] = {
     **_FILES,
     **POLL_FLAGS,
     **EPOLL_FLAGS,
+    "EPOLL_CTL_ADD": 1,
+    "EPOLL_CTL_DEL": 2,
+    "EPOLL_CTL_MOD": 3,
+    "EPOLL_CLOEXEC": 0x80000,
     **_CAPABILITIES,
 }
+
+# Of the numbers with two names, the one that people look for.
+_ERRNO_NAMES: Final = {errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK"}
 
 
 def symbol(name: str) -> int:
@@ -188,7 +194,8 @@ def errno_text(number: int) -> str:
     """`EPIPE (Broken pipe)`, for messages; 'no error' for 0."""
     if number == 0:
         return "no error"
-    return f"{errno.errorcode.get(number, number)} ({os.strerror(number)})"
+    name = _ERRNO_NAMES.get(number) or errno.errorcode.get(number, str(number))
+    return f"{name} ({os.strerror(number)})"
 
 
 def flags_text(value: int, names: dict[str, int]) -> str:
