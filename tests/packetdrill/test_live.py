@@ -32,6 +32,23 @@ def test_built_packets_have_right_checksums(source: bytes, destination: bytes):
     assert csum_fold(csum(data, header, len(data), seed)) == 0
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        build.tcp_packet(A, B, SEGMENT, IpInfo()),
+        build.udp_packet(A6, B6, 1, 2, 5, IpInfo()),
+        build.icmp_packet(A, B, Icmp("echo_request", echoed=ECHOED_RAW, length=20), (0, 0), IpInfo()),
+        build.icmp_packet(A6, B6, Icmp("packet_too_big", "", 1280), (1, 2), IpInfo()),
+    ],
+)
+def test_a_checksum_that_is_in_place_is_checked(data: bytes):
+    dissect(data, checksummed=True)
+    broken = data[:-1] + bytes([data[-1] ^ 1])
+    dissect(broken)
+    with pytest.raises(Mismatch, match="bad outbound checksum"):
+        dissect(broken, checksummed=True)
+
+
 def test_what_is_built_is_taken_apart_again():
     live = dissect(build.tcp_packet(A6, B6, SEGMENT, IpInfo(tos=3, flow_label=0x12345, ttl=9)))
     assert (live.version, live.tos, live.flow_label, live.ttl, live.length) == (6, 3, 0x12345, 9, 60)

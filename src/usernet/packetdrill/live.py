@@ -12,6 +12,7 @@ from typing import Final, final
 from usernet.packetdrill.ast import Encapsulation, Gre, IpEncap, IpInfo, MplsEntry, MplsStack, TcpOption
 from usernet.packetdrill.errors import Mismatch
 from usernet.wire import icmp, ipv4, tcp, udp
+from usernet.wire.checksum import csum, csum_fold, pseudo_sum
 
 IPPROTO_ICMP: Final = 1
 IPPROTO_IPIP: Final = 4
@@ -92,11 +93,36 @@ class Live:
         return None
 
 
-def dissect(data: bytes) -> Live:
-    """Take an IP packet apart. Raises Mismatch, with what is wrong, for one that is not well formed."""
+def dissect(data: bytes, *, checksummed: bool = False) -> Live:
+    """Take an IP packet apart.
+
+    Args:
+        data: the packet.
+        checksummed: its transport checksum is in place, and so is checked; IPv4's header checksum always is.
+
+    Raises:
+        Mismatch: with what is wrong, for a packet that is not well formed.
+    """
     live = Live()
     _ip(live, data, 0)
+    if checksummed:
+        _check_transport(live, data)
     return live
+
+
+def _check_transport(live: Live, data: bytes) -> None:
+    """Raise Mismatch for a wrong checksum of TCP, UDP or ICMP."""
+    start, end = len(data) - live.length + live.header_length, len(data)
+    if live.protocol == IPPROTO_ICMP:
+        seed = 0
+    elif live.protocol in (IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6):
+        seed = pseudo_sum(live.source, live.destination, live.protocol, end - start)
+    else:
+        return
+    if live.protocol == IPPROTO_UDP and live.version == 4 and data[start + 6 : start + 8] == b"\0\0":
+        return  # RFC 768: none was made
+    if csum_fold(csum(data[start:end], 0, end - start, seed)) != 0:
+        raise Mismatch(f"bad outbound checksum of protocol {live.protocol}")
 
 
 def _need(data: bytes, end: int, what: str) -> None:

@@ -274,7 +274,7 @@ class Runner:
         while True:
             while self._frames:
                 frame = self._frames.popleft()
-                live = dissect(frame.data)
+                live = dissect(frame.data, checksummed=frame.checksummed)
                 if self.exchange.is_outbound(live):
                     return frame.time - self._start, live
             if not busy:
