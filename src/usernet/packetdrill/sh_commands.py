@@ -3,7 +3,7 @@
 `sh` splits the lines and calls `Commands.run`, which ends at a `Shell`. Known are the tools of the public corpora, with
 the arguments that people give them; another command is an error with its name, never silence. A script such as
 `../common/defaults.sh` is read from where it lies and carried out the same way, line by line; where a corpus lies
-without its helpers, `defaults.sh` has what the suites' own sets.
+without that file, `defaults.sh` has what the suites' own sets.
 """
 
 from __future__ import annotations
