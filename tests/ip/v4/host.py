@@ -49,11 +49,13 @@ def packet(
 class Sent:
     """A packet that the host sent, taken apart."""
 
+    protocol: int
+    saddr: bytes
+    daddr: bytes
+
     def __init__(self, data: bytes) -> None:
-        fields = ipv4.parse(data, 0)
-        ver_ihl, self.tos, self.tot_len, self.ident, self.frag_off, self.ttl, self.protocol, _, self.saddr, self.daddr = (
-            fields
-        )
+        ver_ihl, self.tos, self.tot_len, self.ident, self.frag_off, self.ttl, *rest = ipv4.parse(data, 0)
+        self.protocol, _, self.saddr, self.daddr = rest  # type: ignore[assignment]
         hlen = (ver_ihl & 15) * 4
         assert ipv4.header_csum_ok(data, 0, hlen)
         assert self.tot_len == len(data)

@@ -186,8 +186,7 @@ class Icmp(NetProtocol):
             mib.InErrors += 1
             return DropReason.UNHANDLED_PROTO
         if self._to_many(skb) and (
-            kind not in _TO_MANY
-            or (kind in (icmp.ICMP_ECHO, icmp.ICMP_TIMESTAMP) and self.icmp_echo_ignore_broadcasts)
+            kind not in _TO_MANY or (kind in (icmp.ICMP_ECHO, icmp.ICMP_TIMESTAMP) and self.icmp_echo_ignore_broadcasts)
         ):
             mib.InErrors += 1
             return DropReason.INVALID_PROTO
@@ -229,7 +228,7 @@ class Icmp(NetProtocol):
         if self.icmp_echo_ignore_all or not self.icmp_echo_enable_probe or not rest & 1:
             return DropReason.CONSUMED
         payload = skb.tobytes(icmp.ICMP_HLEN)
-        code, status = answer_probe(self._net, self.af, payload)
+        code, status = answer_probe(self._net, payload)
         rest = rest & 0xFFFFFF00 | status
         answer = SKBuff(icmp.build(icmp.ICMP_EXT_ECHOREPLY, code, rest, payload))
         self.output.reply(answer, icmp.ICMP_EXT_ECHOREPLY, code, skb)
