@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from bisect import insort
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from typing import Any, Final, final
 
 from usernet.core.errors import error
@@ -51,6 +52,11 @@ KIND_NAMES: Final = {
     RTN_UNICAST: "unicast", RTN_LOCAL: "local", RTN_BROADCAST: "broadcast", RTN_MULTICAST: "multicast",
     RTN_BLACKHOLE: "blackhole", RTN_UNREACHABLE: "unreachable", RTN_PROHIBIT: "prohibit", RTN_THROW: "throw",
 }  # fmt: skip
+
+
+def format_address(addr: bytes) -> str:
+    """An address of either family, as people write it."""
+    return str(ip_address(addr))
 
 
 @final
@@ -106,10 +112,10 @@ class FibRoute:
         self.next: FibRoute | None = None
 
     def __repr__(self) -> str:
-        via = f" via {self.gateway.hex('.')}" if self.gateway else ""
+        via = f" via {format_address(self.gateway)}" if self.gateway else ""
         dev = f" dev {self.dev.name}" if self.dev is not None else ""
         kind = KIND_NAMES.get(self.kind, str(self.kind))
-        return f"<FibRoute {kind} {self.prefix.hex('.')}/{self.length}{via}{dev} metric={self.metric}>"
+        return f"<FibRoute {kind} {format_address(self.prefix)}/{self.length}{via}{dev} metric={self.metric}>"
 
     def same(self, other: FibRoute) -> bool:
         """Whether both say the same of the same prefix."""
@@ -171,7 +177,7 @@ class FibTable:
                 replaced = at
                 at = at.next
             elif not append:
-                raise error(errno.EEXIST, f"there is a route to {route.prefix.hex('.')}/{route.length} already")
+                raise error(errno.EEXIST, f"there is a route to {format_address(route.prefix)}/{route.length} already")
             else:
                 while at is not None and at.metric == route.metric:
                     if at.same(route):

@@ -26,6 +26,7 @@ from usernet.netdevice.device import (
     IFF_NOARP,
     IFF_POINTOPOINT,
     NETDEV_CHANGEADDR,
+    NETDEV_CHANGENAME,
     NETDEV_DOWN,
     NETDEV_REGISTER,
     NETDEV_UNREGISTER,
@@ -167,6 +168,8 @@ class Arp:
             self.table.flush(dev)
             for callback in self.changed_address:
                 callback(dev)
+        elif event == NETDEV_CHANGENAME:
+            self.table.rename_device(dev)
         elif event == NETDEV_DOWN:
             self.table.flush(dev)
         elif event == NETDEV_UNREGISTER:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.errors import error
@@ -116,7 +117,8 @@ class Neighbour:
         self._timer: Timer | None = None
 
     def __repr__(self) -> str:
-        return f"<Neighbour {self.addr.hex('.')} {self.dev.name} {self.ha.hex(':')} {NUD_NAMES[self.state]}>"
+        addr = str(ip_address(self.addr))
+        return f"<Neighbour {addr} dev {self.dev.name} lladdr {self.ha.hex(':')} {NUD_NAMES[self.state]}>"
 
     # -- sending
 
@@ -396,6 +398,7 @@ class NeighbourTable:
         self._entries: dict[tuple[int, bytes], Neighbour] = {}
         self._permanent: int = 0
         self._device_parms: dict[int, NeighParms] = {}
+        self._device_names: dict[int, str] = {}
         self._last_flush: int = net.loop.now - 10 * SECOND
         self._timer = Timer(net.loop.timers, self._periodic)
         self.parms.register(net.sysctl, f"{prefix}.default")
@@ -413,6 +416,7 @@ class NeighbourTable:
         parms = self._device_parms.get(dev.index)
         if parms is None:
             parms = self._device_parms[dev.index] = NeighParms(self.parms)
+            self._device_names[dev.index] = dev.name
             parms.register(self.net.sysctl, f"{self.prefix}.{dev.name}")
         return parms
 
@@ -483,13 +487,14 @@ class NeighbourTable:
         """`dev` is removed: its settings go too."""
         self.flush(dev)
         if self._device_parms.pop(dev.index, None) is not None:
-            self.net.sysctl.unregister(f"{self.prefix}.{dev.name}")
+            self.net.sysctl.unregister(f"{self.prefix}.{self._device_names.pop(dev.index)}")
 
-    def rename_device(self, dev: NetDevice, old: str) -> None:
+    def rename_device(self, dev: NetDevice) -> None:
         """`dev` has another name now: so have its settings."""
         parms = self._device_parms.get(dev.index)
         if parms is not None:
-            self.net.sysctl.unregister(f"{self.prefix}.{old}")
+            self.net.sysctl.unregister(f"{self.prefix}.{self._device_names[dev.index]}")
+            self._device_names[dev.index] = dev.name
             parms.register(self.net.sysctl, f"{self.prefix}.{dev.name}")
 
     # -- bounds

@@ -9,7 +9,6 @@ from usernet.ip.v4.icmp import Icmp
 from usernet.ip.v4.multicast import Multicast
 from usernet.ip.v4.output import Ip4Output
 from usernet.ip.v4.route import Ipv4Routes
-from usernet.ip.v4.rtable import Rtable
 from usernet.ip.v4.sockglue import SockGlue
 from usernet.net.dst import Dst
 from usernet.net.pernet import Net
@@ -26,7 +25,7 @@ AF_INET = 2
 
 @final
 class Ipv4Family(AddressFamily):
-    """AF_INET in one namespace. `xmit`, `xmit_skb` and `pseudo_sum` are the output path's own, with nothing between."""
+    """AF_INET in one namespace. A `dst` that comes back here is a `Rtable` that came from `route`."""
 
     family = AF_INET
     name = "IPv4"
@@ -60,15 +59,13 @@ class Ipv4Family(AddressFamily):
         except OSError:
             return None
 
-    def xmit(self, sk: InetSock, skb: SKBuff, dst: Dst) -> int:
-        assert isinstance(dst, Rtable)
+    def xmit(self, sk: InetSock, skb: SKBuff, dst: Any) -> int:
         return self._out.xmit(sk, skb, dst)
 
     def xmit_skb(
-        self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, protocol: int, tos: int, ttl: int, dont_fragment: bool,
+        self, skb: SKBuff, dst: Any, saddr: bytes, daddr: bytes, protocol: int, tos: int, ttl: int, dont_fragment: bool,
         sk: InetSock | None = None, options: bytes = b"", local_df: bool = False,
     ) -> int:  # fmt: skip
-        assert isinstance(dst, Rtable)
         return self._out.xmit_skb(skb, dst, saddr, daddr, protocol, tos, ttl, dont_fragment, sk, options, local_df)
 
     def pseudo_sum(self, saddr: bytes, daddr: bytes, protocol: int, length: int) -> int:

@@ -32,6 +32,7 @@ from usernet.wire.icmp import (
 )
 
 MILLISECOND: Final = 1_000_000
+MAX_TRANSPORT_HEADER: Final = 60
 MAX_PEERS: Final = 4096
 """Hosts of which it is known how often they were told of a better way, or of none; the oldest makes room."""
 
@@ -106,7 +107,8 @@ class Ip4Forward:
             skb.drop(DropReason.PKT_TOO_BIG, drops)
             return
         # Others may share the bytes; the header is what changes, and the rest stays where it is.
-        skb.cow(hlen)
+        # The transport's header stays linear too: checksum and segmentation read it.
+        skb.cow(hlen + MAX_TRANSPORT_HEADER)
         skb.store(header, ipv4.decrease_ttl(skb.head[header : header + hlen]))
         if dst.redirect and (options is None or options.srr < 0):
             self._redirect(skb, dst)

@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 
 _build = ipv4.build
 
+_MAX_HEADERS: Final = 120
+"""The longest IP header and the longest transport header."""
+
+IPPROTO_TCP: Final = 6
+TCP_HLEN: Final = 20
+
 IDENTS: Final = 2048
 """Counters of identifications, one for the destinations of one hash (Linux: IP_IDENTS_SZ, for a small machine)."""
 
@@ -47,13 +53,13 @@ IDENTS: Final = 2048
 def gso_network_length(skb: SKBuff) -> int:
     """How long the network packets of a super-segment will be (Linux: skb_gso_network_seglen). `data` is at its network
     header; TCP's header tells its own length, UDP's is 8 bytes."""
-    head = skb.head
     network = skb.network_header
-    transport = skb.transport_header
-    if transport < 0:
-        transport = network + ((head[network] & 15) << 2)
-    size = (head[transport + 12] >> 4) << 2 if head[network + 9] == 6 else 8
-    return transport - network + size + skb.gso_size
+    hlen = (skb.head[network] & 15) << 2
+    size = 8
+    if skb.head[network + 9] == IPPROTO_TCP:
+        skb.may_pull(hlen + TCP_HLEN)
+        size = (skb.head[network + hlen + 12] >> 4) << 2
+    return hlen + size + skb.gso_size
 
 
 @final
@@ -108,7 +114,7 @@ class Ip4Output:
     # -- from a connected socket
 
     def xmit(self, sk: InetSock, skb: SKBuff, dst: Rtable) -> int:
-        """See `AddressFamily.xmit` (Linux: __ip_queue_xmit)."""
+        """A connected socket's packet: see `AddressFamily.xmit` (Linux: __ip_queue_xmit)."""
         if sk.options:
             return self._xmit_options(sk, skb, dst)
         length = skb.len + IP_HLEN
@@ -122,7 +128,7 @@ class Ip4Output:
             else:
                 frag_off = 0 if dst.mtu_locked() else IP_DF
         else:
-            frag_off = IP_DF if discovery in (IP_PMTUDISC_DO, IP_PMTUDISC_PROBE) else 0
+            frag_off = IP_DF if discovery == IP_PMTUDISC_DO else 0
         ttl = sk.ttl
         if ttl < 0:
             ttl = dst.hoplimit or self.ip_default_ttl
@@ -161,9 +167,9 @@ class Ip4Output:
         length = skb.len + IP_HLEN + len(options)
         ident = sk.ip_id
         sk.ip_id = (ident + (skb.gso_segs or 1)) & 0xFFFF
-        frag_off = IP_DF if sk.pmtudisc >= IP_PMTUDISC_DO or not dst.mtu_locked() else 0
-        if sk.pmtudisc == 0:
-            frag_off = 0
+        discovery = sk.pmtudisc
+        dont = discovery == IP_PMTUDISC_DO or (discovery == IP_PMTUDISC_WANT and not dst.mtu_locked())
+        frag_off = IP_DF if dont else 0
         ttl = sk.ttl if sk.ttl >= 0 else dst.hoplimit or self.ip_default_ttl
         skb.push_header(_build(sk.tos, length, ident, frag_off, ttl, sk.protocol, sk.saddr, daddr, options))
         skb.network_header = 0
@@ -224,6 +230,9 @@ class Ip4Output:
                 skb.drop(DropReason.PKT_TOO_BIG, self.net.drops)
                 raise error(errno.EMSGSIZE, f"packet of {length} bytes: expected {min(mtu, IP_MAX_MTU)} at most")
             frag_off = 0
+        elif frag_off and local_df and dst.mtu_locked():
+            # The path's MTU isn't to be believed, so a router on it may have to fragment.
+            frag_off = 0
         if not ttl:
             if dst.multicast:
                 ttl = sk.mc_ttl if sk is not None else 1
@@ -283,7 +292,7 @@ class Ip4Output:
         else:
             mtu = dst.mtu()
         if skb.gso_size:
-            if skb.gso_size + IP_HLEN > mtu - 8 and gso_network_length(skb) > mtu:
+            if skb.gso_size + _MAX_HEADERS > mtu and gso_network_length(skb) > mtu:
                 return self._split(dst, skb, mtu)
         elif skb.len > mtu:
             sk = skb.sk

@@ -114,7 +114,7 @@ class Ipv4Routes:
         ENETUNREACH (the gateway is not on a link).
         """
         if len(prefix) != 4 or not 0 <= length <= 32:
-            raise error(errno.EINVAL, f"route: expected an IPv4 prefix, not {prefix.hex('.')}/{length}")
+            raise error(errno.EINVAL, f"route: expected an IPv4 prefix, not {prefix.hex(':')}/{length}")
         name = f"{format_addr(prefix)}/{length}"
         if network(prefix, length) != prefix:
             raise error(errno.EINVAL, f"route {name}: expected no bits behind the prefix")
@@ -203,7 +203,7 @@ class Ipv4Routes:
                     table.delete(route)
                     self.fib.flush()
                     return
-        raise error(errno.ESRCH, f"no such route: {prefix.hex('.')}/{length}")
+        raise error(errno.ESRCH, f"no such route: {format_addr(prefix)}/{length}")
 
     def routes(self, local: bool = False) -> list[FibRoute]:
         """The routes of the main table, or of the local one, by prefix (`ip route show [table local]`)."""

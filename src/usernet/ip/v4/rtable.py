@@ -15,13 +15,13 @@ from usernet.link.neighbour import Neighbour
 from usernet.net.dst import RTAX_ADVMSS, RTAX_HOPLIMIT, RTAX_MTU, Dst
 from usernet.netdevice.device import NetDevice
 from usernet.skbuff.skbuff import SKBuff
+from usernet.wire.ipv4 import format_addr
 
 if TYPE_CHECKING:
     from usernet.ip.v4.output import Ip4Output
     from usernet.ip.v4.route import Ipv4Routes
 
 IP_MAX_MTU: Final = 0xFFFF
-IPV4_MAX_PMTU: Final = IP_MAX_MTU
 _TCP_IP_HEADERS: Final = 40
 
 
@@ -60,8 +60,8 @@ class Rtable(Dst):
         self.metric_mtu: int = fib.metrics.get(RTAX_MTU, 0)
 
     def __repr__(self) -> str:
-        via = f" via {self.gateway.hex('.')}" if self.gateway else ""
-        return f"<Rtable {self.daddr.hex('.')}{via} dev {self.dev.name} src {self.saddr.hex('.')}>"
+        via = f" via {format_addr(self.gateway)}" if self.gateway else ""
+        return f"<Rtable {format_addr(self.daddr)}{via} dev {self.dev.name} src {format_addr(self.saddr)}>"
 
     def valid(self) -> bool:
         return self.genid == self.tables.genid and not self.obsolete
@@ -89,7 +89,12 @@ class Rtable(Dst):
 
     def interface_mtu(self) -> int:
         """The MTU with nothing discovered: the route's metric, or the device's."""
-        mtu = self.metric_mtu or self.dev.mtu
+        mtu = self.metric_mtu
+        if not mtu:
+            mtu = self.dev.mtu
+            if self.fib.mtu_lock and self.gateway is not None and mtu > 576:
+                # Nothing can be discovered behind the gateway: what every host takes (RFC 1122 section 3.3.3).
+                mtu = 576
         return min(IP_MAX_MTU, mtu)
 
     def mtu_locked(self) -> bool:
