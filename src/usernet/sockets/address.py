@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import operator
-from _socket import gaierror, inet_ntop, inet_pton
+from _socket import gaierror, inet_aton, inet_ntop, inet_pton
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final, final
@@ -64,8 +64,21 @@ def packed_address(family: int, text: str) -> bytes | None:
         return None
 
 
-def _host_text(host: object) -> str:
-    """What a program gave as host, as `str` (CPython: idna_converter)."""
+def numeric_address(text: str) -> bytes | None:
+    """`text` as a packed address of either family, None where it isn't one. IPv4 in all notations of inet_aton(3)."""
+    if ":" in text:
+        return packed_address(AF_INET6, text)
+    packed = packed_address(AF_INET, text)
+    if packed is None and text[:1].isdigit() and not any(character.isspace() for character in text):
+        try:
+            packed = inet_aton(text)
+        except OSError:
+            return None
+    return packed
+
+
+def host_text(host: object) -> str:
+    """What a program gave as host, as `str` (CPython: idna_converter). Raises TypeError."""
     if isinstance(host, str):
         if not host.isascii():
             try:
@@ -88,7 +101,7 @@ def resolve_host(net: Net, host: object, family: int) -> bytes:
     "" is the family's "any", "<broadcast>" IPv4's limited broadcast. Raises TypeError, and gaierror for a name that
     has no address.
     """
-    text = _host_text(host)
+    text = host_text(host)
     if not text:
         return bytes(4 if family == AF_INET else 16)
     if text in ("<broadcast>", "255.255.255.255"):
@@ -97,6 +110,11 @@ def resolve_host(net: Net, host: object, family: int) -> bytes:
         return b"\xff\xff\xff\xff"
     packed = packed_address(family, text)
     if packed is not None:
+        return packed
+    packed = numeric_address(text)
+    if packed is not None:
+        if len(packed) != (4 if family == AF_INET else 16):
+            raise gaierror(EAI_ADDRFAMILY, "Address family for hostname not supported")
         return packed
     return lookup_host(net, text, family)[0]
 
@@ -173,7 +191,7 @@ def parse_address(net: Net, family: int, address: Any, call: str) -> Name:
             raise TypeError(f"{call}(): AF_INET address must be tuple, not {type(address).__name__}")
         if len(address) != 2:
             raise TypeError("AF_INET address must be a pair (host, port)")
-        _host_text(address[0])
+        host_text(address[0])
         port = _port(address[1], call)
         packed = resolve_host(net, address[0], AF_INET)
         if not 0 <= port <= 0xFFFF:
@@ -191,7 +209,7 @@ def _parse_inet6(net: Net, address: Any, call: str) -> Name:
         raise TypeError(f"{call}(): AF_INET6 address must be tuple, not {type(address).__name__}")
     if not 2 <= len(address) <= 4:
         raise TypeError("AF_INET6 address must be a tuple (host, port[, flowinfo[, scopeid]])")
-    _host_text(address[0])
+    host_text(address[0])
     port = _port(address[1], call)
     flowinfo = _c_int(address[2]) if len(address) > 2 else 0
     scope_id = _c_int(address[3]) if len(address) > 3 else 0

@@ -88,6 +88,9 @@ class Readiness(Waiter):
         if fd in self._descriptors:
             return False
         self._descriptors.append(fd)
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
         return True
 
     def release(self, fd: int) -> None:
