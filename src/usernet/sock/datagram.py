@@ -192,9 +192,10 @@ def recv_timestamp(sk: Sock, msg: MsgHdr, skb: SKBuff) -> None:
 # -- the error queue
 
 
-def receive_error(sk: InetSock, msg: MsgHdr) -> int:
-    """recvmsg with MSG_ERRQUEUE (Linux: ip_recv_error): the data is that of the packet sent, the name whom it was sent
-    to, and the ancillary data says what happened and who says so. Raises OSError EAGAIN where there is none."""
+def receive_errqueue(sk: Sock, msg: MsgHdr) -> tuple[ExtendedError, int]:
+    """Take the first entry of the error queue (Linux: sock_recv_errqueue): copies out the data of the packet sent, and
+    adds the time stamp, where the entry is about one. Returns the entry, which the caller puts into the ancillary data,
+    and how many bytes were copied. Raises OSError EAGAIN where there is none."""
     skb = dequeue_error(sk)
     if skb is None:
         raise error(errno.EAGAIN)
@@ -208,13 +209,20 @@ def receive_error(sk: InetSock, msg: MsgHdr) -> int:
         copy_out(skb, 0, size, msg.iter)
     if entry.origin == SO_EE_ORIGIN_TIMESTAMPING:
         recv_timestamp(sk, msg, skb)
+    msg.flags |= MSG_ERRQUEUE
+    return entry, size
+
+
+def receive_error(sk: InetSock, msg: MsgHdr) -> int:
+    """recvmsg with MSG_ERRQUEUE (Linux: ip_recv_error): the name is whom the packet was sent to, and the ancillary data
+    says what happened and who says so. Raises OSError EAGAIN where there is nothing."""
+    entry, size = receive_errqueue(sk, msg)
     msg.name = entry.destination
     offender = pack_name(entry.offender or SockAddr(0, b"", 0))
     if sk.af.addr_len == 4:
         msg.put_control(SOL_IP, IP_RECVERR, entry.pack() + offender)
     else:
         msg.put_control(SOL_IPV6, IPV6_RECVERR, entry.pack() + offender)
-    msg.flags |= MSG_ERRQUEUE
     return size
 
 

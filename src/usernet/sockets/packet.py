@@ -1,0 +1,490 @@
+"""Packet sockets: frames as devices receive and send them (Linux: net/packet/af_packet.c; packet(7)).
+
+SOCK_RAW has the link header in its data; SOCK_DGRAM ("cooked") has it in the address. A socket is a tap on the devices:
+with ETH_P_ALL it is shown what is sent, too, before the device gets it, so with checksums still to be filled in and
+super-segments whole (PACKET_AUXDATA says so). What it sends goes to the device's queue, past every layer between.
+
+The mapped rings (PACKET_RX_RING, PACKET_TX_RING and the options about them) are ENOPROTOOPT: a ring is memory shared
+between kernel and program, and here there is no border for it to span; receiving is one copy with or without. So is
+PACKET_FANOUT, which spreads packets over processors, and PACKET_VNET_HDR.
+"""
+
+from __future__ import annotations
+
+import errno
+from struct import Struct
+from typing import Final, final
+
+from usernet.core.errors import error
+from usernet.core.timer import NEVER
+from usernet.core.wait import Blocking
+from usernet.net.families import Families, NetProtoFamily
+from usernet.net.packet_type import ETH_P_ALL, PacketTypes, Tap
+from usernet.net.pernet import Net
+from usernet.netdevice.device import (
+    IFF_LOOPBACK,
+    IFF_NOARP,
+    NET_XMIT_DROP,
+    NETDEV_DOWN,
+    NETDEV_UNREGISTER,
+    NETDEV_UP,
+    NetDevice,
+)
+from usernet.netdevice.namespace import DeviceNamespace
+from usernet.skbuff.skbuff import (
+    CHECKSUM_PARTIAL,
+    CHECKSUM_UNNECESSARY,
+    PACKET_LOOPBACK,
+    PACKET_OUTGOING,
+    SKB_GSO_TCPV4,
+    SKB_GSO_TCPV6,
+    SKBuff,
+)
+from usernet.sock.datagram import (
+    copy_datagram,
+    receive,
+    receive_errqueue,
+    sock_recv_cmsgs,
+    tx_timestamp,
+    wants_cmsgs,
+)
+from usernet.sock.msg import (
+    MSG_DONTWAIT,
+    MSG_ERRQUEUE,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MsgHdr,
+    Name,
+    PacketAddr,
+)
+from usernet.sock.options import sock_getsockopt, sock_setsockopt
+from usernet.sock.optval import decode_int, encode_int
+from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, Sock
+from usernet.sock.sockopt import SOL_SOCKET
+from usernet.wire import ethernet
+
+AF_PACKET: Final = 17
+SOL_PACKET: Final = 263
+PACKET_ADD_MEMBERSHIP: Final = 1
+PACKET_DROP_MEMBERSHIP: Final = 2
+PACKET_STATISTICS: Final = 6
+PACKET_AUXDATA: Final = 8
+PACKET_ORIGDEV: Final = 9
+PACKET_TX_TIMESTAMP: Final = 16
+PACKET_TIMESTAMP: Final = 17
+PACKET_QDISC_BYPASS: Final = 20
+PACKET_IGNORE_OUTGOING: Final = 23
+PACKET_MR_MULTICAST: Final = 0
+PACKET_MR_PROMISC: Final = 1
+PACKET_MR_ALLMULTI: Final = 2
+PACKET_MR_UNICAST: Final = 3
+TP_STATUS_USER: Final = 1 << 0
+TP_STATUS_CSUMNOTREADY: Final = 1 << 3
+TP_STATUS_CSUM_VALID: Final = 1 << 7
+TP_STATUS_GSO_TCP: Final = 1 << 8
+SIOCINQ: Final = 0x541B
+SIOCOUTQ: Final = 0x5411
+
+_RECV_FLAGS: Final = MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC | MSG_ERRQUEUE
+_MREQ: Final = Struct("=iHH8s")
+_STATS: Final = Struct("=II")
+_AUXDATA: Final = Struct("=IIIHHHH")
+
+
+@final
+class PacketFamily(NetProtoFamily):
+    """AF_PACKET in one namespace. `sockets`: those that are open, for what happens to devices."""
+
+    def __init__(self, net: Net) -> None:
+        self.family = AF_PACKET
+        self._net = net
+        self.sockets: dict[PacketSock, None] = {}
+        net.get(DeviceNamespace).subscribe(self.notify)
+        net.get(Families).register(self)
+
+    def create(self, sock_type: int, protocol: int) -> PacketSock:
+        """protocol: an EtherType in network byte order, as socket(2) has it (`socket.ntohs(ETH_P_ALL)`); 0: nothing is
+        received until bind names one. Raises OSError ESOCKTNOSUPPORT."""
+        if sock_type not in (SOCK_RAW, SOCK_DGRAM):
+            raise error(errno.ESOCKTNOSUPPORT)
+        number = (protocol & 0xFF) << 8 | protocol >> 8 & 0xFF
+        return PacketSock(self._net, sock_type, number, self)
+
+    def notify(self, event: int, dev: NetDevice) -> None:
+        """Linux: packet_notifier."""
+        for sk in tuple(self.sockets):
+            sk.device_event(event, dev)
+
+
+@final
+class Membership:
+    """One thing a socket asked of a device's filter (Linux: `struct packet_mclist`)."""
+
+    __slots__ = ("addr", "count", "dev", "kind")
+
+    def __init__(self, dev: NetDevice, kind: int, addr: bytes) -> None:
+        self.dev = dev
+        self.kind = kind
+        self.addr = addr
+        self.count: int = 1
+
+    def apply(self, delta: int) -> None:
+        """Linux: packet_dev_mc. ALLMULTI is promiscuous mode here: devices have no filter between the two."""
+        if self.kind in (PACKET_MR_PROMISC, PACKET_MR_ALLMULTI):
+            self.dev.set_promiscuity(delta)
+        elif delta > 0:
+            self.dev.add_multicast(self.addr)
+        else:
+            self.dev.remove_multicast(self.addr)
+
+
+@final
+class Received:
+    """What goes with a frame in the queue: its address, and its length before a filter cut it."""
+
+    __slots__ = ("length", "name", "net_offset")
+
+    def __init__(self, name: PacketAddr, length: int, net_offset: int) -> None:
+        self.name = name
+        self.length = length
+        self.net_offset = net_offset
+
+
+@final
+class PacketSock(Sock):
+    """A packet socket. `num`: the EtherType it takes. `ifindex`: the device it is bound to, 0 for all, -1 where that
+    is gone."""
+
+    def __init__(self, net: Net, sock_type: int, protocol: int, table: PacketFamily) -> None:
+        super().__init__(net)
+        self.family = AF_PACKET
+        self.sock_type = sock_type
+        self.num = protocol
+        self.ifindex: int = 0
+        self.table = table
+        self.types = net.get(PacketTypes)
+        self.devices = net.get(DeviceNamespace)
+        self.tap: Tap | None = None
+        self.memberships: list[Membership] = []
+        self.auxdata: bool = False
+        self.origdev: bool = False
+        self.ignore_outgoing: bool = False
+        self.qdisc_bypass: bool = False
+        self.timestamp_source: int = 0
+        self.tp_packets: int = 0
+        self.tp_drops: int = 0
+        table.sockets[self] = None
+        if protocol:
+            self._hook(None)
+
+    # -- being shown packets
+
+    def _hook(self, dev: NetDevice | None) -> None:
+        """Be shown packets (Linux: __register_prot_hook)."""
+        self._unhook()
+        self.tap = Tap(self.deliver, self.num, dev, self)
+        self.types.add_tap(self.tap)
+
+    def _unhook(self) -> None:
+        if self.tap is not None:
+            self.types.remove_tap(self.tap)
+            self.tap = None
+
+    def device_event(self, event: int, dev: NetDevice) -> None:
+        """What a device's coming and going does to a socket bound to it."""
+        if event == NETDEV_UNREGISTER:
+            self.memberships = [entry for entry in self.memberships if entry.dev is not dev]
+        if dev.index != self.ifindex:
+            return
+        if event in (NETDEV_DOWN, NETDEV_UNREGISTER):
+            if self.tap is not None:
+                self._unhook()
+                self.err = errno.ENETDOWN
+                self.error_report()
+            if event == NETDEV_UNREGISTER:
+                self.ifindex = -1
+        elif event == NETDEV_UP and self.num:
+            self._hook(dev)
+
+    def deliver(self, skb: SKBuff) -> None:
+        """A packet that a device received or is to send, `data` at its network header (Linux: packet_rcv)."""
+        pkt_type = skb.pkt_type
+        if pkt_type == PACKET_LOOPBACK or (self.ignore_outgoing and pkt_type == PACKET_OUTGOING):
+            return
+        dev: NetDevice = skb.dev
+        back = skb.data - skb.mac_header if self.sock_type == SOCK_RAW and dev.has_link_header else 0
+        keep = -1
+        if self.filter is not None:
+            # The filter sees what the application would get.
+            skb.data -= back
+            skb.len += back
+            keep = self.filter.run(skb)
+            skb.data += back
+            skb.len -= back
+            if not keep:
+                return
+        source = skb.head[skb.mac_header + 6 : skb.mac_header + 12] if dev.has_link_header else b""
+        copy = skb.clone()
+        copy.push(back)
+        name = PacketAddr(max(skb.protocol, 0), dev.index, dev.link_type, pkt_type, source)
+        copy.cb = Received(name, copy.len, back)
+        if keep >= 0:
+            copy.trim(keep)
+        if not copy.tstamp:
+            copy.tstamp = self.loop.now + self.loop.clock.realtime_offset
+        copy.seq = self.drops
+        reason = self.queue_receive(copy)
+        if reason is None:
+            self.tp_packets += 1
+        else:
+            self.tp_drops += 1
+            copy.drop(reason, self.net.drops)
+
+    # -- addresses
+
+    def bind(self, name: Name) -> None:
+        """Take frames of one device (`ifindex`, 0 for all) and EtherType (0: the one it has).
+
+        Raises OSError: EINVAL, ENODEV. A device that is down leaves ENETDOWN as the pending error.
+        """
+        if not isinstance(name, PacketAddr):
+            raise error(errno.EINVAL)
+        dev: NetDevice | None = None
+        if name.ifindex:
+            dev = self.devices.by_index(name.ifindex)
+            if dev is None:
+                raise error(errno.ENODEV)
+        self.num = name.protocol or self.num
+        self.ifindex = name.ifindex
+        self._unhook()
+        if not self.num:
+            return
+        if dev is None or dev.up:
+            self._hook(dev)
+        else:
+            self.err = errno.ENETDOWN
+            self.error_report()
+
+    def getsockname(self) -> Name:
+        dev = self.devices.by_index(self.ifindex)
+        if dev is None:
+            return PacketAddr(self.num, self.ifindex, 0, 0, b"")
+        return PacketAddr(self.num, self.ifindex, dev.link_type, 0, dev.mac)
+
+    # -- receiving
+
+    def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        """Receive one frame. Raises OSError: EINVAL (another flag than MSG_PEEK, _DONTWAIT, _TRUNC, _ERRQUEUE), the
+        pending error (ENETDOWN), EAGAIN."""
+        if flags & ~_RECV_FLAGS:
+            raise error(errno.EINVAL)
+        if flags & MSG_ERRQUEUE:
+            entry, size = receive_errqueue(self, msg)
+            msg.put_control(SOL_PACKET, PACKET_TX_TIMESTAMP, entry.pack())
+            return size
+        return receive(self, msg, flags, deadline, self._copy)
+
+    def _copy(self, skb: SKBuff, msg: MsgHdr, flags: int, offset: int) -> int:
+        result = copy_datagram(skb, msg, flags, offset)
+        received: Received = skb.cb
+        msg.name = received.name
+        if wants_cmsgs(self):
+            sock_recv_cmsgs(self, msg, skb)
+        if self.auxdata:
+            status = TP_STATUS_USER
+            if skb.ip_summed == CHECKSUM_PARTIAL:
+                status |= TP_STATUS_CSUMNOTREADY
+            elif skb.ip_summed == CHECKSUM_UNNECESSARY and skb.pkt_type != PACKET_OUTGOING:
+                status |= TP_STATUS_CSUM_VALID
+            if skb.gso_size and skb.gso_type & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6):
+                status |= TP_STATUS_GSO_TCP
+            data = _AUXDATA.pack(status, received.length, skb.len, 0, received.net_offset, 0, 0)
+            msg.put_control(SOL_PACKET, PACKET_AUXDATA, data)
+        return result
+
+    # -- sending
+
+    def sendmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        """Send one frame (Linux: packet_snd), to the device that the name or bind says.
+
+        Raises OSError: ENXIO (no such device), ENETDOWN, EMSGSIZE, EINVAL (too short for a link header, or cooked and
+        no address), ENOBUFS (the device's queue is full), EAGAIN, the pending error.
+        """
+        name = msg.name
+        if name is None:
+            dev = self.devices.by_index(self.ifindex)
+            proto = self.num
+            addr: bytes | None = None
+        else:
+            if not isinstance(name, PacketAddr):
+                raise error(errno.EINVAL)
+            dev = self.devices.by_index(name.ifindex)
+            proto = name.protocol
+            addr = name.addr
+        if dev is None:
+            raise error(errno.ENXIO)
+        if not dev.up:
+            raise error(errno.ENETDOWN)
+        raw = self.sock_type == SOCK_RAW
+        header_len = dev.hard_header_len
+        size = msg.iter.length
+        longest = dev.mtu + (header_len if raw else 0)
+        if size > longest + ethernet.VLAN_HLEN:
+            raise error(errno.EMSGSIZE)
+        self.raise_error()
+        if self.wmem_alloc >= self.sndbuf:
+            if flags & MSG_DONTWAIT or self.loop.now >= deadline:
+                raise error(errno.EAGAIN)
+            return self._send_blocked(msg, flags, deadline)
+        if raw:
+            if size < header_len or not size:
+                raise error(errno.EINVAL, f"frame: expected at least {max(header_len, 1)} bytes, not {size}")
+            frame = bytes(msg.iter.read(size))
+            if header_len and proto in (0, ETH_P_ALL):
+                proto = ethernet.parse(frame, 0)[2]
+            # A tag of IEEE 802.1Q is not counted to what the device can take.
+            if size > longest and not (header_len and ethernet.parse(frame, 0)[2] == ethernet.ETH_P_8021Q):
+                raise error(errno.EMSGSIZE)
+        else:
+            if size > longest:
+                raise error(errno.EMSGSIZE)
+            frame = self._link_header(dev, proto, addr, size) + bytes(msg.iter.read(size) if size else b"")
+            if not frame:
+                raise error(errno.EINVAL, "an empty frame")
+        skb = SKBuff(frame)
+        skb.mac_header = 0
+        skb.network_header = header_len
+        skb.protocol = proto
+        skb.mark = self.mark
+        skb.priority = self.priority
+        self.charge_send(skb)
+        quoted = skb.clone() if self.tsflags else None
+        if dev.queue_xmit(skb) == NET_XMIT_DROP:
+            raise error(errno.ENOBUFS)
+        if quoted is not None:
+            tx_timestamp(self, self.tsflags, quoted, 0)
+        return size
+
+    def _send_blocked(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int]:
+        yield from self.wait_for_wmem(deadline)
+        again = self.sendmsg(msg, flags, deadline)
+        if isinstance(again, int):
+            return again
+        return (yield from again)
+
+    def _link_header(self, dev: NetDevice, proto: int, addr: bytes | None, size: int) -> bytes:
+        """Linux: eth_header."""
+        if not dev.has_link_header:
+            return b""
+        if addr is None:
+            if not dev.flags & (IFF_LOOPBACK | IFF_NOARP):
+                raise error(errno.EINVAL, "a cooked packet needs a link address to be sent to")
+            addr = b""
+        field = size if proto in (ethernet.ETH_P_802_3, ethernet.ETH_P_802_2) else proto
+        return ethernet.build(addr[:6].ljust(6, b"\0"), dev.mac, field)
+
+    # -- the device's filter
+
+    def _membership(self, value: bytes, add: bool) -> None:
+        """Linux: packet_mc_add, packet_mc_drop."""
+        if len(value) < _MREQ.size:
+            raise error(errno.EINVAL, f"struct packet_mreq: expected {_MREQ.size} bytes, not {len(value)}")
+        index, kind, alen, address = _MREQ.unpack_from(value)
+        held = [
+            entry
+            for entry in self.memberships
+            if entry.dev.index == index and entry.kind == kind and entry.addr == address[:alen]
+        ]
+        if not add:
+            if held:
+                held[0].count -= 1
+                if not held[0].count:
+                    self.memberships.remove(held[0])
+                    held[0].apply(-1)
+            return
+        dev = self.devices.by_index(index)
+        if dev is None:
+            raise error(errno.ENODEV)
+        needs = kind in (PACKET_MR_MULTICAST, PACKET_MR_UNICAST)
+        if alen > len(dev.mac) or (needs and alen != len(dev.mac)) or kind > PACKET_MR_UNICAST:
+            raise error(errno.EINVAL, f"struct packet_mreq: no membership of type {kind} with {alen} bytes of address")
+        if held:
+            held[0].count += 1
+            return
+        entry = Membership(dev, kind, address[:alen])
+        self.memberships.append(entry)
+        entry.apply(1)
+
+    # -- the rest
+
+    def ioctl(self, request: int) -> int:
+        if request == SIOCINQ:
+            skb = self.receive_queue.first
+            return skb.len if skb is not None else 0
+        if request == SIOCOUTQ:
+            return self.wmem_alloc
+        raise error(errno.ENOTTY)
+
+    def close(self, deadline: int = NEVER) -> Blocking[None] | None:
+        self.dead = True
+        self._unhook()
+        self.table.sockets.pop(self, None)
+        for entry in self.memberships:
+            entry.apply(-1)
+        self.memberships.clear()
+        self.destroy()
+        self.state_change()
+        return None
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """SOL_PACKET: ADD_ and DROP_MEMBERSHIP, AUXDATA, ORIGDEV, IGNORE_OUTGOING, TIMESTAMP, and QDISC_BYPASS, which
+        changes nothing: a queue that is empty is stepped over in any case."""
+        if level == SOL_SOCKET:
+            sock_setsockopt(self, option, value)
+            return
+        if level != SOL_PACKET:
+            raise error(errno.ENOPROTOOPT)
+        if option in (PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP):
+            self._membership(value, option == PACKET_ADD_MEMBERSHIP)
+        elif option == PACKET_AUXDATA:
+            self.auxdata = decode_int(value) != 0
+        elif option == PACKET_ORIGDEV:
+            self.origdev = decode_int(value) != 0
+        elif option == PACKET_IGNORE_OUTGOING:
+            number = decode_int(value)
+            if not 0 <= number <= 1:
+                raise error(errno.EINVAL, f"PACKET_IGNORE_OUTGOING: expected 0 or 1, not {number}")
+            self.ignore_outgoing = number != 0
+        elif option == PACKET_TIMESTAMP:
+            self.timestamp_source = decode_int(value)
+        elif option == PACKET_QDISC_BYPASS:
+            self.qdisc_bypass = decode_int(value) != 0
+        else:
+            raise error(errno.ENOPROTOOPT)
+
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        """As setsockopt, and PACKET_STATISTICS: frames and drops since it was last asked for."""
+        if level == SOL_SOCKET:
+            return sock_getsockopt(self, option, length)
+        if level != SOL_PACKET:
+            raise error(errno.ENOPROTOOPT)
+        if length < 0:
+            raise error(errno.EINVAL, f"option length: expected 0 or more bytes, not {length}")
+        if option == PACKET_STATISTICS:
+            drops = self.tp_drops
+            data = _STATS.pack((self.tp_packets + drops) & 0xFFFFFFFF, drops & 0xFFFFFFFF)
+            self.tp_packets = self.tp_drops = 0
+            return data[:length]
+        if option == PACKET_AUXDATA:
+            number = int(self.auxdata)
+        elif option == PACKET_ORIGDEV:
+            number = int(self.origdev)
+        elif option == PACKET_IGNORE_OUTGOING:
+            number = int(self.ignore_outgoing)
+        elif option == PACKET_TIMESTAMP:
+            number = self.timestamp_source
+        elif option == PACKET_QDISC_BYPASS:
+            number = int(self.qdisc_bypass)
+        else:
+            raise error(errno.ENOPROTOOPT)
+        return encode_int(number, length)
