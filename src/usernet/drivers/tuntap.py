@@ -127,7 +127,7 @@ class TunTap(Driver):
         self.name: str = name
         self.hw_features = NETIF_F_SG
         with host.entered(netns):
-            self._fd = _open_device()
+            self._fd = open_device(TUN_DEVICE)
             try:
                 self._attach(encoded)
                 if persist:
@@ -149,11 +149,7 @@ class TunTap(Driver):
 
     def _attach(self, encoded: bytes) -> None:
         flags = self._mode | IFF_NO_PI | (IFF_VNET_HDR if self._vnet else 0)
-        try:
-            answer = fcntl.ioctl(self._fd, TUNSETIFF, _IFREQ.pack(encoded, flags))
-        except OSError as problem:
-            raise _explain(problem.errno or 0, self.name, type(self).__name__) from None
-        self.name = answer[:IFNAMSIZ].rstrip(b"\0").decode()
+        self.name = attach(self._fd, encoded, flags, type(self).__name__)
         if not self._vnet:
             # An interface made persistent by another program may still have its offloads on.
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, 0)
@@ -293,18 +289,29 @@ class Tun(TunTap):
     kind = "tun"
 
 
-def _open_device() -> int:
+def open_device(path: str) -> int:
+    """Open the clone device. Raises OSError, which tells what to do about it."""
     try:
-        return os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise error(
-            errno.ENOENT, f"there is no {TUN_DEVICE}: load the kernel's module tun, or give the container the device"
+            errno.ENOENT, f"there is no {path}: load the kernel's module tun, or give the container the device"
         ) from None
     except PermissionError as problem:
-        raise error(problem.errno or errno.EACCES, f"{TUN_DEVICE} may not be opened by this user") from None
+        raise error(problem.errno or errno.EACCES, f"{path} may not be opened by this user") from None
 
 
-def _explain(code: int, name: str, kind: str) -> OSError:
+def attach(fd: int, name: bytes, flags: int, kind: str) -> str:
+    """Make, or attach to, the interface `name`; returns the name it has. Raises OSError, as the class tells."""
+    try:
+        answer = fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name, flags))
+    except OSError as problem:
+        raise explain(problem.errno or 0, name.decode(), kind) from None
+    return answer[:IFNAMSIZ].rstrip(b"\0").decode()
+
+
+def explain(code: int, name: str, kind: str) -> OSError:
+    """What the kernel's refusal to make or attach to an interface means."""
     what = f"{kind} {name!r}" if name else kind
     if code == errno.EPERM:
         return error(
