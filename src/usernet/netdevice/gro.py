@@ -61,7 +61,9 @@ class GroControl:
 def append_payload(held: SKBuff, skb: SKBuff, start: int, size: int) -> None:
     """Append to `held`, by reference, what `skb` has behind byte `start` from its `data`, `size` bytes (Linux:
     skb_gro_receive)."""
-    parts: list[Payload] = skb.slice(start, skb.len)
+    parts: list[Payload] = (
+        skb.slice(start, skb.len) if skb.data_len else [memoryview(skb.head)[skb.data + start : skb.tail]]
+    )
     if held.frags is None:
         held.frags = parts
     else:
