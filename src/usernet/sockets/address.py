@@ -7,7 +7,6 @@ way up, with the argument checks of the standard module (CPython: getsockaddrarg
 from __future__ import annotations
 
 import errno
-import operator
 from _socket import gaierror, inet_aton, inet_ntop, inet_pton
 from collections.abc import Callable
 from importlib import import_module
@@ -17,6 +16,7 @@ from usernet.core.errors import error
 from usernet.net.pernet import Net
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.sock.msg import Name, PacketAddr, SockAddr
+from usernet.sockets.arguments import c_int_alone
 
 AF_UNSPEC: Final = 0
 AF_INET: Final = 2
@@ -25,9 +25,6 @@ AF_PACKET: Final = 17
 
 EAI_NONAME: Final = -2
 EAI_ADDRFAMILY: Final = -9
-
-INT_MAX: Final = 2**31 - 1
-INT_MIN: Final = -(2**31)
 
 RESOLVER: Final = "usernet.posix.resolver"
 """Loaded, by name, when a name has to be asked for: it needs sockets itself, and so stands above them."""
@@ -164,20 +161,12 @@ def hosts_lookup(names: Names, name: str, family: int) -> list[bytes] | None:
     return found
 
 
-def _c_int(value: object) -> int:
-    """An argument that C takes as int. Raises TypeError, OverflowError."""
-    number = operator.index(value)  # type: ignore[arg-type]
-    if not INT_MIN <= number <= INT_MAX:
-        raise OverflowError("Python int too large to convert to C int")
-    return number
-
-
-def _port(value: object, call: str) -> int:
+def _port(value: object) -> int:
+    """A port; -1 for one that doesn't even fit into an int."""
     try:
-        port = _c_int(value)
+        return c_int_alone(value)
     except OverflowError:
-        port = -1
-    return port
+        return -1
 
 
 def parse_address(net: Net, family: int, address: Any, call: str) -> Name:
@@ -192,7 +181,7 @@ def parse_address(net: Net, family: int, address: Any, call: str) -> Name:
         if len(address) != 2:
             raise TypeError("AF_INET address must be a pair (host, port)")
         host_text(address[0])
-        port = _port(address[1], call)
+        port = _port(address[1])
         packed = resolve_host(net, address[0], AF_INET)
         if not 0 <= port <= 0xFFFF:
             raise OverflowError(f"{call}(): port must be 0-65535.")
@@ -210,9 +199,9 @@ def _parse_inet6(net: Net, address: Any, call: str) -> Name:
     if not 2 <= len(address) <= 4:
         raise TypeError("AF_INET6 address must be a tuple (host, port[, flowinfo[, scopeid]])")
     host_text(address[0])
-    port = _port(address[1], call)
-    flowinfo = _c_int(address[2]) if len(address) > 2 else 0
-    scope_id = _c_int(address[3]) if len(address) > 3 else 0
+    port = _port(address[1])
+    flowinfo = c_int_alone(address[2]) if len(address) > 2 else 0
+    scope_id = c_int_alone(address[3]) if len(address) > 3 else 0
     packed = resolve_host(net, address[0], AF_INET6)
     if not 0 <= port <= 0xFFFF:
         raise OverflowError(f"{call}(): port must be 0-65535.")
@@ -229,9 +218,9 @@ def _parse_packet(net: Net, address: Any, call: str) -> Name:
     name = address[0]
     if not isinstance(name, str):
         raise TypeError(f"{call}(): AF_PACKET interface must be str, not {type(name).__name__}")
-    protocol = _c_int(address[1])
-    pkttype = _c_int(address[2]) if len(address) > 2 else 0
-    hatype = _c_int(address[3]) if len(address) > 3 else 0
+    protocol = c_int_alone(address[1])
+    pkttype = c_int_alone(address[2]) if len(address) > 2 else 0
+    hatype = c_int_alone(address[3]) if len(address) > 3 else 0
     link = bytes(memoryview(address[4])) if len(address) > 4 else b""
     if len(link) > 8:
         raise ValueError("hardware address must be 8 bytes or less")

@@ -32,6 +32,22 @@ def c_int(value: object) -> int:
     return number
 
 
+def c_int_alone(value: object) -> int:
+    """As `c_int`, with the words for a call's only argument."""
+    number = operator.index(value)  # type: ignore[arg-type]
+    if not INT_MIN <= number <= INT_MAX:
+        raise OverflowError("Python int too large to convert to C int")
+    return number
+
+
+def c_long(value: object) -> int:
+    """An argument that C takes as long. Raises TypeError, OverflowError."""
+    number = operator.index(value)  # type: ignore[arg-type]
+    if not -SSIZE_MAX - 1 <= number <= SSIZE_MAX:
+        raise OverflowError("Python int too large to convert to C long")
+    return number
+
+
 def size(value: object, negative: str) -> int:
     """A number of bytes. Raises TypeError, OverflowError, and ValueError(`negative`) below zero."""
     number = operator.index(value)  # type: ignore[arg-type]

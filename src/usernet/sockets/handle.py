@@ -61,7 +61,7 @@ class SocketHandle:
 
     def _create(self, net: Net, family: Any, kind: Any, proto: Any) -> None:
         """Become the handle of a new socket of `net`. Raises TypeError, OverflowError, OSError."""
-        numbers = [_c_int_argument(value) for value in (family, kind, proto)]
+        numbers = [arguments.c_int_alone(value) for value in (family, kind, proto)]
         loop = net.loop
         loop.enter()
         try:
@@ -196,7 +196,7 @@ class SocketHandle:
 
     def setblocking(self, flag: Any, /) -> None:
         """`settimeout(None)` where true, `settimeout(0.0)` where false."""
-        self.settimeout(None if _c_long(flag) else 0.0)
+        self.settimeout(None if arguments.c_long(flag) else 0.0)
 
     def getblocking(self) -> bool:
         """False where calls never wait."""
@@ -360,7 +360,7 @@ class SocketHandle:
 
     def shutdown(self, how: Any, /) -> None:
         """shutdown(2): SHUT_RD, SHUT_WR or SHUT_RDWR. Raises OSError EINVAL, ENOTCONN."""
-        how = c_int(how)
+        how = arguments.c_int_alone(how)
         socket, sk = self._socket, self._sk
         if socket is None or sk is None:
             self._absent("shutdown", how)
@@ -456,17 +456,3 @@ def _wait_connected(sk: Sock, deadline: int) -> Blocking[None]:
     code = sk.take_error()
     if code and code != errno.EISCONN:
         raise error(code)
-
-
-def _c_int_argument(value: Any) -> int:
-    number = value.__index__() if hasattr(type(value), "__index__") else c_int(value)
-    if not arguments.INT_MIN <= number <= arguments.INT_MAX:
-        raise OverflowError("Python int too large to convert to C int")
-    return int(number)
-
-
-def _c_long(value: Any) -> int:
-    number = value.__index__() if hasattr(type(value), "__index__") else c_int(value)
-    if not -(2**63) <= number < 2**63:
-        raise OverflowError("Python int too large to convert to C long")
-    return int(number)
