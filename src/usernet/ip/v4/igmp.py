@@ -30,7 +30,7 @@ from usernet.net.protocols import NetProtocol, Protocols
 from usernet.netdevice.device import NETDEV_DOWN, NETDEV_UNREGISTER, NETDEV_UP, NetDevice
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.skbuff.dropreason import DropReason
-from usernet.skbuff.skbuff import PACKET_BROADCAST, PACKET_LOOPBACK, PACKET_MULTICAST, SKBuff
+from usernet.skbuff.skbuff import PACKET_BROADCAST, PACKET_MULTICAST, SKBuff
 from usernet.sock.af_ops import AddressFamily, Flow
 from usernet.wire import igmp, ipv4
 from usernet.wire.errors import WireError
@@ -419,8 +419,8 @@ class Igmp(NetProtocol):
                 skb.drop(DropReason.IGMP_INVALID, drops)
                 return
         elif kind in (igmp.IGMP_HOST_MEMBERSHIP_REPORT, igmp.IGMPV2_HOST_MEMBERSHIP_REPORT):
-            # Not our own that loops back, nor one that a router need not have heard.
-            if skb.pkt_type in (PACKET_MULTICAST, PACKET_BROADCAST) and skb.pkt_type != PACKET_LOOPBACK:
+            # Not our own that loops back (PACKET_LOOPBACK), nor one that a router need not have heard.
+            if skb.pkt_type in (PACKET_MULTICAST, PACKET_BROADCAST):
                 group = self.of(skb.dev).groups.get(addr)
                 if group is not None and not self._silent(addr):
                     self._stop_timer(group)
