@@ -40,7 +40,9 @@ def test_a_bad_address_is_the_standard_modules_error(net: Net, address: Any) -> 
     assert str(raised.value) == str(expected.value)
 
 
-@pytest.mark.parametrize("address", [("::1",), ("::1", 1, 2, 3, 4), ("::1", 1, -1), ("::1", 1, 2**20), "x", ("::1", 65536)])
+@pytest.mark.parametrize(
+    "address", [("::1",), ("::1", 1, 2, 3, 4), ("::1", 1, -1), ("::1", 1, 2**20), "x", ("::1", 65536)]
+)
 def test_a_bad_ipv6_address_is_an_error(net: Net, address: Any) -> None:
     with pytest.raises((TypeError, OverflowError)):
         parse_address(net, AF_INET6, address, "bind")
@@ -150,7 +152,8 @@ def test_an_address_of_the_other_family_is_no_name(net: Net) -> None:
 
 @pytest.mark.parametrize(
     ("text", "packed"),
-    [("1.2.3.4", b"\1\2\3\4"), ("1.2.3.4 x", None), ("1.2.3.400", None), ("name", None), ("::1", bytes(15) + b"\1"), ("::x", None)],
-)
+    [("1.2.3.4", b"\1\2\3\4"), ("1.2.3.4 x", None), ("1.2.3.400", None), ("name", None),
+     ("::1", bytes(15) + b"\1"), ("::x", None)],
+)  # fmt: skip
 def test_numeric_addresses(text: str, packed: bytes | None) -> None:
     assert numeric_address(text) == packed

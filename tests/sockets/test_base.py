@@ -76,7 +76,7 @@ def test_receiving_waits_and_gives_up(virtual: Virtual) -> None:
         assert right.recv(10) == b"one"
         assert virtual.seconds == 1
         right.settimeout(2)
-        with pytest.raises(TimeoutError, match="^timed out$") as raised:
+        with pytest.raises(TimeoutError, match=r"^timed out$") as raised:
             right.recv(10)
         assert raised.value.errno is None
         assert virtual.seconds == 3
@@ -134,7 +134,7 @@ def test_send_under_a_timeout_takes_what_fits(virtual: Virtual) -> None:
         virtual.at(2, lambda: right.recv(7))
         assert left.send(bytes(3 * ROOM)) == 7
         assert virtual.seconds == 2
-        with pytest.raises(TimeoutError, match="^timed out$"):
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
             left.send(b"x")
         assert virtual.seconds == 7
 
@@ -156,7 +156,7 @@ def test_sendall_has_one_deadline(virtual: Virtual) -> None:
         assert virtual.seconds == 8
         right.recv(10000)
         virtual.at(15, lambda: right.recv(100))
-        with pytest.raises(TimeoutError, match="^timed out$"):
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
             left.sendall(bytes(3 * ROOM))
         assert virtual.seconds == 18
 

@@ -126,7 +126,7 @@ def test_connect_gives_up_at_the_timeout(virtual: Virtual) -> None:
     _hold_handshakes(net)
     with listener(net), UserSocket(net) as sock:
         sock.settimeout(2)
-        with pytest.raises(TimeoutError, match="^timed out$") as raised:
+        with pytest.raises(TimeoutError, match=r"^timed out$") as raised:
             sock.connect(("127.0.0.1", 80))
         assert raised.value.errno is None
         assert virtual.seconds == 2
@@ -192,7 +192,7 @@ def test_accept_waits(virtual: Virtual) -> None:
 def test_accept_gives_up_at_the_timeout_and_connections_still_block(virtual: Virtual) -> None:
     with listener(virtual.net) as server, UserSocket(virtual.net) as client:
         server.settimeout(3)
-        with pytest.raises(TimeoutError, match="^timed out$"):
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
             server.accept()
         client.connect(("127.0.0.1", 80))
         connection, _ = server.accept()
@@ -383,9 +383,10 @@ def test_closing_after_the_stack_has_ended() -> None:
     second.fileno()
     stop(net)
     first.close()
+    keep = [second]
+    del second
     with pytest.warns(ResourceWarning):
-        del second
-        gc.collect()
+        keep.clear()
     with pytest.raises(UnusableStackError):
         third.bind(("", 1))
     third.close()
