@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_right
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.clock import NSEC_PER_SEC
@@ -148,7 +149,7 @@ class Fragments:
     def defrag(self, skb: SKBuff, user: int = IP_DEFRAG_LOCAL_DELIVER) -> SKBuff | None:
         """Take a fragment (Linux: ip_defrag).
 
-        skb: trimmed to its total length, `network_header` set, the header checked. user: IP_DEFRAG_*; datagrams of
+        skb: trimmed to its total length, `network_header`, `af` and the addresses set, the header checked. user: IP_DEFRAG_*; datagrams of
         different users are put together apart. Returns the whole packet, `data` at its network header, once nothing
         is missing, else None: the fragment was kept, or dropped.
         """
@@ -175,7 +176,7 @@ class Fragments:
         if peer is not None:
             peer.rid += 1
             queue.rid = peer.rid
-        queue.timer = Timer(self._loop.timers, _Expiry(self, queue))
+        queue.timer = Timer(self._loop.timers, partial(self._expire, queue))
         queue.timer.mod(self._loop.now + self.ipfrag_time * NSEC_PER_SEC)
         self.queues[key] = queue
         self.memory += QUEUE_OVERHEAD
@@ -327,14 +328,17 @@ class Fragments:
         whole.dst = first.dst
         whole.mark = first.mark
         whole.priority = first.priority
-        for name in ("af", "saddr", "daddr", "cb"):
-            if hasattr(first, name):
-                setattr(whole, name, getattr(first, name))
+        whole.af = first.af
+        whole.saddr = first.saddr
+        whole.daddr = first.daddr
+        if hlen > ipv4.IP_HLEN:
+            # What is known of the options.
+            whole.cb = first.cb
         for skb in packets:
             skb.consume()
         return whole
 
-    def expire(self, queue: FragQueue) -> None:
+    def _expire(self, queue: FragQueue, now: int) -> None:
         """The datagram's time is up (Linux: ip_expire)."""
         mib = self._mib
         mib.ReasmFails += 1
@@ -407,17 +411,3 @@ class Fragments:
         self._mib.FragOKs += 1
         skb.consume()
         return fragments
-
-
-@final
-class _Expiry:
-    """What a datagram's timer calls."""
-
-    __slots__ = ("_fragments", "_queue")
-
-    def __init__(self, fragments: Fragments, queue: FragQueue) -> None:
-        self._fragments = fragments
-        self._queue = queue
-
-    def __call__(self, now: int) -> None:
-        self._fragments.expire(self._queue)

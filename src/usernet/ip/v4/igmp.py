@@ -14,8 +14,9 @@ Bounds: memberships of a socket, `igmp_max_memberships` (20, ENOBUFS); sources o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC
@@ -125,8 +126,8 @@ class Igmp(NetProtocol):
             mc = self._by_index[dev.index] = McDevice(dev)
             mc.qrv = self.igmp_qrv
             timers = self._loop.timers
-            mc.gq_timer = Timer(timers, _Call(self._answer_general, mc))
-            mc.ifc_timer = Timer(timers, _Call(self._report_changes, mc))
+            mc.gq_timer = Timer(timers, partial(self._answer_general, mc))
+            mc.ifc_timer = Timer(timers, partial(self._report_changes, mc))
         return mc
 
     def _device_event(self, event: int, dev: NetDevice) -> None:
@@ -210,7 +211,7 @@ class Igmp(NetProtocol):
                 self._changed(mc)
             return
         group = McGroup(addr, mode)
-        group.timer = Timer(self._loop.timers, _GroupCall(self, mc, group))
+        group.timer = Timer(self._loop.timers, partial(self._report_group, mc, group))
         mc.groups[addr] = group
         self._revive(mc, group)
         self._added(mc, group)
@@ -334,7 +335,7 @@ class Igmp(NetProtocol):
         mc.ifc_count = mc.qrv
         mc.ifc_timer.mod(self._loop.now + _SOON)
 
-    def _report_changes(self, mc: McDevice) -> None:
+    def _report_changes(self, mc: McDevice, now: int) -> None:
         """Linux: igmp_ifc_timer_expire, igmpv3_send_cr."""
         report = Report(mc.dev.mtu)
         for group in list(reversed(mc.tomb.values())):
@@ -348,7 +349,7 @@ class Igmp(NetProtocol):
             mc.ifc_count -= 1
             mc.ifc_timer.mod(self._at_random(self._interval(mc)))
 
-    def _answer_general(self, mc: McDevice) -> None:
+    def _answer_general(self, mc: McDevice, now: int) -> None:
         """Answer a general query of version 3 (Linux: igmp_gq_timer_expire)."""
         report = Report(mc.dev.mtu)
         for group in mc.newest_first():
@@ -356,7 +357,7 @@ class Igmp(NetProtocol):
                 report.add_current(group)
         self._send_report(mc, report.finish())
 
-    def report_group(self, mc: McDevice, group: McGroup) -> None:
+    def _report_group(self, mc: McDevice, group: McGroup, now: int) -> None:
         """A group's timer is up: report it in the version spoken (Linux: igmp_timer_expire)."""
         if group.unsolicit_count:
             group.unsolicit_count -= 1
@@ -481,32 +482,3 @@ class Igmp(NetProtocol):
         timer = group.timer
         if timer is not None and not (timer.pending and timer.deadline - self._loop.now < within):
             timer.mod(self._at_random(within))
-
-
-@final
-class _Call:
-    """What a device's timer calls."""
-
-    __slots__ = ("_mc", "_method")
-
-    def __init__(self, method: Callable[[McDevice], None], mc: McDevice) -> None:
-        self._method = method
-        self._mc = mc
-
-    def __call__(self, now: int) -> None:
-        self._method(self._mc)
-
-
-@final
-class _GroupCall:
-    """What a group's timer calls."""
-
-    __slots__ = ("_group", "_igmp", "_mc")
-
-    def __init__(self, owner: Igmp, mc: McDevice, group: McGroup) -> None:
-        self._igmp = owner
-        self._mc = mc
-        self._group = group
-
-    def __call__(self, now: int) -> None:
-        self._igmp.report_group(self._mc, self._group)
