@@ -149,9 +149,10 @@ class Fragments:
     def defrag(self, skb: SKBuff, user: int = IP_DEFRAG_LOCAL_DELIVER) -> SKBuff | None:
         """Take a fragment (Linux: ip_defrag).
 
-        skb: trimmed to its total length, `network_header`, `af` and the addresses set, the header checked. user: IP_DEFRAG_*; datagrams of
-        different users are put together apart. Returns the whole packet, `data` at its network header, once nothing
-        is missing, else None: the fragment was kept, or dropped.
+        skb: trimmed to its total length, `network_header`, `af` and the addresses set, the header checked.
+        user: IP_DEFRAG_*; datagrams of different users are put together apart.
+        Returns the whole packet, `data` at its network header, once nothing is missing, else None: the fragment was
+        kept, or dropped.
         """
         mib = self._mib
         mib.ReasmReqds += 1
