@@ -3,11 +3,19 @@
 Two busy threads in CPython hand the interpreter lock to and fro at each system call, and waking a sleeping thread
 costs some 50 µs: more than the stack takes for a segment. So a thread whose call must wait drives all started stacks of
 the process itself while it waits: it is the leader, it sleeps in epoll on the devices, receives, fires timers. Other
-waiting threads are followers: they sleep on a lock of their own until their wait is met, or until the leader, its own
-wait being over, passes the lead to one of them. With nobody waiting, a single background thread leads; it takes the
-lead only after a moment without a leader, so that calls in quick succession never meet it.
+waiting threads are followers: they sleep on a lock of their own until their wait is met, or until the lead falls to
+one of them.
+
+Passing the lead on wakes a thread, and a leader that is served within a millisecond most often waits again at once. So
+it hands over only after a longer lead; else it just lets go, and takes the lead again when it comes back. Behind all
+this stands one background thread. It looks after the lead: where nobody has had it for a moment it gives it to a
+follower, or, with nobody waiting, takes it, and so calls in quick succession never meet it. While one thread leads on
+and on it sleeps without end.
 
 The runner is the one thing the stacks of a process share: its epoll, its eventfd and its thread.
+
+No lock is needed to see that no wake-up is lost: a leader first says that it is about to sleep (`_asleep`), then looks
+for work, deadlines and its own wait; whoever brings one of those first stores it, then looks at `_asleep`, and kicks.
 """
 
 from __future__ import annotations
@@ -20,7 +28,9 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from typing import Final, final
 
-from usernet.core.loop import INTERRUPTS, Loop, Trampoline
+from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC
+from usernet.core.errors import report
+from usernet.core.loop import ENTERED, INTERRUPTS, Loop, Trampoline
 from usernet.core.softirq import Napi
 from usernet.core.timer import NEVER
 from usernet.core.wait import Wait, Waiter
@@ -28,22 +38,45 @@ from usernet.core.wait import Wait, Waiter
 MOMENT: Final = 0.005
 """How long (s) there must have been no leader before the background thread takes the lead."""
 
-SELECT_BELOW: Final = 0.010
-"""Sleeps shorter than this (s) go through select(2), whose time-out has microseconds where epoll's has milliseconds."""
+FOLLOWERS_MOMENT: Final = 0.002
+"""The same where threads wait that could lead."""
+
+LONG_LEAD: Final = NSEC_PER_MSEC
+"""A leader that led for longer (ns) hands over to a follower at once when its wait is met."""
+
+POLL_EVERY: Final = NSEC_PER_MSEC
+"""How long (ns) leaders that never need to sleep may go without a look at the devices and deadlines."""
+
+SELECT_BELOW: Final = 2 * NSEC_PER_MSEC
+"""Shorter sleeps (ns) go through select(2), whose time-out has microseconds where epoll's has milliseconds."""
+
+LONGEST_SLEEP: Final = 86_400 * NSEC_PER_SEC
+"""A sleep (ns) that epoll can be asked for; its milliseconds are a C int."""
 
 DRAIN_LIMIT: Final = 64
 """How many batches of other stacks a call runs on its way out before it leaves the rest to the leader."""
+
+MAX_EVENTS: Final = 64
+"""Devices that one look at epoll reports; the others are seen at the next."""
 
 _monotonic_ns = time.monotonic_ns
 
 
 @final
 class ThreadWaiter(Waiter):
-    """A thread that waits, leading or following."""
+    """A thread that waits in `loop` (None: the background thread), leading or following."""
 
-    def __init__(self, runner: Runner, mask: int, exclusive: bool) -> None:
+    def __init__(self, runner: Runner, loop: Loop | None, mask: int, exclusive: bool) -> None:
         super().__init__(mask, exclusive)
+        self.loop = loop
+        self.ident: int = threading.get_ident()
         self.woken: bool = False
+        self.heir: bool = False
+        """The lead was offered to it."""
+        self.outer: ThreadWaiter | None = None
+        """The same thread's wait that led already, where a callback made this call on the way."""
+        self.since: int = 0
+        """When (ns) it took the lead."""
         self._runner = runner
         self._gate = threading.Lock()
         self._gate.acquire()
@@ -56,18 +89,19 @@ class ThreadWaiter(Waiter):
         return True
 
     def nudge(self) -> None:
-        """Make the thread look again: at its wait, or at the lead."""
-        if self._runner.leader is self:
-            self._runner.kick()
+        """Make the thread look again: at its wait, at the lead, or at a signal."""
+        runner = self._runner
+        if runner.leader is self:
+            runner.rouse()
         else:
             try:
                 self._gate.release()
             except RuntimeError:
                 pass  # it was nudged already and has not looked yet
 
-    def sleep(self, timeout: float) -> None:
-        """Sleep until nudged, at most `timeout` seconds; below zero, without end."""
-        self._gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX) if timeout >= 0 else -1)
+    def sleep(self, timeout: int) -> None:
+        """Sleep until nudged, at most `timeout` ns."""
+        self._gate.acquire(True, -1 if timeout >= NEVER >> 1 else max(timeout, 0) / NSEC_PER_SEC)
 
 
 @final
@@ -77,18 +111,27 @@ class Runner(Trampoline):
     def __init__(self) -> None:
         self.leader: ThreadWaiter | None = None
         self._mutex = threading.Lock()
-        self._followers: deque[ThreadWaiter] = deque()
+        self._followers: dict[ThreadWaiter, None] = {}
+        self._waiting: set[ThreadWaiter] = set()
         self._loops: set[Loop] = set()
         self._ready: deque[Loop] = deque()
+        self._draining: set[int] = set()
         self._deadlines: list[tuple[int, int, Loop]] = []
+        """When (ns, monotonic), a serial number, and whose."""
+        self._filed: dict[Loop, int] = {}
+        """The serial number of each loop's one valid deadline. The others are of no use: an earlier one came up."""
         self._serial: int = 0
         self._watched: dict[int, tuple[Loop, Napi]] = {}
         self._epoll = select.epoll()
         self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._kick_fd, select.EPOLLIN)
+        self._selected: list[int] = [self._epoll.fileno()] if self._epoll.fileno() < 1024 else []
         self._asleep: bool = False
+        self._wanted: bool = False
         self._wakes_at: int = NEVER
+        self._looked: int = 0
         self._background: ThreadWaiter | None = None
+        self._dormant: bool = False
         self._thread: threading.Thread | None = None
         self._stopping: bool = False
         self._lead_count: int = 0
@@ -96,24 +139,40 @@ class Runner(Trampoline):
     # -- the stacks
 
     def attach(self, loop: Loop) -> None:
-        with self._mutex:
-            self._loops.add(loop)
-        INTERRUPTS.install()
-        if self._thread is None:
-            self._stopping = False
-            self._thread = threading.Thread(target=self._run_background, name="usernet-runner", daemon=True)
-            self._thread.start()
-        self.schedule(loop)
+        INTERRUPTS.hold()
+        try:
+            with self._mutex:
+                self._loops.add(loop)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run_background, name="usernet-runner", daemon=True)
+                    self._thread.start()
+            INTERRUPTS.install()
+            self.schedule(loop)
+        finally:
+            INTERRUPTS.let_go()
 
     def detach(self, loop: Loop) -> None:
-        with self._mutex:
-            self._loops.discard(loop)
-            last = not self._loops
-            self._deadlines = [entry for entry in self._deadlines if entry[2] is not loop]
-            heapify(self._deadlines)
-        loop.filed = NEVER
-        if last:
-            INTERRUPTS.uninstall()
+        INTERRUPTS.hold()
+        try:
+            with self._mutex:
+                self._loops.discard(loop)
+                last = not self._loops
+                self._deadlines = [entry for entry in self._deadlines if entry[2] is not loop]
+                heapify(self._deadlines)
+                self._filed.pop(loop, None)
+                loop.filed = NEVER
+            for fd in [fd for fd, watched in tuple(self._watched.items()) if watched[0] is loop]:
+                self.unwatch(fd)
+            for waiter in tuple(self._waiting):
+                if waiter.loop is loop:
+                    waiter.wake(waiter.mask)
+            if self._ready:
+                # What this stack gave others to do on its last way out.
+                self.rouse()
+            if last:
+                INTERRUPTS.uninstall()
+        finally:
+            INTERRUPTS.let_go()
 
     @property
     def loops(self) -> int:
@@ -125,12 +184,23 @@ class Runner(Trampoline):
         thread = self._thread
         self._stopping = True
         if thread is not None:
-            background = self._background
-            if background is not None:
-                background.nudge()
-            self.kick()
-            thread.join()
+            while thread.is_alive():
+                background = self._background
+                if background is not None:
+                    background.woken = True
+                    background.nudge()
+                thread.join(MOMENT)
             self._thread = None
+        while self._waiting:
+            time.sleep(MOMENT)  # its stack was stopped, and it is on its way out
+        self._epoll.close()
+        os.close(self._kick_fd)
+
+    def abandon(self) -> None:
+        """This is the copy in a forked child: end its stacks, and touch nothing that is shared with the parent."""
+        for loop in self._loops:
+            loop.abandon("this stack belongs to the parent process: make a new one after fork()")
+        self._loops.clear()
         self._epoll.close()
         os.close(self._kick_fd)
 
@@ -139,10 +209,23 @@ class Runner(Trampoline):
     def schedule(self, loop: Loop) -> None:
         self._ready.append(loop)
         if self._asleep:
-            self.kick()
+            self.rouse()
+
+    def rouse(self) -> None:
+        """See to it that a leader that sleeps wakes: now, or when this thread leaves the stack that it is inside of.
+
+        Then because the leader, awake, would at once wait for that stack's lock; and it may have nothing left to do.
+        """
+        if self._asleep:
+            inside = ENTERED.get(threading.get_ident())
+            if inside is not None and inside.trampoline is self:
+                self._wanted = True
+            else:
+                self.kick()
 
     def kick(self) -> None:
         """Wake the leader from its sleep."""
+        self._asleep = False  # so that nobody else kicks it as well
         os.eventfd_write(self._kick_fd, 1)
 
     def left(self, loop: Loop) -> None:
@@ -152,30 +235,49 @@ class Runner(Trampoline):
         if loop.softirq.pending:
             self._ready.append(loop)
         if self._ready:
-            self._drain(DRAIN_LIMIT)
-            if self._ready and self._asleep:
-                self.kick()
+            ident = threading.get_ident()
+            draining = self._draining
+            # A callback on the way out of a batch may make calls: one drains, not one inside another.
+            if ident not in draining:
+                draining.add(ident)
+                try:
+                    self._drain(DRAIN_LIMIT, False)
+                finally:
+                    draining.discard(ident)
+        if self._asleep and (self._wanted or self._ready):
+            self.kick()
 
     def _file(self, loop: Loop, deadline: int) -> None:
         """Remember when `loop` wants to run next (ns of its own clock)."""
-        loop.filed = deadline
         when = deadline if deadline < 0 else deadline - loop.clock.now() + _monotonic_ns()
         with self._mutex:
+            if deadline >= loop.filed or loop not in self._loops:
+                return
+            loop.filed = deadline
             self._serial += 1
+            self._filed[loop] = self._serial
             heappush(self._deadlines, (when, self._serial, loop))
+            if len(self._deadlines) > 2 * len(self._loops) + 64:
+                self._deadlines = [entry for entry in self._deadlines if self._filed.get(entry[2]) == entry[1]]
+                heapify(self._deadlines)
         if self._asleep and when < self._wakes_at:
-            self.kick()
+            self.rouse()
 
-    def _drain(self, limit: int) -> None:
-        """Run the batches of stacks that were given work, one after the other, never one inside another."""
+    def _drain(self, limit: int, wait: bool) -> None:
+        """Run the batches of stacks that were given work, one after the other, never one inside another.
+
+        wait: also of those whose lock is taken. The leader has nothing better to do, and would hear again and again
+        of a device that nobody reads from; others leave it to the lock's holder.
+        """
         ready = self._ready
+        loops = self._loops
         while ready and limit:
             try:
                 loop = ready.popleft()
             except IndexError:
-                return
+                return  # another thread was faster
             limit -= 1
-            if loop.try_batch():
+            if loop in loops and loop.try_batch(wait):
                 earliest = loop.timers.earliest_entry()
                 if earliest < loop.filed:
                     self._file(loop, earliest)
@@ -185,12 +287,15 @@ class Runner(Trampoline):
     # -- devices
 
     def watch(self, fd: int, loop: Loop, napi: Napi) -> None:
-        self._watched[fd] = (loop, napi)
         self._epoll.register(fd, select.EPOLLIN)
+        self._watched[fd] = (loop, napi)
 
     def unwatch(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # it was closed, and so left the epoll by itself
 
     def watch_writable(self, fd: int, wanted: bool) -> None:
         if fd in self._watched:
@@ -199,164 +304,272 @@ class Runner(Trampoline):
     # -- waiting threads
 
     def wait(self, loop: Loop, wait: Wait) -> None:
-        waiter = ThreadWaiter(self, wait.mask, wait.exclusive)
+        waiter = ThreadWaiter(self, loop, wait.mask, wait.exclusive)
         deadline = wait.deadline
-        if deadline != NEVER:
+        if deadline < NEVER:
             deadline += _monotonic_ns() - loop.clock.now()
         for queue in wait.queues:
             queue.add(waiter)
+        self._waiting.add(waiter)
+        over = False
         try:
-            while not waiter.woken and (deadline == NEVER or _monotonic_ns() < deadline):
-                if self._take_lead(waiter):
-                    try:
-                        self._lead(waiter, deadline)
-                    finally:
-                        self._pass_lead(waiter)
-                else:
-                    try:
-                        waiter.sleep(-1 if deadline == NEVER else max(0, deadline - _monotonic_ns()) / 1e9)
-                    finally:
-                        with self._mutex:
-                            if waiter in self._followers:
-                                self._followers.remove(waiter)
+            loop.suspend()
+            if not waiter.woken:
+                self._wait(waiter, deadline)
+            over = True
         finally:
+            loop.resume()
+            self._waiting.discard(waiter)
             for queue in wait.queues:
                 queue.remove(waiter)
+            if not over and waiter.woken and waiter.exclusive:
+                # A signal handler raised, so that nobody acts on this wake-up: it is the next one's.
+                for queue in wait.queues:
+                    queue.wake(wait.mask)
 
-    def _take_lead(self, waiter: ThreadWaiter) -> bool:
+    def _wait(self, waiter: ThreadWaiter, deadline: int) -> None:
+        """Lead or follow until `waiter` is woken or `deadline` (ns, monotonic) has passed."""
+        if waiter.ident != INTERRUPTS.main:
+            self._lead_or_follow(waiter, deadline, False)
+            return
+        # Signal handlers are put off but for between two sleeps, when this thread holds neither lock nor lead.
+        outer = INTERRUPTS.wakeup
+        INTERRUPTS.wakeup = waiter.nudge
+        try:
+            while True:
+                self._lead_or_follow(waiter, deadline, True)
+                if not INTERRUPTS.pending:
+                    return
+                INTERRUPTS.release()
+                if waiter.loop is None or waiter.loop.unusable:
+                    return  # a handler closed the stack, or forked and this is the child
+        finally:
+            INTERRUPTS.wakeup = outer
+
+    def _lead_or_follow(self, waiter: ThreadWaiter, deadline: int, main: bool) -> None:
+        signals = INTERRUPTS.pending if main else ()
+        while not waiter.woken and not signals:
+            now = _monotonic_ns()
+            if now >= deadline:
+                break
+            if self._take_lead(waiter, now):
+                try:
+                    self._lead(waiter, deadline)
+                finally:
+                    self._pass_lead(waiter)
+            else:
+                # A signal that came before this looks is seen here; one that comes later opens the gate.
+                if not signals:
+                    waiter.sleep(deadline - now)
+                with self._mutex:
+                    self._followers.pop(waiter, None)
+        if waiter.heir:
+            # It was offered the lead, and is leaving.
+            waiter.heir = False
+            with self._mutex:
+                heir = self._choose_heir()
+            if heir is not None:
+                heir.nudge()
+
+    def _take_lead(self, waiter: ThreadWaiter, now: int) -> bool:
         """Become the leader, or a follower. The background thread gives way."""
         with self._mutex:
-            if self.leader is None:
+            waiter.heir = False
+            leader = self.leader
+            if leader is None or leader.ident == waiter.ident:
+                waiter.outer = leader
+                waiter.since = now
                 self.leader = waiter
                 self._lead_count += 1
                 return True
-            self._followers.append(waiter)
-            if self.leader is not self._background:
+            self._followers[waiter] = None
+            if leader is not self._background:
                 return False
-            background = self.leader
-        background.woken = True
-        self.kick()
+            leader.woken = True
+        self.rouse()
         return False
 
+    def _choose_heir(self) -> ThreadWaiter | None:
+        """A follower to offer the lead to, where nobody has it. Called with the mutex held."""
+        if self.leader is None:
+            for follower in self._followers:
+                if not follower.woken:
+                    follower.heir = True
+                    return follower
+        return None
+
     def _pass_lead(self, waiter: ThreadWaiter) -> None:
+        background = self._background
+        heir: ThreadWaiter | None = None
         with self._mutex:
-            if self.leader is waiter:
-                self.leader = None
-            heir = self._followers.popleft() if self._followers else None
-            background = self._background
+            outer = waiter.outer
+            self.leader = outer
+            self._lead_count += 1
+            if outer is not None:
+                if outer is background and self._followers:
+                    outer.woken = True
+            elif self._followers and (waiter is background or _monotonic_ns() - waiter.since > LONG_LEAD):
+                heir = self._choose_heir()
+            dormant = self._dormant
+            self._dormant = False
         if heir is not None:
             heir.nudge()
-        elif background is not None and background is not waiter and background.mask == 0:
+        if dormant and background is not None:
             background.nudge()
 
     def _lead(self, waiter: ThreadWaiter, deadline: int) -> None:
-        """Drive the stacks until `waiter` is woken or `deadline` (ns, monotonic) has passed."""
+        """Drive the stacks until `waiter` is woken or `deadline` (ns, monotonic) has passed, or a signal came."""
         ready = self._ready
-        while not waiter.woken:
-            self._drain(len(ready) + DRAIN_LIMIT)
-            if waiter.woken:
+        signals = INTERRUPTS.pending if waiter.ident == INTERRUPTS.main else ()
+        while True:
+            if ready:
+                self._drain(len(ready) + DRAIN_LIMIT, True)
+            over = waiter.woken or bool(signals)
+            if over:
+                # Others' devices and timers are not forgotten over calls that are all served at once.
+                now = _monotonic_ns()
+                if now - self._looked < POLL_EVERY:
+                    return
+                self._looked = now
+                self._expire(now)
+                self._receive(self._epoll.poll(0, MAX_EVENTS))
+                self._drain(len(ready), True)
                 return
-            now = _monotonic_ns()
-            if now >= deadline:
-                return
-            wakes_at = min(self._expire(now), deadline)
-            # Order matters: whoever gives work after this line sees _asleep, and kicks.
-            self._wakes_at = wakes_at
+            self._wanted = False
+            self._wakes_at = NEVER
             self._asleep = True
+            # From here on, whoever gives work, files a deadline or wakes this waiter kicks.
             try:
-                events = self._sleep(0.0 if ready or waiter.woken else (wakes_at - now) / 1e9, wakes_at == NEVER)
+                now = _monotonic_ns()
+                if now >= deadline:
+                    return
+                wakes_at = self._expire(now)
+                if deadline < wakes_at:
+                    wakes_at = deadline
+                self._wakes_at = wakes_at
+                if ready or waiter.woken or signals:
+                    self._asleep = False
+                    events = self._epoll.poll(0, MAX_EVENTS)
+                else:
+                    events = self._sleep(wakes_at - now)
             finally:
                 self._asleep = False
-            for fd, _ in events:
-                watched = self._watched.get(fd)
-                if watched is not None:
-                    watched[0].softirq.schedule(watched[1])
-                    ready.append(watched[0])
-                elif fd == self._kick_fd:
-                    try:
-                        os.eventfd_read(fd)
-                    except BlockingIOError:
-                        pass
+            self._looked = now
+            if events:
+                self._receive(events)
 
-    def _sleep(self, timeout: float, forever: bool) -> list[tuple[int, int]]:
-        if forever and timeout > 0:
-            return self._epoll.poll()
-        if 0 < timeout < SELECT_BELOW and self._epoll.fileno() < 1024:
-            if not select.select([self._epoll], (), (), timeout)[0]:
-                return []
-            timeout = 0.0
-        return self._epoll.poll(max(timeout, 0.0))
+    def _sleep(self, timeout: int) -> list[tuple[int, int]]:
+        """Wait for events, at most `timeout` ns, sometimes for less."""
+        epoll = self._epoll
+        if timeout <= 0:
+            return epoll.poll(0, MAX_EVENTS)
+        if timeout > LONGEST_SLEEP:
+            return epoll.poll(-1 if timeout >= NEVER >> 1 else LONGEST_SLEEP / NSEC_PER_SEC, MAX_EVENTS)
+        if timeout >= SELECT_BELOW or not self._selected:
+            # Whole milliseconds, and epoll.poll rounds up: half of one less than what is wanted comes out right.
+            return epoll.poll(max(timeout // NSEC_PER_MSEC - 0.5, 0.5) / 1000, MAX_EVENTS)
+        if not select.select(self._selected, (), (), timeout / NSEC_PER_SEC)[0]:
+            return []
+        return epoll.poll(0, MAX_EVENTS)
+
+    def _receive(self, events: list[tuple[int, int]]) -> None:
+        """Schedule the polling of the devices that epoll told of."""
+        for fd, _ in events:
+            watched = self._watched.get(fd)
+            if watched is not None:
+                watched[0].softirq.schedule(watched[1])
+                self._ready.append(watched[0])
+            elif fd == self._kick_fd:
+                try:
+                    os.eventfd_read(fd)
+                except BlockingIOError:
+                    pass  # one kick, seen by two leaders one after the other
 
     def _expire(self, now: int) -> int:
         """Ready the loops whose deadline has come; returns when the next comes (ns, monotonic)."""
         with self._mutex:
             deadlines = self._deadlines
             while deadlines:
-                when, _, loop = deadlines[0]
-                if when > now:
+                when, serial, loop = deadlines[0]
+                valid = self._filed.get(loop) == serial
+                if valid and when > now:
                     return when
                 heappop(deadlines)
-                loop.filed = NEVER
-                if loop in self._loops:
+                if valid:
+                    del self._filed[loop]
+                    loop.filed = NEVER
                     self._ready.append(loop)
-        return now if self._ready else NEVER
+        return NEVER
 
     # -- the background thread
 
     def _run_background(self) -> None:
-        """Lead whenever nobody has for a moment. `mask` 0 on its waiter means that it sleeps without end."""
-        waiter = ThreadWaiter(self, 1, exclusive=False)
+        """Look after the lead: whoever has it is let alone, but nobody is to have it for no longer than a moment."""
+        waiter = ThreadWaiter(self, None, 0, exclusive=False)
         self._background = waiter
         seen = -1
-        while not self._stopping:
+        while True:
             waiter.woken = False
+            if self._stopping:
+                break
+            heir: ThreadWaiter | None = None
+            lead = False
             with self._mutex:
-                leader = self.leader
-                count = self._lead_count
-                idle = leader is None and count == seen and not self._followers
-                if idle:
-                    self.leader = waiter
-                elif leader is None and self._followers:
-                    # Every follower has been nudged or is about to look; nothing may stay without a leader.
-                    self._followers[0].nudge()
-                waiter.mask = 0 if leader is not None and count == seen else 1
-            if idle:
+                # The count changes whenever the lead is taken or passed.
+                still = self._lead_count == seen
+                seen = self._lead_count
+                self._dormant = still and self.leader is not None
+                moment = FOLLOWERS_MOMENT if self._followers else MOMENT
+                if still and self.leader is None:
+                    heir = self._choose_heir()
+                    if not self._followers:
+                        lead = True
+                        waiter.since = 0
+                        self.leader = waiter
+            if lead:
                 try:
                     self._lead(waiter, NEVER)
+                except Exception as problem:
+                    report(problem)
                 finally:
                     self._pass_lead(waiter)
-                seen = -1
-            else:
-                seen = count
-                waiter.sleep(-1.0 if waiter.mask == 0 else MOMENT)
+            if heir is not None:
+                heir.nudge()
+            waiter.sleep(NEVER if self._dormant else int(moment * NSEC_PER_SEC))
         self._background = None
 
 
 _runners: list[Runner] = []
+_runners_lock = threading.Lock()
 
 
 def process_runner() -> Runner:
     """The runner of this process, made on first use."""
-    if not _runners:
-        _runners.append(Runner())
-    return _runners[0]
+    with _runners_lock:
+        if not _runners:
+            _runners.append(Runner())
+        return _runners[0]
 
 
 def close_process_runner() -> None:
     """End the runner's thread and close its descriptors, where no stack is started; the next start makes a new one."""
-    if _runners and not _runners[0].loops:
-        _runners.pop().close()
+    with _runners_lock:
+        if _runners and not _runners[0].loops:
+            _runners.pop().close()
 
 
 def _after_fork_in_child() -> None:
-    """The child's copies of the stacks are dead: their devices belong to the parent."""
-    INTERRUPTS.inside = False
+    """The child's copies of the stacks are dead: their devices belong to the parent. Only this thread is left."""
+    global _runners_lock
+    _runners_lock = threading.Lock()
+    ident = threading.get_ident()
+    inside = ENTERED.get(ident)
+    ENTERED.clear()
+    if inside is not None:
+        ENTERED[ident] = inside
+    INTERRUPTS.forked(ident, inside is not None)
     for runner in _runners:
-        for loop in runner._loops:
-            loop.close("this stack belongs to the parent process: make a new one after fork()")
-            loop.trampoline = None
-            loop._lock = threading.Lock()
-            loop._owner = 0
+        runner.abandon()
     _runners.clear()
 
 

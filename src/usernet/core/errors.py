@@ -1,4 +1,4 @@
-"""Errors towards the user of a socket: `OSError` with Linux's errno.
+"""Errors towards the user of a socket: `OSError` with Linux's errno; and those that nobody is there to catch.
 
 `OSError(errno, text)` picks the subclass by itself (ConnectionRefusedError, BlockingIOError, …), so one constructor
 serves every call.
@@ -7,6 +7,7 @@ serves every call.
 from __future__ import annotations
 
 import os
+import threading
 
 
 def error(code: int, message: str = "") -> OSError:
@@ -18,9 +19,19 @@ def error(code: int, message: str = "") -> OSError:
     return OSError(code, message or os.strerror(code))
 
 
+def report(problem: BaseException) -> None:
+    """Tell of an exception that a timer, a poll or a callback let out, by `threading.excepthook`.
+
+    It belongs to none of the calls that happen to be made at that moment, so it is raised in none; the stack goes on.
+    """
+    threading.excepthook(
+        threading.ExceptHookArgs((type(problem), problem, problem.__traceback__, threading.current_thread()))
+    )
+
+
 class UnusableStackError(RuntimeError):
     """The stack can't carry out a call: it is closed, nothing drives it, or it is the copy in a forked child."""
 
 
 class ReentryError(RuntimeError):
-    """Code that runs inside the stack (a signal handler, a tracer) called the same stack again."""
+    """Code that runs inside a stack (a signal handler, a probe) called that stack, or another one."""

@@ -1,8 +1,11 @@
 """Signals against the stack's batches: a Python signal handler never cuts one in two.
 
 CPython runs signal handlers in the main thread between any two bytecodes; one that raises, as the default handler of
-SIGINT does with KeyboardInterrupt, would leave a stack half updated. So while the main thread is inside a stack, the
-handlers wrapped here are put off until it has left. This is state of the process, as signal handlers are.
+SIGINT does with KeyboardInterrupt, would leave a stack half updated. So while the main thread is inside a stack, or in
+the bookkeeping of the runner, the handlers wrapped here are put off; they run once it has left, or at once where it
+sleeps in a call that waits. This is state of the process, as signal handlers are.
+
+Handlers that a program sets later are found and wrapped within a tenth of a second of being used (`next_scan`).
 """
 
 from __future__ import annotations
@@ -11,9 +14,18 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import final
+from typing import Final, final
+
+from usernet.core.clock import NSEC_PER_MSEC
+from usernet.core.timer import NEVER
 
 _Handler = Callable[[int, FrameType | None], object]
+
+SCAN_EVERY: Final = 100 * NSEC_PER_MSEC
+"""How long (ns) a handler that was set while stacks run may stay unwrapped."""
+
+_SCANNED: Final = range(1, 32)
+"""The standard signals. The real-time ones are looked at only when a stack is started."""
 
 
 @final
@@ -26,49 +38,102 @@ class DeferredHandler:
 
     def __call__(self, signum: int, frame: FrameType | None) -> object:
         guard = self._guard
-        if guard.inside:
-            guard.pending.append((self.handler, signum))
+        if guard.depth > 0:
+            guard.put_off(self.handler, signum)
             return None
         return self.handler(signum, frame)
 
 
 @final
 class InterruptGuard:
-    """Wraps the process's Python signal handlers while any stack is started. Used by the main thread alone."""
+    """Wraps the process's Python signal handlers while any stack is started. Used by the main thread alone.
+
+    `depth` counts what the main thread is inside of; above 0, handlers are put off. `wakeup` ends the sleep of a call
+    that the main thread waits in. `next_scan`: when (ns) to look for handlers that are not wrapped yet.
+    """
 
     def __init__(self) -> None:
-        self.inside: bool = False
+        self.depth: int = 0
         self.main: int = threading.main_thread().ident or 0
         self.pending: list[tuple[_Handler, int]] = []
-        self._wrapped: list[tuple[int, DeferredHandler, _Handler]] = []
+        self.wakeup: Callable[[], None] | None = None
+        self.next_scan: int = NEVER
+
+    @property
+    def inside(self) -> bool:
+        """Whether handlers are put off."""
+        return self.depth > 0
 
     def install(self) -> None:
-        """Wrap every Python handler that isn't wrapped yet. Does nothing outside the main thread."""
+        """Wrap every Python handler that isn't wrapped yet; from another thread: the main thread is to do it."""
+        self.next_scan = 0
+        if threading.get_ident() == self.main:
+            self._wrap(signal.valid_signals())
+
+    def scan(self, now: int) -> None:
+        """Wrap the handlers that were set since, in the main thread."""
+        self.next_scan = now + SCAN_EVERY
+        self._wrap(_SCANNED)
+
+    def _wrap(self, numbers: set[signal.Signals] | range) -> None:
+        for number in numbers:
+            handler = signal.getsignal(number)
+            if not callable(handler) or isinstance(handler, DeferredHandler):
+                continue
+            try:
+                signal.signal(number, DeferredHandler(self, handler))
+            except (OSError, ValueError):
+                continue
+
+    def uninstall(self) -> None:
+        """Put back the user's handlers. From another thread than the main one they stay wrapped, which does nothing
+        but pass signals on."""
+        self.next_scan = NEVER
         if threading.get_ident() != self.main:
             return
         for number in signal.valid_signals():
             handler = signal.getsignal(number)
-            if not callable(handler) or isinstance(handler, DeferredHandler):
-                continue
-            wrapper = DeferredHandler(self, handler)
-            try:
-                signal.signal(number, wrapper)
-            except (OSError, ValueError):
-                continue
-            self._wrapped.append((number, wrapper, handler))
+            if isinstance(handler, DeferredHandler):
+                signal.signal(number, handler.handler)
 
-    def uninstall(self) -> None:
-        """Put back the user's handlers where they are still wrapped."""
-        if threading.get_ident() != self.main:
-            return
-        for number, wrapper, handler in self._wrapped:
-            if signal.getsignal(number) == wrapper:
-                signal.signal(number, handler)
-        self._wrapped.clear()
+    def hold(self) -> None:
+        """Put handlers off until `let_go`, where this is the main thread."""
+        if threading.get_ident() == self.main:
+            self.depth += 1
+
+    def let_go(self) -> None:
+        """The end of `hold`. May raise what a handler raises that was put off."""
+        if threading.get_ident() == self.main:
+            self.depth -= 1
+            if self.pending and self.depth <= 0:
+                self.release()
+
+    def put_off(self, handler: _Handler, signum: int) -> None:
+        """Call `handler` later. As with the kernel's pending signals, one that comes again meanwhile is one."""
+        entry = (handler, signum)
+        if entry not in self.pending:
+            self.pending.append(entry)
+        if self.wakeup is not None:
+            self.wakeup()
 
     def release(self) -> None:
-        """The main thread has left: run what was put off. May raise what a handler raises."""
-        pending = self.pending
-        while pending and not self.inside:
-            handler, signum = pending.pop(0)
-            handler(signum, None)
+        """The main thread is inside nothing: run what was put off, all of it. May raise what a handler raises."""
+        depth = self.depth
+        self.depth = 0
+        try:
+            while self.pending:
+                handler, signum = self.pending.pop(0)
+                handler(signum, None)
+        finally:
+            self.depth = depth
+            if self.pending:
+                self.release()
+
+    def forked(self, ident: int, inside: bool) -> None:
+        """This is a forked child: `ident` is its main thread, from now on `inside` a stack or not."""
+        if ident != self.main:
+            self.main = ident
+            self.depth = 1 if inside else 0
+            self.pending.clear()
+            self.wakeup = None
+        self.uninstall()

@@ -11,10 +11,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar, final
+from typing import Final, TypeVar, final
 
 from usernet.core.clock import Clock
-from usernet.core.errors import ReentryError, UnusableStackError
+from usernet.core.errors import ReentryError, UnusableStackError, report
 from usernet.core.interrupts import InterruptGuard
 from usernet.core.softirq import Napi, SoftIRQ
 from usernet.core.timer import NEVER, TimerQueue
@@ -23,7 +23,10 @@ from usernet.core.wait import Blocking, Wait
 _T = TypeVar("_T")
 _get_ident = threading.get_ident
 
-INTERRUPTS = InterruptGuard()
+INTERRUPTS: Final = InterruptGuard()
+
+ENTERED: Final[dict[int, Loop]] = {}
+"""Which loop each thread of the process is inside of, by the thread's identifier. A thread is inside one at most."""
 
 
 class Trampoline:
@@ -34,11 +37,12 @@ class Trampoline:
         raise NotImplementedError
 
     def detach(self, loop: Loop) -> None:
-        """`loop` is stopped."""
+        """`loop` is stopped. Those who wait in it stop waiting."""
         raise NotImplementedError
 
     def schedule(self, loop: Loop) -> None:
-        """`loop` has work that came from outside it. May be called from any thread; takes no loop's lock."""
+        """`loop` has work that came from outside it. May be called from any thread, and from a finaliser that runs
+        anywhere: it takes no lock."""
         raise NotImplementedError
 
     def left(self, loop: Loop) -> None:
@@ -50,6 +54,7 @@ class Trampoline:
         raise NotImplementedError
 
     def unwatch(self, fd: int) -> None:
+        """The end of `watch`. Nothing happens where `fd` is not watched."""
         raise NotImplementedError
 
     def watch_writable(self, fd: int, wanted: bool) -> None:
@@ -57,13 +62,15 @@ class Trampoline:
         raise NotImplementedError
 
     def wait(self, loop: Loop, wait: Wait) -> None:
-        """Return, with the lock not held, when `wait` is over. Called without the lock."""
+        """Return when `wait` is over. Called with the lock held, and returns, or raises, with it held: it joins the
+        queues, `suspend`s the loop, sleeps, `resume`s the loop and leaves the queues, so that no wake-up is lost."""
         raise NotImplementedError
 
 
 @final
 class Loop:
-    """What runs one stack. `now` (ns) is the time of the current entry, for everything in the stack to read."""
+    """What runs one stack. `now` (ns) is the time of the current entry, for everything in the stack to read; it never
+    goes backwards. `filed`: the trampoline's, when (ns) it will look at the timers."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -75,64 +82,98 @@ class Loop:
         self.unusable: str = ""
         self._lock = threading.Lock()
         self._owner: int = 0
+        self._left_by: int = 0
+        """The thread whose call was the last thing to happen here; 0 where it was a batch or a callback."""
+        self._polled: int = -NEVER
         self._after: deque[Callable[[], None]] = deque()
+        self._after_in: set[int] = set()
+
+    # -- entering and leaving
 
     def enter(self) -> int:
         """Take the lock and read the clock; returns `now` (ns).
 
-        Raises ReentryError when this thread is inside already, UnusableStackError when the stack has ended.
+        Raises ReentryError when this thread is inside a stack already, UnusableStackError when this one has ended.
         """
         ident = _get_ident()
-        if self._owner == ident:
-            raise ReentryError("this stack was called from code that runs inside it (a signal handler, a probe)")
+        if ident in ENTERED:
+            raise ReentryError("a stack was called from code that runs inside a stack (a signal handler, a probe)")
         if ident == INTERRUPTS.main:
-            INTERRUPTS.inside = True
+            INTERRUPTS.depth += 1
         self._lock.acquire()
+        ENTERED[ident] = self
         self._owner = ident
         if self.unusable:
-            self._release(ident)
+            self._unlock(ident)
+            self._let_go(ident)
             raise UnusableStackError(self.unusable)
-        now = self.clock.now()
-        self.now = now
-        return now
+        try:
+            now = self.clock.now()
+        except BaseException:
+            self._unlock(ident)
+            self._let_go(ident)
+            raise
+        if now > self.now:
+            self.now = now
+            if now >= INTERRUPTS.next_scan and ident == INTERRUPTS.main:
+                INTERRUPTS.scan(now)
+        return self.now
 
     def leave(self) -> None:
-        """Run the softirq raised by this call, release the lock, then what was put off until then."""
-        if not self.softirq.idle:
-            self.softirq.run()
-        self._release(_get_ident())
-        if self._after:
-            self._run_after()
-        trampoline = self.trampoline
-        if trampoline is not None:
-            trampoline.left(self)
+        """Run the softirq raised by this call, release the lock, then what was put off until then.
 
-    def _release(self, ident: int) -> None:
+        In the main thread it may raise what a signal handler raises that was put off.
+        """
+        ident = self._owner
+        softirq = self.softirq
+        self._left_by = ident
+        try:
+            if softirq.pending or softirq.tasklets:
+                self._left_by = 0
+                softirq.run()
+        finally:
+            self._owner = 0
+            ENTERED.pop(ident, None)
+            self._lock.release()
+            try:
+                if self._after:
+                    self._run_after(ident)
+                trampoline = self.trampoline
+                if trampoline is not None:
+                    trampoline.left(self)
+            finally:
+                if ident == INTERRUPTS.main:
+                    INTERRUPTS.depth -= 1
+                    if INTERRUPTS.pending and INTERRUPTS.depth <= 0:
+                        INTERRUPTS.release()
+
+    def _unlock(self, ident: int) -> None:
         self._owner = 0
+        ENTERED.pop(ident, None)
         self._lock.release()
+
+    def _let_go(self, ident: int) -> None:
+        """The main thread is no longer inside: handlers may run."""
         if ident == INTERRUPTS.main:
-            INTERRUPTS.inside = False
-            if INTERRUPTS.pending:
+            INTERRUPTS.depth -= 1
+            if INTERRUPTS.pending and INTERRUPTS.depth <= 0:
                 INTERRUPTS.release()
 
-    def try_batch(self) -> bool:
-        """Run what is due, unless the lock is taken (its holder then sees the work when it leaves)."""
+    def suspend(self) -> None:
+        """Leave for a while, in the middle of a call: for trampolines. Signal handlers stay put off."""
+        if self._owner == INTERRUPTS.main:
+            INTERRUPTS.depth += 1
+        self.leave()
+
+    def resume(self) -> None:
+        """The end of `suspend`: take the lock again, also of a stack that has ended meanwhile."""
         ident = _get_ident()
-        if ident == INTERRUPTS.main:
-            INTERRUPTS.inside = True
-        if self._owner == ident or not self._lock.acquire(blocking=False):
-            if ident == INTERRUPTS.main and self._owner != ident:
-                INTERRUPTS.inside = False
-            return False
+        self._lock.acquire()
+        ENTERED[ident] = self
         self._owner = ident
-        if not self.unusable:
-            self.now = self.clock.now()
-            self.timers.run(self.now)
-            self.softirq.run()
-        self._release(ident)
-        if self._after:
-            self._run_after()
-        return True
+        now = self.clock.now()
+        if now > self.now:
+            self.now = now
 
     @property
     def inside(self) -> bool:
@@ -140,61 +181,139 @@ class Loop:
         return self._owner == _get_ident()
 
     def after(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once the lock has been released: the place for a user's code."""
+        """Call `callback` once the lock has been released: the place for a user's code. What it raises is reported."""
         self._after.append(callback)
 
-    def _run_after(self) -> None:
+    def _run_after(self, ident: int) -> None:
+        inside = self._after_in
+        if ident in inside:
+            return  # a callback made this call: who called that one goes on with the rest
+        inside.add(ident)
         after = self._after
-        while after:
+        try:
+            while after:
+                try:
+                    callback = after.popleft()
+                except IndexError:
+                    return  # another thread was faster
+                try:
+                    callback()
+                except Exception as problem:
+                    report(problem)
+        finally:
+            self._left_by = 0
+            inside.discard(ident)
+
+    # -- batches
+
+    def try_batch(self, wait: bool = False) -> bool:
+        """Run what is due. Where the lock is taken: with `wait`, wait for it; else return False, for its holder sees
+        the work when it leaves."""
+        ident = _get_ident()
+        if ident in ENTERED:
+            return False
+        if ident == INTERRUPTS.main:
+            INTERRUPTS.depth += 1
+        try:
+            if not self._lock.acquire(wait):
+                return False
+            ENTERED[ident] = self
+            self._owner = ident
+            self._left_by = 0
             try:
-                callback = after.popleft()
-            except IndexError:
-                return
-            callback()
+                if not self.unusable:
+                    now = self.clock.now()
+                    if now > self.now:
+                        self.now = now
+                    self.timers.run(self.now)
+                    self.softirq.run()
+            finally:
+                self._unlock(ident)
+            if self._after:
+                self._run_after(ident)
+            return True
+        finally:
+            self._let_go(ident)
 
     def schedule(self, napi: Napi) -> None:
         """Have `napi` polled soon. Safe from inside another stack and from any thread."""
-        self.softirq.schedule(napi)
-        if self.trampoline is not None and self._owner != _get_ident():
-            self.trampoline.schedule(self)
+        # Who scheduled it before has told the trampoline, or is about to.
+        if not napi.scheduled:
+            self.softirq.schedule(napi)
+            if self.trampoline is not None and self._owner != _get_ident():
+                self.trampoline.schedule(self)
 
     def poll(self, now: int) -> int | None:
-        """Do what is due at `now` (ns), by hand; returns the next deadline (ns), or None where nothing is planned."""
+        """Do what is due at `now` (ns), by hand; returns the next deadline (ns), or None where nothing is planned.
+
+        Where the clock is ahead of `now`, its time counts. Raises ValueError when `now` lies before an earlier one.
+        """
         self.enter()
         try:
-            if now < self.now:
-                raise ValueError(f"time can't go backwards: at {self.now} ns, polled for {now} ns")
-            self.now = now
-            self.timers.run(now)
+            if now < self._polled:
+                raise ValueError(f"time can't go backwards: polled for {self._polled} ns before, now for {now} ns")
+            self._polled = now
+            if now > self.now:
+                self.now = now
+            self.timers.run(self.now)
             self.softirq.run()
-            deadline = now if self.softirq.pending else self.timers.next_deadline()
+            deadline = self.now if self.softirq.pending else self.timers.next_deadline()
         finally:
             self.leave()
         return None if deadline == NEVER else deadline
 
+    # -- calls that wait
+
     def run_blocked(self, call: Blocking[_T]) -> _T:
-        """Run a call that has to wait to its end. Enters without the lock held, returns without it."""
-        trampoline = self.trampoline
-        if trampoline is None:
+        """Run a call that has to wait to its end. Enters without the lock held, returns without it.
+
+        What it waits for may have come since the attempt that found that it must wait, when the lock was let go of.
+        So where anything happened in between, the call is told at its first `Wait` to look again.
+        Raises what the call raises; UnusableStackError where nothing drives the stack, or it ends meanwhile.
+        """
+        try:
+            self.enter()
+        except BaseException:
             call.close()
-            raise UnusableStackError(
-                "this call has to wait, but nothing drives the stack: start it (`with stack:`), or make the socket "
-                "non-blocking and call stack.poll(now)"
-            )
+            raise
+        stale = self._left_by != self._owner
         try:
             while True:
-                self.enter()
                 try:
                     wait = next(call)
                 except StopIteration as stop:
                     result: _T = stop.value
                     return result
-                finally:
-                    self.leave()
+                if stale:
+                    stale = False
+                    continue
+                trampoline = self.trampoline
+                if trampoline is None:
+                    raise UnusableStackError(
+                        "this call has to wait, but nothing drives the stack: start it (`with stack:`), or make the "
+                        "socket non-blocking and call stack.poll(now)"
+                    )
                 trampoline.wait(self, wait)
+                if self.unusable:
+                    raise UnusableStackError(self.unusable)
         finally:
-            call.close()
+            try:
+                call.close()
+            finally:
+                self.leave()
 
     def close(self, why: str) -> None:
-        """From now on every entry raises UnusableStackError(`why`)."""
+        """From now on every entry raises UnusableStackError(`why`), and nothing is polled any more."""
         self.unusable = why
+        self.softirq.clear()
+
+    def abandon(self, why: str) -> None:
+        """Close the copy in a forked child, where another thread, which is not there, may hold the lock for ever."""
+        held = self._owner == _get_ident()
+        self.close(why)
+        self.trampoline = None
+        self._lock = threading.Lock()
+        if held:
+            self._lock.acquire()
+        else:
+            self._owner = 0

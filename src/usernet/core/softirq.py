@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, final
 
+from usernet.core.errors import report
+
 NAPI_WEIGHT: Final = 64
 NETDEV_BUDGET: Final = 300
 
@@ -29,13 +31,14 @@ class Napi:
 
 @final
 class SoftIRQ:
-    """The scheduled work of one stack."""
+    """The scheduled work of one stack: `pending` to be polled, `tasklets` to be called when the batch ends. `budget`:
+    how many packets a run may receive. `squeezed`: how often that was not enough (/proc/net/softnet_stat)."""
 
-    __slots__ = ("_tasklets", "budget", "pending", "squeezed")
+    __slots__ = ("budget", "pending", "squeezed", "tasklets")
 
     def __init__(self) -> None:
         self.pending: deque[Napi] = deque()
-        self._tasklets: deque[Callable[[], None]] = deque()
+        self.tasklets: deque[Callable[[], None]] = deque()
         self.budget: int = NETDEV_BUDGET
         self.squeezed: int = 0
 
@@ -47,29 +50,56 @@ class SoftIRQ:
 
     def defer(self, tasklet: Callable[[], None]) -> None:
         """Call `tasklet` once at the end of the current batch, outside whatever is on the call stack now."""
-        self._tasklets.append(tasklet)
+        self.tasklets.append(tasklet)
 
     @property
     def idle(self) -> bool:
-        return not self.pending and not self._tasklets
+        return not self.pending and not self.tasklets
 
     def run(self) -> None:
-        """Poll what is scheduled, up to the budget. What is left stays scheduled for the next run."""
+        """Poll what is scheduled, up to the budget. What is left stays scheduled for the next run.
+
+        What a poll or a tasklet raises is reported. A poll that raised is tried once more, since what it was given
+        may not all have been bad; one that raises again waits for its next interrupt.
+        """
         pending = self.pending
-        tasklets = self._tasklets
+        tasklets = self.tasklets
         budget = self.budget
-        while pending and budget > 0:
-            napi = pending.popleft()
-            # Cleared before the poll: what arrives while it runs schedules it anew, and none is missed.
-            napi.scheduled = False
-            weight = min(budget, NAPI_WEIGHT)
-            done = napi.poll(weight)
-            budget -= done
-            if done >= weight:
-                self.schedule(napi)
+        failed: Napi | None = None
+        while True:
+            if pending and budget > 0:
+                napi = pending.popleft()
+                # Cleared before the poll: what arrives while it runs schedules it anew, and none is missed.
+                napi.scheduled = False
+                weight = min(budget, NAPI_WEIGHT)
+                try:
+                    done = napi.poll(weight)
+                except Exception as problem:
+                    report(problem)
+                    done = 0
+                    if failed is not napi:
+                        failed = napi
+                        self.schedule(napi)
+                if done >= weight:
+                    self.schedule(napi)
+                # One that found nothing counts too: two that only schedule each other come to an end.
+                budget -= done or 1
+            elif not tasklets:
+                break
             while tasklets:
-                tasklets.popleft()()
+                self._call(tasklets.popleft())
         if pending:
             self.squeezed += 1
-        while tasklets:
-            tasklets.popleft()()
+
+    def _call(self, tasklet: Callable[[], None]) -> None:
+        try:
+            tasklet()
+        except Exception as problem:
+            report(problem)
+
+    def clear(self) -> None:
+        """Forget all that is scheduled: the stack has ended."""
+        for napi in self.pending:
+            napi.scheduled = False
+        self.pending.clear()
+        self.tasklets.clear()

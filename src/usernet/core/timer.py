@@ -9,11 +9,16 @@ time comes, and is filed again. Only re-arming to an earlier time than the filed
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final, final
+
+from usernet.core.errors import report
 
 NEVER: Final = 1 << 62
 """The deadline of a timer that is not armed (ns)."""
+
+COMPACT_ABOVE: Final = 64
+"""Entries beyond twice those still valid that a queue keeps before it throws the stale ones out."""
 
 
 @final
@@ -80,25 +85,47 @@ class Timer:
 
 @final
 class TimerQueue:
-    """All timers of one stack, in order of time, and of arming where times are equal."""
+    """All timers of one stack, in order of time; where times are equal, in the order in which they were filed."""
 
-    __slots__ = ("_heap", "_serial")
+    __slots__ = ("_heap", "_limit", "_serial")
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Timer]] = []
+        self._limit: int = COMPACT_ABOVE
         self._serial: int = 0
 
     def file(self, deadline: int, timer: Timer) -> None:
+        """Find `timer` at `deadline` (ns). For `Timer` alone."""
         self._serial += 1
         heappush(self._heap, (deadline, self._serial, timer))
+        if len(self._heap) > self._limit:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Throw stale entries out. A timer armed for long and then for soon, over and over, leaves one each time."""
+        live: dict[int, tuple[int, int, Timer]] = {}
+        for entry in self._heap:
+            filed, serial, timer = entry
+            if not timer.live_entry(filed):
+                timer.forget(filed)
+            elif serial < live.get(id(timer), (0, serial + 1, timer))[1]:
+                live[id(timer)] = entry
+        # In place: `run` holds on to the list.
+        self._heap[:] = live.values()
+        heapify(self._heap)
+        self._limit = 2 * len(self._heap) + COMPACT_ABOVE
 
     def run(self, now: int) -> int:
-        """Fire what is due at `now` (ns); returns how many entries were met."""
+        """Fire what is due at `now` (ns); returns how many entries were met. What a callback raises is reported."""
         heap = self._heap
         met = 0
         while heap and heap[0][0] <= now:
             filed, _, timer = heappop(heap)
-            again = timer.expire(filed, now)
+            try:
+                again = timer.expire(filed, now)
+            except Exception as problem:
+                report(problem)
+                again = NEVER
             if again != NEVER:
                 self.file(again, timer)
             met += 1
@@ -109,7 +136,7 @@ class TimerQueue:
         timers = {id(timer): timer for _, _, timer in self._heap}
         for timer in timers.values():
             timer.shift(delta)
-        self._heap = [(filed + delta, serial, timer) for filed, serial, timer in self._heap]
+        self._heap[:] = [(filed + delta, serial, timer) for filed, serial, timer in self._heap]
 
     def next_deadline(self) -> int:
         """The earliest deadline (ns), NEVER where no timer is armed. Drops and re-files stale entries it meets."""
@@ -128,9 +155,12 @@ class TimerQueue:
         return NEVER
 
     def earliest_entry(self) -> int:
-        """A lower bound of the next deadline, at no cost (ns)."""
-        return self._heap[0][0] if self._heap else NEVER
+        """A lower bound of the next deadline, at no cost (ns). Needs no lock."""
+        try:
+            return self._heap[0][0]
+        except IndexError:
+            return NEVER
 
     def pending(self) -> int:
         """How many timers are armed: for leak checks."""
-        return sum(1 for filed, _, timer in self._heap if timer.live_entry(filed))
+        return len({id(timer) for filed, _, timer in self._heap if timer.live_entry(filed)})
