@@ -140,7 +140,7 @@ class Stack:
         self._routes = net.get(Ipv4Routes)
         self._neighbours = net.get(Arp).table
         for state in (Tcp, Udp, Raw, Ping, InetFamily, PacketFamily):
-            net.get(state)  # type: ignore[type-var]
+            net.get(state)
         self.add_device(Loopback(), "lo", "127.0.0.1/8")
 
     def __repr__(self) -> str:

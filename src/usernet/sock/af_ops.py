@@ -54,6 +54,8 @@ class AddressFamily:
     """The operations of one address family in one namespace."""
 
     family: int = 0
+    level: int = 0
+    """The level of its own socket options (SOL_IP, SOL_IPV6)."""
     name: str = ""
     addr_len: int = 0
     header_len: int = 0

@@ -1,0 +1,273 @@
+"""Receiving: from the receive queue to the application's memory (Linux: tcp_recvmsg_locked, tcp_cleanup_rbuf)."""
+
+from __future__ import annotations
+
+import errno
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from usernet.core.errors import error
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Blocking, Wait
+from usernet.sock.datagram import receive_error
+from usernet.sock.msg import (
+    MSG_DONTWAIT,
+    MSG_ERRQUEUE,
+    MSG_OOB,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MSG_WAITALL,
+    RCV_SHUTDOWN,
+    MsgHdr,
+)
+from usernet.transport.tcp.const import (
+    ICSK_ACK_PUSHED,
+    ICSK_ACK_PUSHED2,
+    ICSK_ACK_SCHED,
+    SEQ_MASK,
+    TCP_CLOSE,
+    TCP_LISTEN,
+    TCP_SYN_RECV,
+    TCP_SYN_SENT,
+    TCP_URG_READ,
+    TCP_URG_VALID,
+    after,
+)
+from usernet.transport.tcp.output import send_ack
+from usernet.transport.tcp.window import choose_window, rcv_space_adjust, receive_window
+from usernet.wire.tcp import FIN
+
+if TYPE_CHECKING:
+    from usernet.transport.tcp.sock import TcpSock
+
+SOL_TCP: Final = 6
+TCP_CM_INQ: Final = 36
+SIOCINQ: Final = 0x541B
+SIOCOUTQ: Final = 0x5411
+SIOCOUTQNSD: Final = 0x894B
+SIOCATMARK: Final = 0x8905
+_INT: Final = Struct("=i")
+
+
+def cleanup_rbuf(sk: TcpSock, copied: int) -> None:
+    """The application read: tell the peer, if there is something worth telling (Linux: tcp_cleanup_rbuf)."""
+    send = False
+    pending = sk.ack_pending
+    if pending & ICSK_ACK_SCHED:
+        if (sk.rcv_nxt - sk.rcv_wup) & SEQ_MASK > sk.rcv_mss or (
+            copied > 0
+            and (pending & ICSK_ACK_PUSHED2 or (pending & ICSK_ACK_PUSHED and not sk.in_pingpong()))
+            and not sk.rmem_alloc
+        ):
+            send = True
+    if copied > 0 and not send and not sk.shutdown_mask & RCV_SHUTDOWN:
+        window = receive_window(sk)
+        # Only a window that doubles is worth a segment of its own.
+        if 2 * window <= sk.window_clamp:
+            new = choose_window(sk)
+            if new and new >= 2 * window:
+                send = True
+    if send:
+        send_ack(sk)
+
+
+def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[int, int, bool]:
+    """Copy from the queue, from sequence number `seq` on, up to `wanted` bytes.
+
+    Returns how much, the sequence number behind it, and whether to stop there: at the FIN, or at the urgent mark.
+    """
+    queue = sk.receive_queue
+    peek = flags & MSG_PEEK
+    trunc = flags & MSG_TRUNC
+    sink = msg.iter
+    copied = 0
+    skb = queue.first
+    while skb is not None:
+        following = skb.next
+        if sk.urg_data and sk.urg_seq == seq and copied:
+            return copied, seq, True
+        offset = (seq - skb.seq) & SEQ_MASK
+        length = skb.len
+        if offset < length and wanted:
+            used = min(length - offset, wanted)
+            if sk.urg_data:
+                urgent = (sk.urg_seq - seq) & SEQ_MASK
+                if urgent < used:
+                    if not urgent:
+                        if not sk.oobinline:
+                            # The urgent byte is out of band: step over it.
+                            seq = (seq + 1) & SEQ_MASK
+                            offset += 1
+                            used -= 1
+                    else:
+                        used = urgent
+            if used:
+                if not trunc:
+                    if offset == 0 and used == length and not skb.data_len:
+                        sink.write(memoryview(skb.head)[skb.data : skb.tail])
+                    else:
+                        for part in skb.slice(offset, offset + used):
+                            sink.write(part)
+                seq = (seq + used) & SEQ_MASK
+                copied += used
+                wanted -= used
+                offset += used
+        if sk.urg_data and after(seq, sk.urg_seq):
+            # The mark is behind us.
+            sk.urg_data = 0
+            sk.pred_ok = not sk.ofo and sk.rcv_wnd > 0
+        if offset < length:
+            return copied, seq, False
+        if skb.tcp_flags & FIN:
+            if not peek:
+                sk.copied_seq = seq
+                seq = (seq + 1) & SEQ_MASK
+                queue.popleft()
+                skb.consume()
+            return copied, seq, True
+        if not peek:
+            queue.popleft()
+            skb.consume()
+        if not wanted:
+            break
+        skb = following
+    return copied, seq, False
+
+
+def _take(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int) -> tuple[int, bool]:
+    """One attempt: returns how much was read, and whether to stop."""
+    if flags & MSG_PEEK:
+        offset = max(sk.peek_off, 0)
+        copied, _, stop = _copy(sk, msg, flags, wanted, (sk.copied_seq + offset) & SEQ_MASK)
+        if sk.peek_off >= 0:
+            sk.peek_off += copied
+        return copied, stop
+    copied, seq, stop = _copy(sk, msg, flags, wanted, sk.copied_seq)
+    sk.copied_seq = seq
+    if copied:
+        rcv_space_adjust(sk)
+        if sk.peek_off >= 0:
+            sk.peek_off = max(sk.peek_off - copied, 0)
+    return copied, stop
+
+
+def _recv_urg(sk: TcpSock, msg: MsgHdr, flags: int) -> int:
+    """MSG_OOB: the urgent byte (Linux: tcp_recv_urg)."""
+    if sk.oobinline or not sk.urg_data or sk.urg_data == TCP_URG_READ:
+        raise error(errno.EINVAL)
+    if sk.state == TCP_CLOSE and not sk.err:
+        raise error(errno.ENOTCONN)
+    if sk.urg_data & TCP_URG_VALID:
+        byte = bytes([sk.urg_data & 0xFF])
+        if not flags & MSG_PEEK:
+            sk.urg_data = TCP_URG_READ
+        msg.flags |= MSG_OOB
+        if msg.iter.length:
+            if not flags & MSG_TRUNC:
+                msg.iter.write(byte)
+            return 1
+        msg.flags |= MSG_TRUNC
+        return 0
+    if sk.state == TCP_CLOSE or sk.shutdown_mask & RCV_SHUTDOWN:
+        return 0
+    raise error(errno.EAGAIN)
+
+
+def tcp_recvmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+    """Receive (Linux: tcp_recvmsg). Returns how many bytes; 0 at the end of the stream.
+
+    Raises OSError: ENOTCONN, EAGAIN, EINVAL (no urgent data), the connection's error.
+    """
+    if flags & MSG_ERRQUEUE:
+        return receive_error(sk, msg)
+    if sk.state == TCP_LISTEN:
+        raise error(errno.ENOTCONN)
+    if flags & MSG_OOB:
+        return _recv_urg(sk, msg, flags)
+    wanted = msg.iter.length
+    target = wanted if flags & MSG_WAITALL else min(sk.rcvlowat, wanted) or 1
+    copied, stop = _take(sk, msg, flags, wanted)
+    if copied >= target or stop or not wanted:
+        return _finish(sk, msg, flags, copied)
+    ended = _ended(sk, copied, bool(flags & MSG_DONTWAIT))
+    if ended:
+        return _finish(sk, msg, flags, copied)
+    return _receive_blocked(sk, msg, flags, deadline, copied, target)
+
+
+def _ended(sk: TcpSock, copied: int, impatient: bool) -> bool:
+    """Whether a call that has `copied` bytes, fewer than it wants, ends here; raises where it ends in an error."""
+    if copied:
+        return bool(sk.err or sk.state == TCP_CLOSE or sk.shutdown_mask & RCV_SHUTDOWN or impatient)
+    if sk.fin_received:
+        return True
+    if sk.err:
+        sk.raise_error()
+    if sk.shutdown_mask & RCV_SHUTDOWN:
+        return True
+    if sk.state == TCP_CLOSE:
+        raise error(errno.ENOTCONN)
+    if impatient:
+        raise error(errno.EAGAIN)
+    return False
+
+
+def _receive_blocked(
+    sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: int, target: int
+) -> Blocking[int]:
+    while True:
+        cleanup_rbuf(sk, copied)
+        if sk.loop.now >= deadline:
+            if copied:
+                return _finish(sk, msg, flags, copied)
+            raise error(errno.EAGAIN)
+        yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline)
+        if flags & MSG_PEEK:
+            # A peek looks at all of it again, and waits only for the first of it.
+            if not copied:
+                copied, _ = _take(sk, msg, flags, msg.iter.length)
+            if copied or _ended(sk, copied, False):
+                return _finish(sk, msg, flags, copied)
+            continue
+        more, stop = _take(sk, msg, flags, msg.iter.length if not flags & MSG_TRUNC else msg.iter.length - copied)
+        copied += more
+        if copied >= target or stop or _ended(sk, copied, False):
+            return _finish(sk, msg, flags, copied)
+
+
+def _finish(sk: TcpSock, msg: MsgHdr, flags: int, copied: int) -> int:
+    if sk.state != TCP_CLOSE:
+        cleanup_rbuf(sk, copied)
+    if sk.inq_wanted and msg.control is not None:
+        msg.put_control(SOL_TCP, TCP_CM_INQ, _INT.pack(inq(sk)))
+    return copied
+
+
+def inq(sk: TcpSock) -> int:
+    """Bytes that can be read now (Linux: tcp_inq)."""
+    if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+        return 0
+    if sk.oobinline or not sk.urg_data or after(sk.copied_seq, sk.urg_seq) or not after(sk.rcv_nxt, sk.urg_seq):
+        count = (sk.rcv_nxt - sk.copied_seq) & SEQ_MASK
+        # The FIN has a number, but is no byte.
+        if count and sk.shutdown_mask & RCV_SHUTDOWN and sk.fin_received:
+            count -= 1
+        return count
+    return (sk.urg_seq - sk.copied_seq) & SEQ_MASK
+
+
+def tcp_ioctl(sk: TcpSock, request: int) -> int:
+    """SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, SIOCATMARK (tcp(7)). Raises OSError ENOTTY, or EINVAL on a listener."""
+    if request == SIOCATMARK:
+        return int(bool(sk.urg_data) and sk.urg_seq == sk.copied_seq)
+    if request not in (SIOCINQ, SIOCOUTQ, SIOCOUTQNSD):
+        raise error(errno.ENOTTY)
+    if sk.state == TCP_LISTEN:
+        raise error(errno.EINVAL)
+    if request == SIOCINQ:
+        return inq(sk)
+    if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+        return 0
+    if request == SIOCOUTQ:
+        return (sk.write_seq - sk.snd_una) & SEQ_MASK
+    return (sk.write_seq - sk.snd_nxt) & SEQ_MASK
+

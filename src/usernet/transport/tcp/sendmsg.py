@@ -1,0 +1,259 @@
+"""Sending: from the application's memory to the write queue (Linux: tcp_sendmsg_locked).
+
+What the application gives as `bytes` is referenced; what it could change is copied once. Segments in the queue are as
+large as a super-segment may be, so that most of them leave as they are. Small writes are gathered in a page of the
+socket's own, one fragment growing, and not a fragment each.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from usernet.core.errors import error
+from usernet.core.iov import Payload
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Blocking, Wait
+from usernet.skbuff.skbuff import SKBuff
+from usernet.sock.msg import MSG_DONTWAIT, MSG_EOR, MSG_MORE, MSG_OOB, SEND_SHUTDOWN, MsgHdr
+from usernet.transport.tcp.const import (
+    SEQ_MASK,
+    TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED,
+    TCP_NAGLE_CORK,
+    TCP_NAGLE_OFF,
+    TCP_NAGLE_PUSH,
+    TCP_SYN_RECV,
+    TCP_SYN_SENT,
+    after,
+)
+from usernet.transport.tcp.output import (
+    GSO_MAX_PAYLOAD,
+    MAX_SKB_FRAGS,
+    add_write_queue_tail,
+    bound_to_half_wnd,
+    current_mss,
+    new_segment,
+    push_pending_frames,
+    slow_start_after_idle_check,
+)
+from usernet.transport.tcp.rate import rate_check_app_limited
+from usernet.wire.tcp import ACK, PSH
+
+if TYPE_CHECKING:
+    from usernet.transport.tcp.sock import TcpSock
+
+PAGE_SIZE: Final = 32768
+COPY_BELOW: Final = 2048
+"""Writes smaller than this are copied to the socket's page rather than referenced."""
+
+
+def size_goal(sk: TcpSock, mss: int, large: bool) -> int:
+    """How large a queued segment may grow: whole MSS up to what the device takes (Linux: tcp_xmit_size_goal)."""
+    if not large:
+        return mss
+    goal = bound_to_half_wnd(sk, GSO_MAX_PAYLOAD)
+    return max(goal // mss * mss, mss)
+
+
+def mark_push(sk: TcpSock, skb: SKBuff) -> None:
+    """Linux: tcp_mark_push."""
+    skb.tcp_flags |= PSH
+    sk.pushed_seq = sk.write_seq
+
+
+def _push(sk: TcpSock, flags: int, mss: int, nonagle: int, goal: int) -> None:
+    """The application paused: send what may be sent (Linux: tcp_push)."""
+    skb = sk.write_queue.last
+    if skb is None:
+        return
+    if not flags & MSG_MORE or after(sk.write_seq, (sk.pushed_seq + (sk.max_window >> 1)) & SEQ_MASK):
+        mark_push(sk, skb)
+    if flags & MSG_OOB:
+        sk.snd_up = sk.write_seq
+    if _should_autocork(sk, skb, goal):
+        # The device's queue holds enough of ours: its emptying brings us back.
+        sk.net.mib.tcp_ext.TCPAutoCorking += 1
+        sk.tsq_throttled = True
+        return
+    push_pending_frames(sk, mss, TCP_NAGLE_CORK if flags & MSG_MORE else nonagle)
+
+
+def _should_autocork(sk: TcpSock, skb: SKBuff, goal: int) -> bool:
+    """Whether to wait for more while the last packet is still in the device's queue (Linux: tcp_should_autocork)."""
+    return (
+        skb.len < goal
+        and bool(sk.tcp.tcp_autocorking)
+        and sk.rtx_queue.first is not None
+        and sk.wmem_alloc > skb.truesize
+    )
+
+
+def push_now(sk: TcpSock) -> None:
+    """TCP_NODELAY or uncorking: send what Nagle held back (Linux: tcp_push_pending_frames)."""
+    if sk.write_queue.first is not None:
+        push_pending_frames(sk, current_mss(sk), sk.nonagle)
+
+
+def _small(sk: TcpSock, skb: SKBuff, data: Payload) -> None:
+    """Append a small write by way of the socket's page, extending the last fragment where it ends there."""
+    size = len(data)
+    page = sk.page
+    if page is None or sk.page_used + size > PAGE_SIZE:
+        page = sk.page = bytearray(PAGE_SIZE)
+        sk.page_used = 0
+    start = sk.page_used
+    page[start : start + size] = data
+    sk.page_used = start + size
+    frags = skb.frags
+    if frags:
+        last = frags[-1]
+        if type(last) is memoryview and last.obj is page and skb.cb == start:
+            frags[-1] = memoryview(page)[start - len(last) : start + size]
+            skb.len += size
+            skb.data_len += size
+            skb.truesize += size
+            skb.cb = start + size
+            return
+    skb.add_frag(memoryview(page)[start : start + size])
+    skb.cb = start + size
+
+
+def _fill(sk: TcpSock, msg: MsgHdr, flags: int, mss: int, goal: int) -> int:
+    """Move data to the write queue until it is all there or the buffer is full; returns how much."""
+    queue = sk.write_queue
+    source = msg.iter
+    copied = 0
+    while source.length:
+        skb = queue.last
+        room = goal - skb.len if skb is not None else 0
+        if skb is None or room <= 0 or skb.tx.eor or (skb.frags is not None and len(skb.frags) >= MAX_SKB_FRAGS):
+            if sk.wmem_queued >= sk.sndbuf:
+                return copied
+            skb = new_segment(sk.write_seq, ACK)
+            skb.cb = -1
+            if queue.first is None:
+                rate_check_app_limited(sk)
+            add_write_queue_tail(sk, skb)
+            room = goal
+        size = min(room, source.length)
+        data = source.read(size)
+        size = len(data)
+        if size < COPY_BELOW:
+            _small(sk, skb, data)
+        else:
+            skb.add_frag(data)
+            skb.cb = -1
+        sk.wmem_queued += size
+        queue.bytes += size
+        if not copied:
+            skb.tcp_flags &= ~PSH
+        sk.write_seq = (sk.write_seq + size) & SEQ_MASK
+        skb.end_seq = (skb.end_seq + size) & SEQ_MASK
+        skb.gso_segs = 0
+        copied += size
+        if skb.len < goal or flags & MSG_OOB:
+            continue
+        if after(sk.write_seq, (sk.pushed_seq + (sk.max_window >> 1)) & SEQ_MASK):
+            mark_push(sk, skb)
+            push_pending_frames(sk, mss, TCP_NAGLE_PUSH)
+        elif skb is queue.first:
+            push_pending_frames(sk, mss, TCP_NAGLE_PUSH)
+    if copied and flags & MSG_EOR and queue.last is not None:
+        queue.last.tx.eor = True
+    return copied
+
+
+def _check(sk: TcpSock) -> None:
+    """Whether sending is possible at all; raises as sk_stream_error and do_error do."""
+    if sk.err or sk.shutdown_mask & SEND_SHUTDOWN:
+        if sk.err:
+            sk.raise_error()
+        raise error(errno.EPIPE)
+
+
+def tcp_sendmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+    """Send a message's data (Linux: tcp_sendmsg). Returns how many bytes were taken.
+
+    Raises OSError: EPIPE (closed or not connected), the connection's error, EAGAIN.
+    """
+    if sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT):
+        if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+            if flags & MSG_DONTWAIT:
+                raise error(errno.EAGAIN)
+            return _send_blocked(sk, msg, flags, deadline, 0)
+        _check(sk)
+        raise error(errno.EPIPE)
+    _check(sk)
+    if not sk.packets_out and sk.snd_nxt == sk.write_seq:
+        slow_start_after_idle_check(sk)
+    mss = current_mss(sk)
+    goal = size_goal(sk, mss, not flags & MSG_OOB)
+    copied = _fill(sk, msg, flags, mss, goal)
+    if copied:
+        _push(sk, flags, mss, sk.nonagle, goal)
+    if not msg.iter.length:
+        return copied
+    sk.nospace = True
+    if flags & MSG_DONTWAIT:
+        if not copied:
+            raise error(errno.EAGAIN)
+        return copied
+    return _send_blocked(sk, msg, flags, deadline, copied)
+
+
+def _send_blocked(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: int) -> Blocking[int]:
+    """The rest of a call that has to wait: for the connection, then for room, again and again."""
+    while sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+        if sk.loop.now >= deadline:
+            raise error(errno.EAGAIN)
+        yield Wait((sk.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP, deadline)
+        _check(sk)
+        if sk.state == TCP_CLOSE:
+            raise error(errno.EPIPE)
+    while True:
+        if sk.err or sk.shutdown_mask & SEND_SHUTDOWN or sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT):
+            if copied:
+                return copied
+            _check(sk)
+            raise error(errno.EPIPE)
+        mss = current_mss(sk)
+        goal = size_goal(sk, mss, not flags & MSG_OOB)
+        more = _fill(sk, msg, flags, mss, goal)
+        copied += more
+        if more:
+            _push(sk, flags, mss, sk.nonagle, goal)
+        if not msg.iter.length:
+            return copied
+        sk.nospace = True
+        # What waits must go out, whatever Nagle says, or room would never come.
+        if sk.write_queue.first is not None:
+            push_pending_frames(sk, mss, TCP_NAGLE_PUSH)
+        if sk.stream_writeable() and sk.wmem_queued < sk.sndbuf:
+            continue
+        if sk.loop.now >= deadline:
+            if copied:
+                return copied
+            raise error(errno.EAGAIN)
+        yield Wait((sk.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLIN, deadline)
+
+
+def set_cork(sk: TcpSock, on: bool) -> None:
+    """TCP_CORK (Linux: __tcp_sock_set_cork)."""
+    if on:
+        sk.nonagle |= TCP_NAGLE_CORK
+    else:
+        sk.nonagle &= ~TCP_NAGLE_CORK
+        if sk.nonagle & TCP_NAGLE_OFF:
+            sk.nonagle |= TCP_NAGLE_PUSH
+        push_now(sk)
+
+
+def set_nodelay(sk: TcpSock, on: bool) -> None:
+    """TCP_NODELAY (Linux: __tcp_sock_set_nodelay)."""
+    if on:
+        sk.nonagle |= TCP_NAGLE_OFF | TCP_NAGLE_PUSH
+        push_now(sk)
+    else:
+        sk.nonagle &= ~TCP_NAGLE_OFF
+

@@ -1,0 +1,1163 @@
+"""A TCP socket: its state, and the calls on it (Linux: `struct tcp_sock`, `struct inet_connection_sock`, tcp.c).
+
+The state is one object, as in Linux, whose attributes are grouped by who works with them; the algorithms are functions
+in the modules beside. Sequence numbers are 32 bits and wrap. Windows are in bytes, `snd_cwnd` and all that counts
+packets in packets; times in ns, those named _us in µs (`srtt_us` eightfold, `mdev_us` fourfold, as in Linux).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from typing import TYPE_CHECKING, final
+
+from usernet.core.errors import error
+from usernet.core.timer import NEVER, Timer
+from usernet.core.wait import (
+    EPOLLERR,
+    EPOLLHUP,
+    EPOLLIN,
+    EPOLLOUT,
+    EPOLLPRI,
+    EPOLLRDHUP,
+    EPOLLRDNORM,
+    EPOLLWRBAND,
+    EPOLLWRNORM,
+    Blocking,
+    Wait,
+)
+from usernet.net.dst import (
+    RTAX_INITCWND,
+    RTAX_QUICKACK,
+    RTAX_RTO_MIN,
+    RTAX_SSTHRESH,
+)
+from usernet.net.pernet import Net
+from usernet.skbuff.queue import SKBuffQueue
+from usernet.skbuff.skbuff import SKBuff
+from usernet.sock.af_ops import RTN_BROADCAST, RTN_MULTICAST, AddressFamily
+from usernet.sock.inet import InetSock
+from usernet.sock.msg import (
+    RCV_SHUTDOWN,
+    SEND_SHUTDOWN,
+    SHUT_RD,
+    SHUT_RDWR,
+    SHUT_WR,
+    SHUTDOWN_MASK,
+    MsgHdr,
+    Name,
+    SockAddr,
+)
+from usernet.sock.ports import inet_bind
+from usernet.sock.sock import O_NONBLOCK, SOCK_STREAM, WAKE_WRITE, Sock
+from usernet.transport.tcp import recvmsg as _recvmsg
+from usernet.transport.tcp import sendmsg as _sendmsg
+from usernet.transport.tcp import sockopt as _sockopt
+from usernet.transport.tcp import timer as _timer
+from usernet.transport.tcp.ack import rtt_estimator, set_rto
+from usernet.transport.tcp.congestion.base import CongestionControl
+from usernet.transport.tcp.const import (
+    ICSK_TIME_PROBE0,
+    MSEC,
+    SEC,
+    SEQ_MASK,
+    STATE_NAMES,
+    TCP_CA_CWR,
+    TCP_CA_OPEN,
+    TCP_CA_RECOVERY,
+    TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_CLOSING,
+    TCP_DEFAULT_SCALING_RATIO,
+    TCP_DELACK_MAX,
+    TCP_ESTABLISHED,
+    TCP_FIN_WAIT1,
+    TCP_FIN_WAIT2,
+    TCP_INFINITE_SSTHRESH,
+    TCP_LAST_ACK,
+    TCP_LISTEN,
+    TCP_MSS_DEFAULT,
+    TCP_RTO_MAX,
+    TCP_RTO_MIN,
+    TCP_SYN_RECV,
+    TCP_SYN_SENT,
+    TCP_TIME_WAIT,
+    TCP_TIMEOUT_INIT,
+    TCP_TIMEWAIT_LEN,
+    TCP_URG_VALID,
+)
+from usernet.transport.tcp.input import replace_ts_recent
+from usernet.transport.tcp.mtup import MtuProbe
+from usernet.transport.tcp.output import (
+    SentQueue,
+    connect,
+    packets_in_flight,
+    reset_xmit_timer,
+    current_mss,
+    send_ack,
+    send_active_reset,
+    send_fin,
+    sync_mss,
+    write_xmit,
+    xmit_retransmit_queue,
+)
+from usernet.transport.tcp.recovery import simple_retransmit
+from usernet.transport.tcp.tcp import Tcp
+from usernet.transport.tcp.timewait import TimeWaitSock
+from usernet.wire import checksum
+
+if TYPE_CHECKING:
+    from usernet.net.protocols import ErrorReport
+
+SS_UNCONNECTED = 0
+SS_CONNECTING = 1
+SS_CONNECTED = 2
+
+IPPROTO_TCP = 6
+
+
+@final
+class TcpSock(InetSock):
+    """One TCP socket."""
+
+    def __init__(self, net: Net, af: AddressFamily) -> None:
+        super().__init__(net, af, SOCK_STREAM, IPPROTO_TCP)
+        tcp = net.get(Tcp)
+        self.tcp = tcp
+        self.ss_state: int = SS_UNCONNECTED
+        self.key: bytes = b""
+        self.rcvbuf = tcp.tcp_rmem[1]
+        self.sndbuf = tcp.tcp_wmem[1]
+        # What was sent and is not acknowledged, and what is to be sent.
+        self.write_queue = SKBuffQueue()
+        self.rtx_queue = SKBuffQueue()
+        self.sent = SentQueue()
+        self.wmem_queued: int = 0
+        self.page: bytearray | None = None
+        self.page_used: int = 0
+        self.nospace: bool = False
+        self.nonagle: int = 0
+        self.tsq_throttled: bool = False
+        # Sending: RFC 9293 section 3.3.1.
+        self.snd_una: int = 0
+        self.snd_nxt: int = 0
+        self.snd_wnd: int = 0
+        self.snd_wl1: int = 0
+        self.snd_up: int = 0
+        self.urg_mode: bool = False
+        self.write_seq: int = 0
+        self.pushed_seq: int = 0
+        self.snd_sml: int = 0
+        self.max_window: int = 0
+        self.snd_wscale: int = 0
+        self.mss_cache: int = TCP_MSS_DEFAULT
+        self.mss_clamp: int = 0xFFFF
+        self.user_mss: int = 0
+        self.pmtu_cookie: int = 0
+        self.tcp_header_len: int = 20
+        self.pseudo_base: int = 0
+        self.mtup = MtuProbe()
+        # Receiving.
+        self.rcv_nxt: int = 0
+        self.rcv_wup: int = 0
+        self.rcv_wnd: int = 0
+        self.rcv_wscale: int = 0
+        self.copied_seq: int = 0
+        self.window_clamp: int = 0
+        self.rcv_ssthresh: int = 0
+        self.scaling_ratio: int = TCP_DEFAULT_SCALING_RATIO
+        self.advmss: int = 65535
+        self.pred_ok: bool = False
+        self.ofo: list[SKBuff] | None = None
+        self.selective_acks: tuple[tuple[int, int], ...] = ()
+        self.duplicate_sack: tuple[int, int] | None = None
+        self.urg_data: int = 0
+        self.urg_seq: int = 0
+        self.rcvq_space: int = 0
+        self.rcvq_seq: int = 0
+        self.rcvq_mstamp: int = 0
+        self.rcv_rtt_us: int = 0
+        self.rcv_rtt_seq: int = 0
+        self.rcv_rtt_time: int = 0
+        self.rcv_rtt_last_tsecr: int = 0
+        self.buffers_ready: bool = False
+        self.fin_received: bool = False
+        self.inq_wanted: bool = False
+        # Options of the connection, and of the segment being processed.
+        self.tstamp_ok: bool = False
+        self.sack_ok: bool = False
+        self.wscale_ok: bool = False
+        self.ts_recent: int = 0
+        self.ts_recent_stamp: int = 0
+        self.tsoffset: int = 0
+        self.saw_tstamp: bool = False
+        self.rx_tsval: int = 0
+        self.rx_tsecr: int = 0
+        self.rx_sacks: list[tuple[int, int]] | None = None
+        # Acknowledging (icsk_ack).
+        self.ack_pending: int = 0
+        self.ack_quick: int = 0
+        self.ack_pingpong: int = 0
+        self.ack_ato: int = 0
+        self.ack_lrcvtime: int = 0
+        self.rcv_mss: int = TCP_MSS_DEFAULT
+        self.last_seg_size: int = 0
+        self.dst_quick_ack: bool = False
+        self.delack_max: int = TCP_DELACK_MAX
+        self.compressed_ack: int = 0
+        self.compressed_ack_rcv_nxt: int = 0
+        self.dup_ack_counter: int = 0
+        self.last_oow_ack_time: int = -SEC
+        # Round trip and time-outs.
+        self.srtt_us: int = 0
+        self.mdev_us: int = TCP_TIMEOUT_INIT // 1000
+        self.mdev_max_us: int = 0
+        self.rttvar_us: int = 0
+        self.rtt_seq: int = 0
+        self.rtt_min: tuple[int, int] = (0xFFFFFFFF, 0)
+        self.rto: int = TCP_TIMEOUT_INIT
+        self.rto_init: int = TCP_TIMEOUT_INIT
+        self.rto_max: int = tcp.tcp_rto_max_ms * MSEC
+        self.backoff: int = 0
+        self.icsk_pending: int = 0
+        self.icsk_retransmits: int = 0
+        self.total_rto: int = 0
+        self.probes_out: int = 0
+        self.probes_tstamp: int = 0
+        self.rcv_tstamp: int = 0
+        self.lsndtime: int = 0
+        self.user_timeout: int = 0
+        self.syn_retries: int = 0
+        self.keepidle: int = 0
+        self.keepintvl: int = 0
+        self.keepcnt: int = 0
+        self.linger2: int = 0
+        self.thin_lto: bool = False
+        self.synack_mstamp: int = 0
+        timers = net.loop.timers
+        self.retransmit_timer = Timer(timers, self._on_write_timer)
+        self.delack_timer = Timer(timers, self._on_delack_timer)
+        self.keepalive_timer: Timer | None = None
+        self.pacing_timer: Timer | None = None
+        self.comp_sack_timer: Timer | None = None
+        # Congestion and recovery.
+        self.ca: CongestionControl = tcp.new_congestion_control()
+        self.ca_ready: bool = False
+        self.ca_state: int = TCP_CA_OPEN
+        self.snd_cwnd: int = 10
+        self.snd_cwnd_cnt: int = 0
+        self.snd_cwnd_clamp: int = 0xFFFFFFFF
+        self.snd_cwnd_used: int = 0
+        self.snd_cwnd_stamp: int = 0
+        self.snd_ssthresh: int = TCP_INFINITE_SSTHRESH
+        self.prior_cwnd: int = 0
+        self.prior_ssthresh: int = 0
+        self.prr_delivered: int = 0
+        self.prr_out: int = 0
+        self.is_cwnd_limited: bool = False
+        self.rwnd_limited: bool = False
+        self.max_packets_out: int = 0
+        self.cwnd_usage_seq: int = 0
+        self.packets_out: int = 0
+        self.sacked_out: int = 0
+        self.retrans_out: int = 0
+        self.lost_out: int = 0
+        self.highest_sack: SKBuff | None = None
+        self.retransmit_hint: SKBuff | None = None
+        self.recv_sack_cache: list[tuple[int, int]] = []
+        self.high_seq: int = 0
+        self.reordering: int = tcp.tcp_reordering
+        self.reord_seen: int = 0
+        self.undo_marker: int = 0
+        self.undo_active: bool = False
+        self.undo_retrans: int = -1
+        self.retrans_stamp: int = 0
+        self.is_sack_reneg: bool = False
+        self.frto: bool = False
+        self.tlp_high_seq: int = 0
+        self.tlp_retrans: bool = False
+        self.dsack_dups: int = 0
+        self.rack_advanced: bool = False
+        self.rack_mstamp: int = 0
+        self.rack_end_seq: int = 0
+        self.rack_rtt_us: int = 0
+        self.rack_reo_wnd_steps: int = 1
+        self.rack_reo_wnd_persist: int = 0
+        self.rack_dsack_seen: bool = False
+        self.rack_last_delivered: int = 0
+        # Pacing and delivery rate.
+        self.pacing_rate: int = 1 << 40
+        self.pacing_needed: bool = False
+        self.wstamp: int = 0
+        self.delivered: int = 0
+        self.delivered_mstamp: int = 0
+        self.first_tx_mstamp: int = 0
+        self.app_limited: int = 0
+        self.rate_delivered: int = 0
+        self.rate_interval: int = 0
+        self.rate_app_limited: bool = False
+        self.lost: int = 0
+        # What tcp_info tells.
+        self.segs_in: int = 0
+        self.segs_out: int = 0
+        self.data_segs_in: int = 0
+        self.data_segs_out: int = 0
+        self.bytes_acked: int = 0
+        self.bytes_received: int = 0
+        self.bytes_sent: int = 0
+        self.bytes_retrans: int = 0
+        self.total_retrans: int = 0
+        self.rcv_ooopack: int = 0
+        self.notsent_lowat: int = 0
+        # Listening.
+        self.backlog: int = 0
+        self.accept_queue: deque[TcpSock] | None = None
+        self.syn_queue: int = 0
+        self.young: int = 0
+        self.listener: TcpSock | None = None
+        self.defer_accept: int = 0
+        self.fastopen_pending: bool = False
+
+    def __repr__(self) -> str:
+        local = f"{self.af.format(self.saddr)}:{self.num}"
+        return f"<TcpSock {STATE_NAMES[self.state]} {local} {self.af.format(self.daddr)}:{self.dport}>"
+
+    # -- timers
+
+    def _on_write_timer(self, now: int) -> None:
+        _timer.write_timer(self, now)
+
+    def _on_delack_timer(self, now: int) -> None:
+        _timer.delack_timer(self, now)
+
+    def _on_keepalive_timer(self, now: int) -> None:
+        _timer.keepalive_timer(self, now)
+
+    def _on_comp_sack_timer(self, now: int) -> None:
+        _timer.comp_sack_timer(self, now)
+
+    def _on_pacing_timer(self, now: int) -> None:
+        self.resume_output()
+
+    def new_pacing_timer(self) -> Timer:
+        timer = self.pacing_timer = Timer(self.loop.timers, self._on_pacing_timer)
+        return timer
+
+    def new_comp_sack_timer(self) -> Timer:
+        timer = self.comp_sack_timer = Timer(self.loop.timers, self._on_comp_sack_timer)
+        return timer
+
+    def reset_keepalive_timer(self, delay: int) -> None:
+        """Arm the keepalive timer, `delay` ns from now."""
+        timer = self.keepalive_timer
+        if timer is None:
+            timer = self.keepalive_timer = Timer(self.loop.timers, self._on_keepalive_timer)
+        timer.mod(self.loop.now + delay)
+
+    def clear_xmit_timer(self) -> None:
+        """Disarm the retransmission timer."""
+        self.icsk_pending = 0
+        self.retransmit_timer.cancel()
+
+    def check_probe_timer(self) -> None:
+        """Data waits and nothing is under way: probe (Linux: tcp_check_probe_timer)."""
+        if not self.packets_out and not self.icsk_pending:
+            self.arm_probe0(self.probe0_base())
+
+    def arm_probe0(self, when: int) -> None:
+        """Probe the window `when` ns from now."""
+        reset_xmit_timer(self, ICSK_TIME_PROBE0, when)
+
+    def probe0_base(self) -> int:
+        return max(self.rto, TCP_RTO_MIN)
+
+    def probe0_when(self) -> int:
+        """The time (ns) between this probe and the next (Linux: tcp_probe0_when)."""
+        return min(self.probe0_base() << min(self.backoff, 16), self.rto_max)
+
+    def clamp_probe0_to_user_timeout(self, when: int) -> int:
+        """Not beyond the user's time-out (Linux: tcp_clamp_probe0_to_user_timeout)."""
+        if not self.user_timeout or not self.probes_tstamp:
+            return when
+        elapsed = max(self.loop.now - self.probes_tstamp, 0)
+        return min(when, max(self.user_timeout - elapsed, 2 * MSEC))
+
+    def resume_output(self) -> None:
+        """Room below again, or time to send (Linux: tcp_tsq_handler)."""
+        if self.state in (TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_CLOSING, TCP_CLOSE_WAIT, TCP_LAST_ACK):
+            if self.lost_out > self.retrans_out and self.snd_cwnd > packets_in_flight(self):
+                xmit_retransmit_queue(self)
+            write_xmit(self, current_mss(self), self.nonagle, 0)
+
+    def charge_send(self, skb: SKBuff) -> None:
+        skb.sk = self
+        skb.destructor = _wfree
+        self.wmem_alloc += skb.truesize
+
+    # -- parameters
+
+    def keepalive_time(self) -> int:
+        return self.keepidle or self.tcp.tcp_keepalive_time * SEC
+
+    def keepalive_intvl(self) -> int:
+        return self.keepintvl or self.tcp.tcp_keepalive_intvl * SEC
+
+    def keepalive_probes(self) -> int:
+        return self.keepcnt or self.tcp.tcp_keepalive_probes
+
+    def fin_time(self) -> int:
+        """How long (ns) FIN-WAIT-2 lasts for a socket nobody holds (Linux: tcp_fin_time)."""
+        timeout = self.linger2 or self.tcp.tcp_fin_timeout * SEC
+        return max(timeout, (self.rto << 2) - (self.rto >> 1))
+
+    def rto_min_us(self) -> int:
+        """The least RTO (µs): the route's, or tcp_rto_min_us."""
+        dst = self.dst
+        if dst is not None:
+            metric = dst.metric(RTAX_RTO_MIN)
+            if metric:
+                return metric * 1000
+        return self.tcp.tcp_rto_min_us
+
+    def ack_rto_min_us(self) -> int:
+        return self.rto_min_us()
+
+    def min_rtt_us(self) -> int:
+        """The smallest round trip (µs) of the last tcp_min_rtt_wlen seconds."""
+        return self.rtt_min[0]
+
+    def update_min_rtt(self, rtt_us: int, delayed: bool) -> None:
+        """Take a sample into the minimum (Linux: tcp_update_rtt_min)."""
+        best, stamp = self.rtt_min
+        now = self.loop.now
+        if rtt_us <= best or now - stamp > self.tcp.tcp_min_rtt_wlen * SEC:
+            if delayed and rtt_us > best:
+                # A delayed acknowledgement is no measure of the path.
+                return
+            self.rtt_min = (max(rtt_us, 1), now)
+
+    def in_pingpong(self) -> bool:
+        """Whether the connection is interactive: replies carry the acknowledgements."""
+        return self.ack_pingpong >= self.tcp.tcp_pingpong_thresh
+
+    def enter_pingpong(self) -> None:
+        self.ack_pingpong = self.tcp.tcp_pingpong_thresh
+
+    def exit_pingpong(self) -> None:
+        self.ack_pingpong = 0
+
+    def inc_pingpong(self) -> None:
+        if self.ack_pingpong < 255:
+            self.ack_pingpong += 1
+
+    def mss_clamp_of(self, advmss: int) -> int:
+        """The MSS to announce, by the route's and the user's (Linux: tcp_mss_clamp)."""
+        return min(self.user_mss, advmss) if self.user_mss else advmss
+
+    def current_ssthresh(self) -> int:
+        """The threshold as it is, or as it would be were the window not reduced for a reason (tcp_current_ssthresh)."""
+        if self.ca_state in (TCP_CA_CWR, TCP_CA_RECOVERY):
+            return self.snd_ssthresh
+        return max(self.snd_ssthresh, (self.snd_cwnd >> 1) + (self.snd_cwnd >> 2))
+
+    def cwnd_limited(self) -> bool:
+        """Whether the window, and not the application, limits what is sent (Linux: tcp_is_cwnd_limited)."""
+        if self.is_cwnd_limited:
+            return True
+        return self.snd_cwnd < self.snd_ssthresh and self.snd_cwnd < 2 * self.max_packets_out
+
+    def clear_retrans(self) -> None:
+        """Nothing is under way (Linux: tcp_clear_retrans)."""
+        self.retrans_out = self.lost_out = self.sacked_out = 0
+        self.undo_marker = 0
+        self.undo_active = False
+        self.undo_retrans = -1
+
+    def replace_ts_recent(self, seq: int) -> None:
+        replace_ts_recent(self, seq)
+
+    # -- state
+
+    def set_state(self, state: int) -> None:
+        """Linux: tcp_set_state."""
+        old = self.state
+        mib = self.net.mib.tcp
+        if state == TCP_ESTABLISHED:
+            if old != TCP_ESTABLISHED:
+                mib.CurrEstab += 1
+        else:
+            if state == TCP_CLOSE:
+                if old in (TCP_CLOSE_WAIT, TCP_ESTABLISHED):
+                    mib.EstabResets += 1
+                self.tcp.unhash(self)
+                if not self.bound_port:
+                    self.tcp.ports.release(self)
+            if old == TCP_ESTABLISHED:
+                mib.CurrEstab -= 1
+        self.state = state
+        trace = self.net.trace.inet_sock_set_state
+        if trace.probes:
+            trace.fire(self, old, state)
+
+    def set_ca_state(self, state: int) -> None:
+        """Linux: tcp_set_ca_state."""
+        self.ca.set_state(self, state)
+        self.ca_state = state
+        trace = self.net.trace.tcp_cong_state_set
+        if trace.probes:
+            trace.fire(self, state)
+
+    def init_congestion_control(self) -> None:
+        """Start the congestion control (Linux: tcp_init_congestion_control)."""
+        self.prior_ssthresh = 0
+        dst = self.dst
+        if dst is not None and dst.congestion_control and dst.congestion_control != self.ca.name:
+            self.ca = self.tcp.new_congestion_control(dst.congestion_control)
+        self.ca.init(self)
+        self.pacing_needed = self.ca.needs_pacing
+        self.ca_ready = True
+
+    def init_metrics(self) -> None:
+        """What the route says of the path (Linux: tcp_init_metrics)."""
+        dst = self.dst
+        if dst is None:
+            return
+        metric = dst.metric(RTAX_SSTHRESH)
+        if metric:
+            self.snd_ssthresh = min(metric, self.snd_cwnd_clamp)
+        self.dst_quick_ack = bool(dst.metric(RTAX_QUICKACK))
+        if self.srtt_us == 0:
+            # RFC 6298 section 5.7: the SYN was retransmitted, and no sample was taken.
+            if self.total_retrans:
+                self.rttvar_us = self.mdev_us = self.mdev_max_us = 3 * SEC // 1000
+                self.rto = 3 * SEC
+        else:
+            set_rto(self)
+        # RFC 5681 section 3.1: after a lost SYN the window starts at one.
+        if self.total_retrans > 1:
+            self.snd_cwnd = 1
+        else:
+            self.snd_cwnd = min(dst.metric(RTAX_INITCWND) or 10, self.snd_cwnd_clamp)
+        self.snd_cwnd_stamp = self.loop.now
+
+    def update_metrics(self) -> None:
+        """The connection ends well: what it learned of the path could be kept (Linux: tcp_update_metrics)."""
+
+    def synack_rtt_measure(self) -> None:
+        """The handshake of a passive open gives the first sample (Linux: tcp_synack_rtt_meas)."""
+        if self.synack_mstamp and not self.total_retrans:
+            sample = (self.loop.now - self.synack_mstamp) // 1000
+            self.update_min_rtt(sample, False)
+            rtt_estimator(self, sample)
+            set_rto(self)
+
+    def expand_send_buffer(self) -> None:
+        """Let the send buffer follow the window (Linux: tcp_sndbuf_expand)."""
+        if self.sndbuf_locked:
+            return
+        per_mss = max(self.mss_clamp, self.mss_cache) + 320 + 320
+        per_mss = (1 << (per_mss - 1).bit_length()) + 256
+        segments = max(10, self.snd_cwnd, self.reordering + 1)
+        size = self.ca.sndbuf_expand(self) * segments * per_mss
+        if self.sndbuf < size:
+            self.sndbuf = min(size, self.tcp.tcp_wmem[2])
+
+    def check_space(self) -> None:
+        """Acknowledgements made room to write (Linux: tcp_check_space, tcp_new_space)."""
+        if not self.sndbuf_locked and packets_in_flight(self) < self.snd_cwnd:
+            self.expand_send_buffer()
+            self.snd_cwnd_stamp = self.loop.now
+        self.write_space()
+
+    def stream_writeable(self) -> bool:
+        """Whether the application should write (Linux: sk_stream_is_writeable)."""
+        queued = self.wmem_queued
+        if self.sndbuf - queued < queued >> 1:
+            return False
+        lowat = self.notsent_lowat or self.tcp.tcp_notsent_lowat
+        return (self.write_seq - self.snd_nxt) & SEQ_MASK < lowat
+
+    def writeable(self) -> bool:
+        return self.stream_writeable()
+
+    def write_space(self) -> None:
+        """Linux: sk_stream_write_space."""
+        if self.stream_writeable():
+            self.nospace = False
+            if self.wait.active:
+                self.wait.wake(WAKE_WRITE)
+
+    def write_queue_purge(self) -> None:
+        """Give up what is to be sent (Linux: tcp_write_queue_purge)."""
+        self.write_queue.take()
+        self.rtx_queue.take()
+        self.sent = SentQueue()
+        self.wmem_queued = 0
+        self.highest_sack = None
+        self.retransmit_hint = None
+        self.packets_out = 0
+        self.clear_retrans()
+        self.backoff = 0
+        self.page = None
+
+    def oow_limited(self) -> bool:
+        """Whether an answer to an unacceptable segment went out just now (Linux: __tcp_oow_rate_limited)."""
+        now = self.loop.now
+        elapsed = now - self.last_oow_ack_time
+        if 0 <= elapsed < self.tcp.tcp_invalid_ratelimit * MSEC:
+            self.net.mib.tcp_ext.TCPACKSkippedSeq += 1
+            return True
+        self.last_oow_ack_time = now
+        return False
+
+    def send_challenge_ack(self) -> None:
+        """RFC 5961: have the peer show that it means it (Linux: tcp_send_challenge_ack)."""
+        now = self.loop.now
+        mib = self.net.mib.tcp_ext
+        if 0 <= now - self.last_oow_ack_time < self.tcp.tcp_invalid_ratelimit * MSEC:
+            mib.TCPACKSkippedChallenge += 1
+            return
+        self.last_oow_ack_time = now
+        if self.tcp.challenge_allowed():
+            mib.TCPChallengeACK += 1
+            send_ack(self)
+
+    def send_sigurg(self) -> None:
+        """Urgent data was announced: poll's POLLPRI (Linux: sk_send_sigurg)."""
+        if not self.dead and self.wait.active:
+            self.wait.wake(EPOLLPRI)
+
+    def done(self) -> None:
+        """The connection has ended (Linux: tcp_done)."""
+        if self.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+            self.net.mib.tcp.AttemptFails += 1
+        self.set_state(TCP_CLOSE)
+        self.clear_timers()
+        self.shutdown_mask = SHUTDOWN_MASK
+        if not self.dead:
+            self.state_change()
+        else:
+            self.destroy()
+
+    def clear_timers(self) -> None:
+        """Disarm all (Linux: tcp_clear_xmit_timers)."""
+        self.clear_xmit_timer()
+        self.delack_timer.cancel()
+        self.ack_pending = 0
+        for timer in (self.keepalive_timer, self.pacing_timer, self.comp_sack_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def time_wait(self, state: int, timeout: int) -> None:
+        """Leave only a small record of the connection behind, for `timeout` ns (Linux: tcp_time_wait).
+
+        state: TIME-WAIT, or FIN-WAIT-2 where the application has closed and only the peer's FIN is missing.
+        """
+        tcp = self.tcp
+        self.update_metrics()
+        if tcp.tw_count < tcp.tcp_max_tw_buckets:
+            if not timeout or timeout < (self.rto << 2) - (self.rto >> 1):
+                timeout = (self.rto << 2) - (self.rto >> 1)
+            if state == TCP_TIME_WAIT:
+                timeout = TCP_TIMEWAIT_LEN
+            record = TimeWaitSock(self, state, timeout)
+            tcp.replace_by_timewait(self, record)
+        else:
+            self.net.mib.tcp_ext.TCPTimeWaitOverflow += 1
+        self.done()
+
+    def destroy(self) -> None:
+        """Nothing of it is left (Linux: tcp_v4_destroy_sock)."""
+        self.tcp.orphans.discard(self)
+        self.write_queue_purge()
+        if self.ofo:
+            for skb in self.ofo:
+                skb.consume()
+            self.ofo = None
+        if self.ca_ready:
+            self.ca_ready = False
+            self.ca.release(self)
+        for timer in (
+            self.retransmit_timer, self.delack_timer, self.keepalive_timer, self.pacing_timer, self.comp_sack_timer
+        ):  # fmt: skip
+            if timer is not None:
+                timer.delete()
+        self.tcp.unhash(self)
+        self.tcp.ports.release(self)
+        if self.memberships:
+            self.af.drop_memberships(self)
+        super().destroy()
+
+    def dst_negative_advice(self) -> None:
+        """The path doesn't work: look for another (Linux: dst_negative_advice)."""
+        dst = self.dst
+        if dst is not None and dst.obsolete:
+            self.dst = None
+
+    def dst_reset(self) -> None:
+        """Route anew (Linux: __sk_dst_reset)."""
+        self.dst = None
+
+    def set_addresses(self) -> None:
+        """The addresses and ports are known: what is computed from them once."""
+        self.pseudo_base = checksum.pseudo_sum(self.saddr, self.daddr, IPPROTO_TCP, 0)
+        self.key = self.daddr + self.saddr + self.dport.to_bytes(2, "big") + self.sport.to_bytes(2, "big")
+
+    # -- errors from the network
+
+    def icmp_error(self, report: ErrorReport, seq: int) -> None:
+        """An ICMP error about a segment of this connection (RFC 5927, RFC 5461; Linux: tcp_v4_err)."""
+        if self.state == TCP_CLOSE or report.quench or report.redirect:
+            return
+        if report.mtu:
+            if self.state == TCP_LISTEN:
+                return
+            self.mtu_reduced(report.mtu)
+            return
+        if self.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+            self.err = report.errno
+            if not self.dead:
+                self.error_report()
+            self.done()
+            return
+        # An established connection is only told, and only where it asked (RFC 1122 section 4.2.3.9).
+        if self.recverr and report.fatal and not self.dead:
+            self.err = report.errno
+            self.error_report()
+        else:
+            self.err_soft = report.errno
+
+    def mtu_reduced(self, mtu: int) -> None:
+        """The path takes only `mtu` bytes: smaller segments, and the lost ones again (Linux: tcp_v4_mtu_reduced)."""
+        dst = self.dst
+        if dst is None or self.state == TCP_LISTEN:
+            return
+        dst.update_pmtu(mtu)
+        mtu = dst.mtu()
+        if self.pmtudisc not in (0, 4, 5) and self.pmtu_cookie > mtu:
+            sync_mss(self, mtu)
+            simple_retransmit(self)
+
+    # -- the calls
+
+    def bind(self, name: Name) -> None:
+        if self.state != TCP_CLOSE:
+            raise error(errno.EINVAL)
+        if isinstance(name, SockAddr) and self.af.addr_type(name.addr) == RTN_MULTICAST:
+            raise error(errno.EADDRNOTAVAIL)
+        inet_bind(self, self.tcp.ports, name)
+
+    def getsockname(self) -> Name:
+        return self.sockname()
+
+    def getpeername(self) -> Name:
+        if not self.dport or self.state in (TCP_CLOSE, TCP_SYN_SENT):
+            raise error(errno.ENOTCONN)
+        return SockAddr(self.family, self.daddr, self.dport, self.scope_id)
+
+    def connect(self, name: Name, flags: int, deadline: int) -> Blocking[None] | None:
+        if name.family == 0:
+            self.disconnect()
+            return None
+        if not isinstance(name, SockAddr) or name.family != self.family:
+            raise error(errno.EAFNOSUPPORT)
+        pending = errno.EINPROGRESS
+        if self.ss_state == SS_CONNECTED:
+            raise error(errno.EISCONN)
+        if self.ss_state == SS_CONNECTING:
+            pending = errno.EALREADY
+        else:
+            if self.state != TCP_CLOSE:
+                raise error(errno.EISCONN)
+            self._start_connect(name)
+            self.ss_state = SS_CONNECTING
+        if self.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+            if flags & O_NONBLOCK:
+                raise error(pending)
+            return self._wait_connect(pending, deadline)
+        self._connected()
+        return None
+
+    def _connected(self) -> None:
+        """The attempt is over, one way or the other."""
+        if self.state == TCP_CLOSE:
+            code = self.take_error() or errno.ECONNABORTED
+            self.ss_state = SS_UNCONNECTED
+            self.disconnect()
+            raise error(code)
+        self.ss_state = SS_CONNECTED
+
+    def _wait_connect(self, pending: int, deadline: int) -> Blocking[None]:
+        while self.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+            if self.loop.now >= deadline:
+                raise error(pending)
+            yield Wait((self.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP, deadline)
+        self._connected()
+
+    def _start_connect(self, name: SockAddr) -> None:
+        """Linux: tcp_v4_connect."""
+        tcp = self.tcp
+        if len(name.addr) != self.af.addr_len:
+            raise error(errno.EINVAL)
+        daddr = name.addr
+        if daddr == self.af.any:
+            daddr = self.af.loopback
+        if self.dead or not name.port:
+            raise error(errno.ECONNREFUSED if not name.port and daddr else errno.EINVAL)
+        kind = self.af.addr_type(daddr)
+        if kind in (RTN_MULTICAST, RTN_BROADCAST):
+            raise error(errno.ENETUNREACH)
+        bound = self.saddr
+        dst = self.af.route(self.flow(daddr, name.port))
+        if self.saddr == self.af.any:
+            self.saddr = dst.saddr
+            self.rcv_saddr = dst.saddr
+        self.daddr = daddr
+        self.dport = name.port
+        self.dst = dst
+        try:
+            self.set_state(TCP_SYN_SENT)
+            if not self.num:
+                remote = self.saddr + daddr + name.port.to_bytes(2, "big")
+                tcp.ports.connect(self, remote, lambda port: tcp.four_tuple_free(self, port))
+                self.sport = self.num
+            self.set_addresses()
+            tcp.hash(self)
+        except OSError:
+            # As it was before the call.
+            self.set_state(TCP_CLOSE)
+            self.saddr = self.rcv_saddr = bound
+            self.daddr = self.af.any
+            self.dport = 0
+            if not self.bound_port:
+                self.sport = 0
+            self.dst = None
+            raise
+        self.ip_id = self.net.random.getrandbits(16)
+        self.write_seq = tcp.secure_seq(self.saddr, daddr, self.sport, self.dport)
+        self.tsoffset = tcp.secure_ts_offset(self.saddr, daddr)
+        self.ts_recent = self.ts_recent_stamp = 0
+        connect(self)
+
+    def disconnect(self) -> None:
+        """Abort, and be as new (Linux: tcp_disconnect)."""
+        old = self.state
+        if old == TCP_LISTEN:
+            self._listen_stop()
+        elif old != TCP_CLOSE:
+            if old in (TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_RECV) or (
+                self.snd_nxt != self.write_seq and old in (TCP_CLOSING, TCP_LAST_ACK, TCP_CLOSE_WAIT)
+            ):
+                send_active_reset(self)
+                self.err = errno.ECONNRESET
+            elif old == TCP_SYN_SENT:
+                self.err = errno.ECONNRESET
+        self.clear_timers()
+        if old != TCP_CLOSE:
+            self.set_state(TCP_CLOSE)
+        for skb in self.receive_queue.take():
+            skb.consume()
+        self.write_queue_purge()
+        if self.ofo:
+            for skb in self.ofo:
+                skb.consume()
+            self.ofo = None
+        self.dport = 0
+        self.daddr = self.af.any
+        if not self.bound_addr:
+            self.saddr = self.rcv_saddr = self.af.any
+        if not self.bound_port:
+            self.sport = 0
+        self.shutdown_mask = 0
+        self.ss_state = SS_UNCONNECTED
+        self.dst = None
+        self._reset_connection()
+        if not self.dead:
+            self.state_change()
+
+    def _reset_connection(self) -> None:
+        """What a connection learned is gone."""
+        self.srtt_us = self.rcv_rtt_us = 0
+        self.rtt_min = (0xFFFFFFFF, 0)
+        self.mdev_us = TCP_TIMEOUT_INIT // 1000
+        self.rto = self.rto_init
+        self.backoff = self.icsk_retransmits = self.probes_out = self.total_rto = 0
+        self.snd_ssthresh = TCP_INFINITE_SSTHRESH
+        self.snd_cwnd = 10
+        self.snd_cwnd_cnt = 0
+        self.is_cwnd_limited = False
+        self.max_packets_out = 0
+        self.window_clamp = 0
+        self.delivered = self.lost = 0
+        self.retrans_stamp = 0
+        self.total_retrans = 0
+        self.urg_data = 0
+        self.duplicate_sack = None
+        self.selective_acks = ()
+        self.buffers_ready = self.fin_received = False
+        self.ca_state = TCP_CA_OPEN
+        self.tstamp_ok = self.sack_ok = self.wscale_ok = False
+        self.snd_wscale = self.rcv_wscale = 0
+        self.ack_ato = self.ack_quick = self.ack_pingpong = 0
+        self.rack_advanced = False
+        self.rack_mstamp = self.rack_end_seq = 0
+        self.reordering = self.tcp.tcp_reordering
+        self.reord_seen = 0
+        self.scaling_ratio = TCP_DEFAULT_SCALING_RATIO
+        self.pred_ok = False
+        self.nospace = False
+
+    def listen(self, backlog: int) -> None:
+        if self.ss_state != SS_UNCONNECTED or self.state not in (TCP_CLOSE, TCP_LISTEN):
+            raise error(errno.EINVAL)
+        limit = self.settings.somaxconn
+        self.backlog = min(backlog if backlog >= 0 else limit, limit)
+        if self.state == TCP_LISTEN:
+            return
+        ports = self.tcp.ports
+        port = self.num
+        was_bound = bool(port)
+        self.state = TCP_LISTEN
+        try:
+            ports.bind(self, self.rcv_saddr, port)
+        except OSError:
+            self.state = TCP_CLOSE
+            raise
+        self.state = TCP_CLOSE
+        if not was_bound:
+            self.bound_port = False
+        self.sport = self.num
+        self.accept_queue = deque()
+        self.set_state(TCP_LISTEN)
+        self.tcp.listen(self)
+
+    def _listen_stop(self) -> None:
+        """No more connections: those that wait are reset (Linux: inet_csk_listen_stop)."""
+        self.tcp.unlisten(self)
+        queue = self.accept_queue
+        self.accept_queue = None
+        for child in queue or ():
+            child.dead = True
+            child.listener = None
+            if child.state != TCP_CLOSE:
+                send_active_reset(child)
+                child.done()
+            else:
+                child.destroy()
+
+    def accept(self, flags: int, deadline: int) -> Blocking[Sock] | Sock:
+        if self.state != TCP_LISTEN or self.accept_queue is None:
+            raise error(errno.EINVAL)
+        if self.accept_queue:
+            return self._take_child()
+        if flags & O_NONBLOCK:
+            raise error(errno.EAGAIN)
+        return self._wait_accept(deadline)
+
+    def _take_child(self) -> TcpSock:
+        queue = self.accept_queue
+        assert queue is not None
+        child = queue.popleft()
+        child.listener = None
+        child.ss_state = SS_CONNECTED
+        return child
+
+    def _wait_accept(self, deadline: int) -> Blocking[Sock]:
+        while True:
+            if self.loop.now >= deadline:
+                raise error(errno.EAGAIN)
+            yield Wait((self.wait,), EPOLLIN | EPOLLERR | EPOLLHUP, deadline, exclusive=True)
+            if self.state != TCP_LISTEN:
+                raise error(errno.EINVAL)
+            if self.accept_queue:
+                return self._take_child()
+
+    def sendmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        return _sendmsg.tcp_sendmsg(self, msg, flags, deadline)
+
+    def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        return _recvmsg.tcp_recvmsg(self, msg, flags, deadline)
+
+    def shutdown(self, how: int) -> None:
+        if how not in (SHUT_RD, SHUT_WR, SHUT_RDWR):
+            raise error(errno.EINVAL)
+        if self.ss_state == SS_CONNECTING and self.state not in (TCP_SYN_SENT, TCP_SYN_RECV, TCP_CLOSE):
+            self.ss_state = SS_CONNECTED
+        mask = how + 1
+        state = self.state
+        if state == TCP_CLOSE:
+            raise error(errno.ENOTCONN)
+        if state == TCP_LISTEN:
+            if not mask & RCV_SHUTDOWN:
+                return
+            self.disconnect()
+            self.err = 0
+            return
+        if state == TCP_SYN_SENT:
+            # Linux: nothing to shut down yet, so the attempt is given up.
+            self.disconnect()
+            self.ss_state = SS_UNCONNECTED
+            return
+        self.shutdown_mask |= mask
+        if mask & SEND_SHUTDOWN and state in (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT):
+            if self._close_state():
+                send_fin(self)
+        self.state_change()
+
+    def _close_state(self) -> bool:
+        """The next state for a FIN of ours; whether to send one (Linux: tcp_close_state, a table)."""
+        state = self.state
+        following, action = _CLOSE_TRANSITIONS[state]
+        if following != state:
+            self.set_state(following)
+        return action
+
+    def close(self, deadline: int = NEVER) -> Blocking[None] | None:
+        """Linux: tcp_close. With SO_LINGER, may wait until all is sent and acknowledged."""
+        self.shutdown_mask = SHUTDOWN_MASK
+        if self.state == TCP_LISTEN:
+            self.set_state(TCP_CLOSE)
+            self._listen_stop()
+            self._orphan()
+            return None
+        unread = 0
+        for skb in self.receive_queue.take():
+            size = (skb.end_seq - skb.seq) & SEQ_MASK
+            if skb.tcp_flags & 1:
+                size -= 1
+            behind = (self.copied_seq - skb.seq) & SEQ_MASK
+            unread += size - (behind if behind <= size else 0)
+            skb.consume()
+        mib = self.net.mib.tcp_ext
+        if self.state == TCP_CLOSE:
+            self._orphan()
+            return None
+        if unread:
+            # RFC 2525 section 2.17: the peer must know that data was lost.
+            mib.TCPAbortOnClose += 1
+            self.set_state(TCP_CLOSE)
+            send_active_reset_closed(self)
+        elif self.linger == 0:
+            self.disconnect()
+            mib.TCPAbortOnData += 1
+        elif self._close_state():
+            send_fin(self)
+        if self.linger > 0 and self.state in (TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK):
+            return self._linger(deadline)
+        self._orphan()
+        return None
+
+    def _linger(self, deadline: int) -> Blocking[None]:
+        """Wait until the FIN is acknowledged (Linux: sk_stream_wait_close)."""
+        deadline = min(deadline, self.loop.now + self.linger * SEC)
+        try:
+            while self.state in (TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK) and self.loop.now < deadline:
+                yield Wait((self.wait,), EPOLLOUT | EPOLLHUP | EPOLLERR | EPOLLRDHUP | EPOLLIN, deadline)
+        finally:
+            self._orphan()
+
+    def _orphan(self) -> None:
+        """No application holds it any more; the connection may go on for a while (Linux: adjudge_to_death)."""
+        if self.dead:
+            return
+        self.dead = True
+        tcp = self.tcp
+        mib = self.net.mib.tcp_ext
+        if self.memberships:
+            self.af.drop_memberships(self)
+        if self.state == TCP_CLOSE:
+            self.destroy()
+            return
+        tcp.orphans.add(self)
+        if self.state == TCP_FIN_WAIT2:
+            if self.linger2 < 0:
+                self.set_state(TCP_CLOSE)
+                send_active_reset_closed(self)
+                mib.TCPAbortOnLinger += 1
+            else:
+                timeout = self.fin_time()
+                if timeout > TCP_TIMEWAIT_LEN:
+                    self.reset_keepalive_timer(timeout - TCP_TIMEWAIT_LEN)
+                else:
+                    self.time_wait(TCP_FIN_WAIT2, timeout)
+                return
+        if self.state != TCP_CLOSE and len(tcp.orphans) > tcp.tcp_max_orphans:
+            self.set_state(TCP_CLOSE)
+            send_active_reset_closed(self)
+            mib.TCPAbortOnMemory += 1
+        if self.state == TCP_CLOSE:
+            self.clear_timers()
+            self.destroy()
+
+    def poll(self) -> int:
+        """Linux: tcp_poll."""
+        state = self.state
+        if state == TCP_LISTEN:
+            return EPOLLIN | EPOLLRDNORM if self.accept_queue else 0
+        mask = 0
+        shutdown = self.shutdown_mask
+        if shutdown == SHUTDOWN_MASK or state == TCP_CLOSE:
+            mask |= EPOLLHUP
+        if shutdown & RCV_SHUTDOWN:
+            mask |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP
+        if state != TCP_SYN_SENT and (state != TCP_SYN_RECV or self.fastopen_pending):
+            target = self.rcvlowat
+            if self.urg_data and self.urg_seq == self.copied_seq and not self.oobinline:
+                target += 1
+            if (self.rcv_nxt - self.copied_seq) & SEQ_MASK >= target and self.receive_queue.first is not None:
+                mask |= EPOLLIN | EPOLLRDNORM
+            if not shutdown & SEND_SHUTDOWN:
+                if self.stream_writeable():
+                    mask |= EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
+                else:
+                    self.nospace = True
+            else:
+                mask |= EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
+            if self.urg_data & TCP_URG_VALID:
+                mask |= EPOLLPRI
+        if self.err or self.error_queue:
+            mask |= EPOLLERR
+        return mask
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        _sockopt.setsockopt(self, level, option, value)
+
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        return _sockopt.getsockopt(self, level, option, length)
+
+    def ioctl(self, request: int) -> int:
+        return _recvmsg.tcp_ioctl(self, request)
+
+
+def send_active_reset_closed(sk: TcpSock) -> None:
+    """Reset from a socket that is in CLOSE already, on its way out."""
+    state = sk.state
+    sk.state = TCP_CLOSE_WAIT
+    send_active_reset(sk)
+    sk.state = state
+
+
+def _wfree(skb: SKBuff) -> None:
+    """A packet has left the machine: the next may go (Linux: tcp_wfree)."""
+    sk: TcpSock = skb.sk
+    sk.wmem_alloc -= skb.truesize
+    if sk.tsq_throttled:
+        sk.tsq_throttled = False
+        sk.loop.softirq.defer(sk.resume_output)
+
+
+# Linux: new_state[] in tcp.c. A state's successor when the application closes, and whether a FIN is sent.
+_CLOSE_TRANSITIONS: tuple[tuple[int, bool], ...] = (
+    (TCP_CLOSE, False),
+    (TCP_FIN_WAIT1, True),  # ESTABLISHED
+    (TCP_CLOSE, False),  # SYN_SENT
+    (TCP_FIN_WAIT1, True),  # SYN_RECV
+    (TCP_FIN_WAIT1, False),  # FIN_WAIT1
+    (TCP_FIN_WAIT2, False),  # FIN_WAIT2
+    (TCP_CLOSE, False),  # TIME_WAIT
+    (TCP_CLOSE, False),  # CLOSE
+    (TCP_LAST_ACK, True),  # CLOSE_WAIT
+    (TCP_LAST_ACK, False),  # LAST_ACK
+    (TCP_CLOSE, False),  # LISTEN
+    (TCP_CLOSING, False),  # CLOSING
+)

@@ -1,0 +1,534 @@
+"""TCP in one namespace: its sockets, its settings, and where received segments come in (Linux: tcp_ipv4.c, tcp_v4_rcv).
+
+Connections, requests and TIME-WAIT records are in one table, keyed by the four numbers as they stand in a received
+packet: peer's address, our address, peer's port, our port, packed. So finding the owner of a segment is one slice and
+one look-up, for every address family. Listeners are found by port, the best match by address and device winning.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2s
+from typing import TYPE_CHECKING, Final, final
+
+from usernet.core.sysctl import INT_MAX
+from usernet.net.dst import Dst
+from usernet.net.pernet import Net
+from usernet.net.protocols import ErrorReport, NetProtocol, Protocols
+from usernet.skbuff.dropreason import DropReason
+from usernet.skbuff.skbuff import (
+    CHECKSUM_COMPLETE,
+    CHECKSUM_NONE,
+    CHECKSUM_PARTIAL,
+    PACKET_HOST,
+    SKBuff,
+)
+from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
+from usernet.sock.ports import PortTable, reuseport_select, tcp_conflict
+from usernet.transport.tcp.congestion import base as congestion
+from usernet.transport.tcp.congestion.base import CongestionControl
+from usernet.transport.tcp.const import (
+    MSEC,
+    SEQ_MASK,
+    TCP_ESTABLISHED,
+    TCP_LISTEN,
+    TCP_NEW_SYN_RECV,
+    TCP_TIME_WAIT,
+    between,
+)
+from usernet.transport.tcp.handshake import RequestSock, check_request, child_process, conn_request
+from usernet.transport.tcp.input import paws_reject, rcv_established, rcv_state_process
+from usernet.transport.tcp.offload import TcpOffload
+from usernet.transport.tcp.timewait import TW_ACK, TW_RST, TW_SYN, TimeWaitSock, timewait_state_process
+from usernet.wire import checksum
+from usernet.wire import tcp as wire
+from usernet.wire.tcp import ACK, RST
+
+if TYPE_CHECKING:
+    from usernet.transport.tcp.sock import TcpSock
+    from usernet.wire.tcp import TcpHeader
+
+IPPROTO_TCP: Final = 6
+
+
+class TcpSettings:
+    """TCP's sysctls, net.ipv4.tcp_* (ip-sysctl.rst), with Linux's defaults."""
+
+    def __init__(self, net: Net) -> None:
+        self.tcp_sack: int = 1
+        self.tcp_dsack: int = 1
+        self.tcp_timestamps: int = 1
+        self.tcp_window_scaling: int = 1
+        self.tcp_recovery: int = 1
+        self.tcp_early_retrans: int = 3
+        self.tcp_frto: int = 2
+        self.tcp_reordering: int = 3
+        self.tcp_max_reordering: int = 300
+        self.tcp_retrans_collapse: int = 1
+        self.tcp_retries1: int = 3
+        self.tcp_retries2: int = 15
+        self.tcp_syn_retries: int = 6
+        self.tcp_syn_linear_timeouts: int = 4
+        self.tcp_synack_retries: int = 5
+        self.tcp_orphan_retries: int = 0
+        self.tcp_max_orphans: int = 131072
+        self.tcp_max_tw_buckets: int = 131072
+        self.tcp_fin_timeout: int = 60
+        self.tcp_tw_reuse: int = 2
+        self.tcp_rfc1337: int = 0
+        self.tcp_stdurg: int = 0
+        self.tcp_abort_on_overflow: int = 0
+        self.tcp_keepalive_time: int = 7200
+        self.tcp_keepalive_intvl: int = 75
+        self.tcp_keepalive_probes: int = 9
+        self.tcp_rmem: tuple[int, ...] = (4096, 131072, 33554432)
+        self.tcp_wmem: tuple[int, ...] = (4096, 16384, 4194304)
+        self.tcp_moderate_rcvbuf: int = 1
+        self.tcp_app_win: int = 31
+        self.tcp_shrink_window: int = 0
+        self.tcp_mtu_probing: int = 0
+        self.tcp_base_mss: int = 1024
+        self.tcp_mtu_probe_floor: int = 48
+        self.tcp_min_snd_mss: int = 48
+        self.tcp_slow_start_after_idle: int = 1
+        self.tcp_thin_linear_timeouts: int = 0
+        self.tcp_limit_output_bytes: int = 4194304
+        self.tcp_notsent_lowat: int = 0xFFFFFFFF
+        self.tcp_autocorking: int = 1
+        self.tcp_min_tso_segs: int = 2
+        self.tcp_tso_win_divisor: int = 3
+        self.tcp_tso_rtt_log: int = 9
+        self.tcp_pacing_ss_ratio: int = 200
+        self.tcp_pacing_ca_ratio: int = 120
+        self.tcp_min_rtt_wlen: int = 300
+        self.tcp_rto_min_us: int = 200_000
+        self.tcp_rto_max_ms: int = 120_000
+        self.tcp_comp_sack_delay_ns: int = 1_000_000
+        self.tcp_comp_sack_nr: int = 44
+        self.tcp_pingpong_thresh: int = 1
+        self.tcp_challenge_ack_limit: int = INT_MAX
+        self.tcp_invalid_ratelimit: int = 500
+        self.tcp_congestion_control: str = "cubic"
+        self.cubic_initial_ssthresh: int = 0
+        bounds = {
+            "tcp_retries1": (0, 255), "tcp_syn_retries": (1, 127), "tcp_synack_retries": (0, 255),
+            "tcp_syn_linear_timeouts": (0, 127), "tcp_early_retrans": (0, 4), "tcp_app_win": (0, 31),
+            "tcp_min_tso_segs": (1, 255), "tcp_pacing_ss_ratio": (0, 1000), "tcp_pacing_ca_ratio": (0, 1000),
+            "tcp_min_snd_mss": (48, 65535), "tcp_mtu_probe_floor": (48, 65535), "tcp_comp_sack_nr": (0, 255),
+            "tcp_rto_max_ms": (1000, 120_000), "tcp_rto_min_us": (1, INT_MAX), "tcp_min_rtt_wlen": (0, 86400),
+            "tcp_pingpong_thresh": (1, 255), "tcp_notsent_lowat": (0, 0xFFFFFFFF), "tcp_rmem": (1, INT_MAX),
+            "tcp_wmem": (1, INT_MAX),
+        }  # fmt: skip
+        for name in sorted(vars(self)):
+            if name == "tcp_congestion_control":
+                net.sysctl.register(f"net.ipv4.{name}", self, choices=congestion.available)
+            elif name.startswith("tcp_"):
+                low, high = bounds.get(name, (0, INT_MAX))
+                net.sysctl.register(f"net.ipv4.{name}", self, low=low, high=high)
+
+
+@final
+class Tcp(TcpSettings, NetProtocol):
+    """TCP of one namespace. `table` maps the four numbers to connections, requests and TIME-WAIT records."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__(net)
+        self.net = net
+        self.table: dict[bytes, TcpSock | RequestSock | TimeWaitSock] = {}
+        self.listeners: dict[int, list[TcpSock]] = {}
+        self.ports = PortTable(net, tcp_conflict)
+        self.orphans: set[TcpSock] = set()
+        self.tw_count: int = 0
+        self._secret: bytes = b""
+        self._challenge_window: int = -1
+        self._challenge_left: int = 0
+        net.get(Protocols).register(IPPROTO_TCP, self)
+        net.get(TcpOffload)
+
+    def close(self) -> None:
+        """The namespace ends: no timer is left."""
+        for entry in list(self.table.values()):
+            if isinstance(entry, (RequestSock, TimeWaitSock)):
+                entry.timer.delete()
+        self.table.clear()
+        self.listeners.clear()
+        self.orphans.clear()
+
+    def new_congestion_control(self, name: str = "") -> CongestionControl:
+        """An instance for one connection. Raises OSError ENOENT for a name that isn't known."""
+        return congestion.find(name or self.tcp_congestion_control)()
+
+    # -- secrets
+
+    def _hash(self, *parts: bytes) -> int:
+        if not self._secret:
+            self._secret = self.net.random.randbytes(32)
+        return int.from_bytes(blake2s(b"".join(parts), digest_size=4, key=self._secret).digest(), "big")
+
+    def secure_seq(self, saddr: bytes, daddr: bytes, sport: int, dport: int) -> int:
+        """An initial sequence number: a secret function of the four numbers, and a clock of 64 ns (RFC 6528)."""
+        ports = (sport << 16 | dport).to_bytes(4, "big")
+        return (self._hash(b"seq", saddr, daddr, ports) + (self.net.loop.now >> 6)) & SEQ_MASK
+
+    def secure_ts_offset(self, saddr: bytes, daddr: bytes) -> int:
+        """The origin of our time stamps towards a peer (RFC 7323 section 5.4)."""
+        return self._hash(b"ts", saddr, daddr) if self.tcp_timestamps == 1 else 0
+
+    def challenge_allowed(self) -> bool:
+        """The namespace's limit of challenge acknowledgements, per second (RFC 5961 section 7)."""
+        limit = self.tcp_challenge_ack_limit
+        if limit == INT_MAX:
+            return True
+        second = self.net.loop.now // (1000 * MSEC)
+        if second != self._challenge_window:
+            self._challenge_window = second
+            half = (limit + 1) >> 1
+            # A limit that can be counted from outside is a side channel: make it random.
+            self._challenge_left = half + self.net.random.randrange(max(limit, 1))
+        if self._challenge_left > 0:
+            self._challenge_left -= 1
+            return True
+        return False
+
+    def paws_reject(self, ts_recent: int, stamp: int, tsval: int, now: int) -> bool:
+        return paws_reject(ts_recent, stamp, tsval, now)
+
+    # -- the tables
+
+    def hash(self, sk: TcpSock) -> None:
+        """A connection is known by its four numbers from now on (Linux: inet_ehash_insert)."""
+        self.table[sk.key] = sk
+
+    def unhash(self, sk: TcpSock) -> None:
+        """Nothing happens where it isn't in a table."""
+        if sk.state == TCP_LISTEN or (not sk.key and self.listeners.get(sk.num)):
+            self.unlisten(sk)
+        if sk.key and self.table.get(sk.key) is sk:
+            del self.table[sk.key]
+
+    def listen(self, sk: TcpSock) -> None:
+        self.listeners.setdefault(sk.num, []).append(sk)
+
+    def unlisten(self, sk: TcpSock) -> None:
+        """No more requests for this listener; those it has are dropped."""
+        group = self.listeners.get(sk.num)
+        if group is not None and sk in group:
+            group.remove(sk)
+            if not group:
+                del self.listeners[sk.num]
+        if sk.syn_queue:
+            for entry in list(self.table.values()):
+                if type(entry) is RequestSock and entry.listener is sk:
+                    entry.drop()
+
+    def add_request(self, request: RequestSock) -> None:
+        self.table[request.key] = request
+
+    def forget_request(self, request: RequestSock) -> None:
+        if self.table.get(request.key) is request:
+            del self.table[request.key]
+
+    def replace_by_timewait(self, sk: TcpSock, record: TimeWaitSock) -> None:
+        """A record takes a socket's place, in both tables (Linux: inet_twsk_hashdance)."""
+        self.table[record.key] = record
+        self.ports.replace(sk, record)
+        sk.num = 0
+        self.tw_count += 1
+
+    def forget_timewait(self, record: TimeWaitSock) -> None:
+        if self.table.get(record.key) is record:
+            del self.table[record.key]
+        self.ports.release(record)
+        self.tw_count -= 1
+
+    def four_tuple_free(self, sk: TcpSock, port: int) -> bool:
+        """Whether `sk` may connect from `port` to its peer: nobody else does (Linux: __inet_check_established).
+
+        A record in TIME-WAIT gives way where time stamps tell the connections apart (tcp_tw_reuse, RFC 6191).
+        """
+        key = sk.daddr + sk.saddr + sk.dport.to_bytes(2, "big") + port.to_bytes(2, "big")
+        entry = self.table.get(key)
+        if entry is None:
+            return True
+        if type(entry) is TimeWaitSock and entry.ts_recent_stamp and self.tcp_tw_reuse:
+            reuse = self.tcp_tw_reuse == 1 or sk.daddr == sk.saddr or sk.daddr == sk.af.loopback
+            if reuse and self.net.loop.now - entry.ts_recent_stamp > 1000 * MSEC:
+                sk.write_seq = (entry.snd_nxt + 65535 + 2) & SEQ_MASK
+                sk.ts_recent = entry.ts_recent
+                sk.ts_recent_stamp = entry.ts_recent_stamp
+                entry.kill()
+                return True
+        return False
+
+    def lookup_listener(self, skb: SKBuff, port: int) -> TcpSock | None:
+        """The listener for a segment: the best match by device and address (Linux: inet_lhash2_lookup)."""
+        group = self.listeners.get(port)
+        if group is None:
+            return None
+        daddr = skb.daddr
+        index = skb.dev.index if skb.dev is not None else 0
+        best: list[TcpSock] = []
+        best_score = -1
+        for sk in group:
+            if sk.family != skb.af.family:
+                continue
+            score = 0
+            if sk.rcv_saddr != sk.af.any:
+                if sk.rcv_saddr != daddr:
+                    continue
+                score += 2
+            if sk.bound_dev_if:
+                if sk.bound_dev_if != index:
+                    continue
+                score += 1
+            if score > best_score:
+                best_score = score
+                best = [sk]
+            elif score == best_score and sk.reuseport:
+                best.append(sk)
+        if not best:
+            return None
+        if len(best) > 1 and best[0].reuseport:
+            flow = self._hash(skb.saddr, daddr, skb.head[skb.transport_header : skb.transport_header + 4])
+            chosen: TcpSock = reuseport_select(best, flow, skb)
+            return chosen
+        return best[0]
+
+    # -- receive
+
+    def early_demux(self, skb: SKBuff) -> bool:
+        if skb.pkt_type != PACKET_HOST:
+            return False
+        start = skb.transport_header
+        if skb.tail < start + wire.TCP_HLEN:
+            return False
+        sk = self.table.get(skb.saddr + skb.daddr + skb.head[start : start + 4])
+        if sk is None:
+            return False
+        skb.sk = sk
+        if sk.state == TCP_TIME_WAIT or sk.state == TCP_NEW_SYN_RECV:
+            return False
+        return sk.state == TCP_ESTABLISHED
+
+    def _checksum_bad(self, skb: SKBuff) -> bool:
+        """Whether the checksum is wrong, as far as anyone must look (skbuff.py: the offload contract)."""
+        summed = skb.ip_summed
+        if summed != CHECKSUM_NONE and summed != CHECKSUM_COMPLETE:
+            return False
+        length = skb.len
+        total: int = skb.af.pseudo_sum(skb.saddr, skb.daddr, IPPROTO_TCP, length)
+        if summed == CHECKSUM_COMPLETE:
+            total += skb.csum
+        else:
+            total += checksum.csum(skb.head, skb.data, skb.tail)
+            offset = skb.tail - skb.data
+            for frag in skb.frags or ():
+                total = checksum.csum_block_add(total, checksum.csum(frag, 0, len(frag)), offset)
+                offset += len(frag)
+        return checksum.csum_fold(total) != 0
+
+    def receive(self, skb: SKBuff) -> None:
+        """A segment for this machine, `data` at its header (Linux: tcp_v4_rcv)."""
+        net = self.net
+        mib = net.mib.tcp
+        mib.InSegs += 1
+        if skb.pkt_type != PACKET_HOST and skb.pkt_type != 5:
+            skb.drop(DropReason.OTHERHOST, net.drops)
+            return
+        start = skb.data
+        if skb.len - skb.data_len < wire.TCP_HLEN and not skb.may_pull(wire.TCP_HLEN):
+            mib.InErrs += 1
+            skb.drop(DropReason.PKT_TOO_SMALL, net.drops)
+            return
+        th = wire.parse(skb.head, start)
+        doff = th[4]
+        if doff < wire.TCP_HLEN or not (doff <= skb.len - skb.data_len or skb.may_pull(doff)):
+            mib.InErrs += 1
+            skb.drop(DropReason.PKT_TOO_SMALL, net.drops)
+            return
+        if self._checksum_bad(skb):
+            mib.InCsumErrors += 1
+            mib.InErrs += 1
+            skb.drop(DropReason.TCP_CSUM, net.drops)
+            return
+        flags = th[5]
+        seq = th[2]
+        skb.seq = seq
+        skb.end_seq = (seq + skb.len - doff + ((flags >> 1) & 1) + (flags & 1)) & SEQ_MASK
+        skb.ack_seq = th[3]
+        skb.tcp_flags = flags
+        entry = skb.sk
+        if entry is None:
+            entry = self.table.get(skb.saddr + skb.daddr + skb.head[start : start + 4])
+        else:
+            skb.sk = None
+        if entry is None:
+            entry = self.lookup_listener(skb, th[1])
+            if entry is None:
+                if flags & RST:
+                    skb.drop(DropReason.NO_SOCKET, net.drops)
+                else:
+                    self.send_reset(skb, None)
+                    skb.drop(DropReason.NO_SOCKET, net.drops)
+                return
+        state = entry.state
+        if state == TCP_ESTABLISHED:
+            if entry.min_ttl or entry.filter is not None:
+                if not self._admitted(entry, skb):
+                    return
+            entry.segs_in += skb.gso_segs or 1
+            if skb.len > doff:
+                entry.data_segs_in += skb.gso_segs or 1
+            probes = net.trace.tcp_probe.probes
+            if probes:
+                net.trace.tcp_probe.fire(entry, skb)
+            rcv_established(entry, skb, th)
+            return
+        if state == TCP_NEW_SYN_RECV:
+            child = check_request(self, entry, skb, th)
+            if child is not None:
+                child.segs_in += 1
+                child_process(child, skb, th)
+            return
+        if state == TCP_TIME_WAIT:
+            self._timewait(entry, skb, th)
+            return
+        self._other_state(entry, skb, th, 0)
+
+    def _admitted(self, sk: TcpSock, skb: SKBuff) -> bool:
+        """IP_MINTTL and socket filters; False where the segment was dropped."""
+        if sk.min_ttl and skb.af.header_of(skb)[1] < sk.min_ttl:
+            self.net.mib.tcp_ext.TCPMinTTLDrop += 1
+            skb.drop(DropReason.TCP_MINTTL, self.net.drops)
+            return False
+        if sk.filter is not None and not sk.filter.run(skb):
+            skb.drop(DropReason.SOCKET_FILTER, self.net.drops)
+            return False
+        return True
+
+    def _other_state(self, sk: TcpSock, skb: SKBuff, th: TcpHeader, isn: int) -> None:
+        if not self._admitted(sk, skb):
+            return
+        if sk.state != TCP_LISTEN:
+            sk.segs_in += skb.gso_segs or 1
+        if rcv_state_process(sk, skb, th):
+            self.send_reset(skb, sk)
+            skb.drop(DropReason.TCP_RESET, self.net.drops)
+
+    def conn_request(self, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: int = 0) -> None:
+        """A SYN for a listener."""
+        conn_request(self, listener, skb, th, isn)
+
+    def _timewait(self, record: TimeWaitSock, skb: SKBuff, th: TcpHeader) -> None:
+        verdict, isn = timewait_state_process(record, skb, th)
+        if verdict == TW_SYN:
+            listener = self.lookup_listener(skb, th[1])
+            if listener is not None:
+                record.kill()
+                conn_request(self, listener, skb, th, isn)
+                return
+            verdict = TW_ACK
+        if verdict == TW_ACK:
+            record.send_ack()
+        elif verdict == TW_RST:
+            self.send_reset(skb, None)
+            record.kill()
+        skb.consume()
+
+    def error(self, report: ErrorReport) -> bool:
+        """An ICMP error about a segment (Linux: tcp_v4_err)."""
+        skb = report.skb
+        start = skb.data
+        if skb.len < 8:
+            return False
+        ports = skb.head[start : start + 4]
+        # The quoted packet is ours: its source is us.
+        entry = self.table.get(report.daddr + report.saddr + ports[2:4] + ports[0:2])
+        if entry is None:
+            return False
+        seq = int.from_bytes(skb.head[start + 4 : start + 8], "big")
+        if type(entry) is TimeWaitSock:
+            return True
+        if type(entry) is RequestSock:
+            # Only what our SYN+ACK can have caused (RFC 5927).
+            if seq != entry.snt_isn:
+                self.net.mib.tcp_ext.OutOfWindowIcmps += 1
+            elif report.fatal and not report.mtu:
+                entry.drop()
+                self.net.mib.tcp_ext.ListenDrops += 1
+            return True
+        sk: TcpSock = entry
+        if sk.state != TCP_LISTEN and not between(seq, sk.snd_una, sk.snd_nxt):
+            self.net.mib.tcp_ext.OutOfWindowIcmps += 1
+            return True
+        sk.icmp_error(report, seq)
+        return True
+
+    # -- segments without a socket
+
+    def send_segment(
+        self, af: AddressFamily, header: bytes, dst: Dst, saddr: bytes, daddr: bytes, tos: int, mark: int, priority: int
+    ) -> None:
+        """Send a segment that belongs to no socket."""
+        packet = SKBuff(header)
+        packet.transport_header = 0
+        packet.ip_summed = CHECKSUM_PARTIAL
+        packet.csum_start = 0
+        packet.csum_offset = wire.TCP_CHECK_OFFSET
+        packet.mark = mark
+        packet.priority = priority
+        try:
+            af.xmit_skb(packet, dst, saddr, daddr, IPPROTO_TCP, tos, 0, True)
+        except OSError:
+            packet.drop(DropReason.PKT_TOO_BIG, self.net.drops)
+
+    def send_reset(self, skb: SKBuff, sk: TcpSock | None) -> None:
+        """Answer a segment with a reset (RFC 9293 section 3.10.7.1; Linux: tcp_v4_send_reset)."""
+        flags = skb.tcp_flags
+        af: AddressFamily = skb.af
+        if flags & RST or af.addr_type(skb.daddr) != RTN_LOCAL:
+            return
+        start = skb.transport_header
+        ports = skb.head[start : start + 4]
+        sport = int.from_bytes(ports[2:4], "big")
+        dport = int.from_bytes(ports[0:2], "big")
+        if flags & ACK:
+            seq, ack, out = skb.ack_seq, 0, RST
+        else:
+            seq, ack, out = 0, skb.end_seq, RST | ACK
+        tos = sk.tos if sk is not None else 0
+        mark = sk.mark if sk is not None else 0
+        oif = sk.bound_dev_if if sk is not None else 0
+        try:
+            dst = af.route(Flow(skb.saddr, skb.daddr, IPPROTO_TCP, oif, tos, mark, sport, dport, True))
+        except OSError:
+            return
+        check = af.pseudo_sum(skb.daddr, skb.saddr, IPPROTO_TCP, wire.TCP_HLEN)
+        header = wire.build(sport, dport, seq, ack, out, 0, check, 0)
+        mib = self.net.mib.tcp
+        mib.OutSegs += 1
+        mib.OutRsts += 1
+        trace = self.net.trace.tcp_send_reset
+        if trace.probes:
+            trace.fire(sk, skb)
+        self.send_segment(af, header, dst, skb.daddr, skb.saddr, tos, mark, 0)
+
+    def send_reply_ack(
+        self, af: AddressFamily, saddr: bytes, daddr: bytes, sport: int, dport: int, seq: int, ack: int, window: int,
+        tstamp_ok: bool, ts_offset: int, ts_recent: int, tos: int, mark: int, oif: int,
+    ) -> None:  # fmt: skip
+        """Send a bare acknowledgement for a request or a TIME-WAIT record (Linux: tcp_v4_send_ack)."""
+        try:
+            dst = af.route(Flow(daddr, saddr, IPPROTO_TCP, oif, tos, mark, sport, dport, True))
+        except OSError:
+            return
+        size = wire.TCP_HLEN + (wire.TCPOLEN_TSTAMP_ALIGNED if tstamp_ok else 0)
+        check = af.pseudo_sum(saddr, daddr, IPPROTO_TCP, size)
+        window = min(window, 65535)
+        if tstamp_ok:
+            tsval = (self.net.loop.now // MSEC + ts_offset) & SEQ_MASK
+            header = wire.build_ts(sport, dport, seq, ack, ACK, window, check, tsval, ts_recent)
+        else:
+            header = wire.build(sport, dport, seq, ack, ACK, window, check, 0)
+        self.net.mib.tcp.OutSegs += 1
+        self.send_segment(af, header, dst, saddr, daddr, tos, mark, 0)
+
