@@ -72,7 +72,7 @@ def bad(data: bytes, at: int, value: int, fix: bool = True) -> bytes:
         (bad(udp(options=ipv4.router_alert()), 8, 1, fix=False), DropReason.IP_CSUM),  # type: ignore[arg-type]
         (bad(udp(options=ipv4.router_alert()), 3, 20), DropReason.IP_INHDR),  # type: ignore[arg-type]
     ],
-    ids=["empty", "cut", "version", "ihl 4", "ihl 15", "length", "checksum", "checksum of options", "length in options"],
+    ids=["empty", "cut", "version", "ihl 4", "ihl 15", "length", "checksum", "options' checksum", "options' length"],
 )
 def test_bad_headers(host: Host, data: bytes, reason: DropReason):
     host.receive(data)
