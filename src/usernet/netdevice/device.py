@@ -19,8 +19,12 @@ from usernet.netdevice.driver import (
     ARPHRD_NONE,
     NETIF_F_GRO,
     NETIF_F_GSO,
+    NETIF_F_GSO_UDP_L4,
     NETIF_F_HW_CSUM,
     NETIF_F_SG,
+    NETIF_F_TSO,
+    NETIF_F_TSO6,
+    NETIF_F_TSO_ECN,
     Driver,
 )
 from usernet.netdevice.gro import Gro
@@ -63,11 +67,24 @@ NET_XMIT_CN: Final = 2
 
 IFNAMSIZ: Final = 16
 
+_SUPER_SEGMENTS: Final = NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_GSO_UDP_L4
+
+
+def fix_features(features: int) -> int:
+    """`features` without those that can't be without another (Linux: netdev_fix_features): a super-segment is fragments
+    behind a header, and each of its packets needs a checksum of its own. Software GSO does without either here."""
+    if not (features & NETIF_F_SG and features & NETIF_F_HW_CSUM):
+        features &= ~_SUPER_SEGMENTS
+    if not features & (NETIF_F_TSO | NETIF_F_TSO6):
+        features &= ~NETIF_F_TSO_ECN
+    return features
+
 
 @final
 class LinkStats:
     """A device's counters (Linux: `struct rtnl_link_stats64`). Packets and bytes as the wire has them: a super-segment
-    counts as the packets it stands for, with a header each."""
+    counts as the packets it stands for, with a header each where it is sent; one that the NIC itself received so
+    comes with one header. What GRO merges was counted before."""
 
     def __init__(self) -> None:
         self.rx_packets: int = 0
@@ -110,10 +127,13 @@ class DeviceNapi(Napi):
         self.gro = Gro(dev.net)
 
     def poll(self, budget: int) -> int:
-        done = self.dev.driver.poll(budget)
+        dev = self.dev
+        if not dev.flags & IFF_UP:
+            return 0  # it went down after it was scheduled
+        done = dev.driver.poll(budget)
         if self.gro.held:
             for skb in self.gro.flush():
-                self.dev.receive(skb)
+                dev.deliver(skb)
         return done
 
     def receive(self, skb: SKBuff) -> None:
@@ -122,9 +142,10 @@ class DeviceNapi(Napi):
         if not dev.features & NETIF_F_GRO or (skb.gso_size and not self.gro.held):
             dev.receive(skb)
         elif dev.prepare(skb):
+            dev.count(skb)
             # A super-segment isn't merged, but it must not overtake what is held of its flow.
             for ready in self.gro.receive(skb):
-                dev.receive(ready)
+                dev.deliver(ready)
         else:
             skb.drop(DropReason.PKT_TOO_SMALL, dev.net.drops)
 
@@ -156,9 +177,10 @@ class NetDevice:
         self.broadcast: bytes = ethernet.BROADCAST if self.has_link_header else b""
         self.mtu: int = driver.mtu or (65536 if self.loopback else 1500)
         self.hw_features: int = driver.hw_features
-        self.features: int = driver.hw_features | NETIF_F_GSO
+        self._wanted_features: int = driver.hw_features | NETIF_F_GSO
         if not self.loopback:
-            self.features |= NETIF_F_GRO
+            self._wanted_features |= NETIF_F_GRO
+        self.features: int = fix_features(self._wanted_features)
         self.statistics = LinkStats()
         self.napi = DeviceNapi(self)
         self.transmit = Transmit(self)
@@ -190,7 +212,12 @@ class NetDevice:
         self.driver.open(self)
         self.flags |= IFF_UP | IFF_RUNNING | IFF_LOWER_UP
         self.stopped = False
-        self.start_watching()
+        try:
+            self.start_watching()
+        except BaseException:
+            self.flags &= ~(IFF_UP | IFF_RUNNING | IFF_LOWER_UP)
+            self.driver.stop()
+            raise
 
     def start_watching(self) -> None:
         """Take the driver's descriptor as interrupt, where it has one and the stack is started."""
@@ -224,22 +251,29 @@ class NetDevice:
         self.mtu = mtu
 
     def set_mac(self, mac: bytes) -> None:
-        """Raises ValueError for what is no unicast address, OSError where the driver refuses."""
+        """Raises ValueError for what is no unicast address, OSError where the driver refuses or has none."""
+        if not self.has_link_header:
+            raise error(errno.EOPNOTSUPP, f"{self.name} has no link address")
         if len(mac) != 6 or mac[0] & 1 or not any(mac):
             raise ValueError(f"address of {self.name}: expected a unicast MAC address, not {mac.hex(':')}")
         self.driver.set_mac(mac)
         self.mac = mac
 
     def set_features(self, changed: int, on: bool) -> None:
-        """Turn features on or off (ethtool -K). Raises OSError EOPNOTSUPP for one the driver doesn't have."""
+        """Turn features on or off (ethtool -K). One that can't be without another is off while that one is off.
+
+        Raises OSError EOPNOTSUPP for one the driver doesn't have.
+        """
         soft = NETIF_F_GSO | NETIF_F_GRO
         if on and changed & ~(self.hw_features | soft):
             raise error(errno.EOPNOTSUPP, f"{self.name} can't do feature {changed:#x}")
-        self.features = self.features | changed if on else self.features & ~changed
+        wanted = self._wanted_features
+        self._wanted_features = wanted | changed if on else wanted & ~changed
+        self.features = fix_features(self._wanted_features)
 
     def set_promiscuity(self, delta: int) -> None:
         """Count those who want all frames (Linux: dev_set_promiscuity)."""
-        self._promiscuous += delta
+        self._promiscuous = max(self._promiscuous + delta, 0)
         self.flags = self.flags | IFF_PROMISC if self._promiscuous else self.flags & ~IFF_PROMISC
 
     def add_multicast(self, mac: bytes) -> None:
@@ -258,7 +292,7 @@ class NetDevice:
 
     def prepare(self, skb: SKBuff) -> bool:
         """Read the link header (Linux: eth_type_trans): sets `protocol`, `pkt_type`, `mac_header`,
-        `network_header`, and moves `data` to it. False where it was dropped for being too short or no IP."""
+        `network_header`, and moves `data` to it. False where it is too short to have one, and must be dropped."""
         skb.dev = self
         data = skb.data
         skb.mac_header = data
@@ -286,11 +320,16 @@ class NetDevice:
         return True
 
     def receive(self, skb: SKBuff) -> None:
-        """A packet goes up the stack (Linux: __netif_receive_skb_core)."""
-        statistics = self.statistics
+        """Count a packet, and deliver it. `data` is at its link header, or, where `network_header` is set, there."""
         if skb.network_header < 0 and not self.prepare(skb):
             skb.drop(DropReason.PKT_TOO_SMALL, self.net.drops)
             return
+        self.count(skb)
+        self.deliver(skb)
+
+    def count(self, skb: SKBuff) -> None:
+        """Count a received packet, `data` at its network header."""
+        statistics = self.statistics
         if skb.gso_segs > 1:
             statistics.rx_packets += skb.gso_segs
         else:
@@ -298,6 +337,9 @@ class NetDevice:
         statistics.rx_bytes += skb.len + self.hard_header_len
         if skb.pkt_type == PACKET_MULTICAST:
             statistics.multicast += 1
+
+    def deliver(self, skb: SKBuff) -> None:
+        """A packet goes up the stack, `data` at its network header (Linux: __netif_receive_skb_core)."""
         if not skb.tstamp:
             loop = self.net.loop
             skb.tstamp = loop.now + loop.clock.realtime_offset
@@ -314,7 +356,7 @@ class NetDevice:
         if skb.pkt_type == PACKET_OTHERHOST:
             skb.drop(DropReason.OTHERHOST, self.net.drops)
             return
-        statistics.rx_nohandler += 1
+        self.statistics.rx_nohandler += 1
         llc = skb.protocol == ethernet.ETH_P_802_2
         skb.drop(DropReason.LLC if llc else DropReason.UNHANDLED_PROTO, self.net.drops)
 
@@ -393,7 +435,7 @@ class NetDevice:
         skb.dev = self
         if skb.ip_summed != CHECKSUM_PARTIAL:
             skb.ip_summed = 1
-        self.net.loop.softirq.defer(lambda: self.receive(skb))
+        self.net.loop.softirq.defer(lambda: self.deliver(skb))
 
     @property
     def scatter_gather(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
@@ -68,8 +69,11 @@ class DeviceNamespace:
             notifier(event, dev)
 
     def _check_name(self, name: str) -> None:
-        if not name or len(name) >= IFNAMSIZ or "/" in name or name in (".", "..") or any(c.isspace() for c in name):
-            raise ValueError(f"device name: expected 1 to {IFNAMSIZ - 1} characters, no slash, no space, not {name!r}")
+        wrong = not name or len(os.fsencode(name)) >= IFNAMSIZ or name in (".", "..")
+        if wrong or any(char in "/:\0" or char.isspace() for char in name):  # Linux: dev_valid_name
+            raise ValueError(
+                f"device name: expected 1 to {IFNAMSIZ - 1} bytes without slash, colon or space, not {name!r}"
+            )
         if name in self._by_name:
             raise ValueError(f"device name: {name!r} is taken")
 
@@ -80,7 +84,12 @@ class DeviceNamespace:
         self._next_index += 1
         self._by_name[name] = dev
         self._by_index[dev.index] = dev
-        self.notify(NETDEV_REGISTER, dev)
+        try:
+            self.notify(NETDEV_REGISTER, dev)
+        except BaseException:
+            del self._by_name[name]
+            del self._by_index[dev.index]
+            raise
         return dev
 
     def set_up(self, dev: NetDevice) -> None:
