@@ -119,7 +119,7 @@ class SinkIter(IovIter):
         while done < total and self._views:
             view = self._views[0]
             take = min(len(view), total - done)
-            view[:take] = data[done : done + take] if take != total else data
+            view[:take] = memoryview(data)[done : done + take] if take != total else data
             done += take
             if take == len(view):
                 self._views.pop(0)

@@ -72,6 +72,8 @@ class SysctlEntry:
 
     def _check_int(self, value: int | str) -> int:
         try:
+            if not isinstance(value, (int, str)):
+                raise ValueError
             number = int(value, 0) if isinstance(value, str) else int(value)
         except ValueError:
             raise ValueError(f"{self.path}: expected an integer, not {value!r}") from None

@@ -38,7 +38,10 @@ class HookPoint:
     def register(self, hook: Hook, priority: int = 0) -> None:
         """Lower priorities run first (Linux: NF_IP_PRI_FILTER is 0)."""
         self._serial += 1
-        insort(self.entries, (priority, self._serial, hook))
+        # A new list, as in `unregister`: a packet may be on its way through the old one.
+        entries = [*self.entries]
+        insort(entries, (priority, self._serial, hook))
+        self.entries = entries
 
     def unregister(self, hook: Hook) -> None:
         self.entries = [entry for entry in self.entries if entry[2] != hook]

@@ -44,9 +44,15 @@ class Net:
         return instance
 
     def close(self) -> None:
-        """End every layer's state, the one made last first."""
+        """End every layer's state, the one made last first. Where one raises, the others are ended all the same."""
+        problem: BaseException | None = None
         for instance in reversed(list(self._states.values())):
             close = getattr(instance, "close", None)
             if close is not None:
-                close()
+                try:
+                    close()
+                except BaseException as cause:
+                    problem = problem or cause
         self._states.clear()
+        if problem is not None:
+            raise problem

@@ -212,7 +212,8 @@ class SKBuff:
         self.len += size
 
     def push_header(self, header: bytes) -> None:
-        """Put `header` in front. What was before `data` is gone, header offsets move along."""
+        """Put `header` in front. What was before `data` is gone; offsets of headers behind it move along, those of
+        headers that are gone are -1."""
         data = self.data
         shift = len(header) - data
         self.head = header + self.head if data == 0 else header + self.head[data:]
@@ -220,13 +221,13 @@ class SKBuff:
         self.tail += shift
         self.len += len(header)
         if self.transport_header >= 0:
-            self.transport_header += shift
+            self.transport_header = self.transport_header + shift if self.transport_header >= data else -1
         if self.network_header >= 0:
-            self.network_header += shift
+            self.network_header = self.network_header + shift if self.network_header >= data else -1
         if self.mac_header >= 0:
-            self.mac_header += shift
+            self.mac_header = self.mac_header + shift if self.mac_header >= data else -1
         if self.csum_start >= 0:
-            self.csum_start += shift
+            self.csum_start = self.csum_start + shift if self.csum_start >= data else -1
 
     def pull(self, size: int) -> None:
         """Step over the first `size` bytes, which must be linear. Raises ValueError where they are not there."""
@@ -260,10 +261,15 @@ class SKBuff:
         return True
 
     def trim(self, length: int) -> None:
-        """Cut the packet to `length` bytes; nothing happens where it is shorter already."""
+        """Cut the packet to `length` bytes; nothing happens where it is shorter already.
+
+        A device's sum over all of it (CHECKSUM_COMPLETE) is good no more (Linux: pskb_trim_rcsum).
+        """
         excess = self.len - length
         if excess <= 0:
             return
+        if self.ip_summed == CHECKSUM_COMPLETE:
+            self.ip_summed = CHECKSUM_NONE
         frags = self.frags
         while excess and self.data_len and frags:
             last = frags[-1]
@@ -365,7 +371,8 @@ class SKBuff:
     # -- the whole
 
     def clone(self) -> SKBuff:
-        """Another packet with the same bytes, by reference, and what is known of them; no owner, in no queue."""
+        """Another packet with the same bytes, by reference, and what is known of them; no owner, in no queue. Address
+        family, addresses and control block are not copied: who needs them in the clone sets them."""
         skb = SKBuff(self.head, self.data)
         skb.tail = self.tail
         skb.len = self.len
