@@ -51,7 +51,7 @@ class ExtendedError:
 def queue_error(sk: Sock, entry: ExtendedError, quoted: SKBuff) -> bool:
     """Queue `entry`, with what `quoted` holds (Linux: sock_queue_err_skb). False where the socket's receive buffer is
     full: it is then dropped and not queued."""
-    if sk.rmem_alloc + quoted.truesize > sk.rcvbuf:
+    if sk.rmem_alloc + quoted.truesize >= sk.rcvbuf:
         return False
     quoted.cb = entry
     sk.charge_receive(quoted)
@@ -70,13 +70,15 @@ def dequeue_error(sk: Sock) -> SKBuff | None:
         return None
     skb = queue.popleft()
     following = queue.first
-    if following is None:
-        sk.error_queue = None
-        if skb is not None and is_icmp(skb):
-            sk.err = 0
-    elif is_icmp(following):
+    if following is not None and is_icmp(following):
         entry: ExtendedError = following.cb
         sk.err = entry.errno
+    elif skb is not None and is_icmp(skb):
+        sk.err = 0
+    if following is None:
+        sk.error_queue = None
+    elif not sk.dead:
+        sk.error_report()
     return skb
 
 

@@ -256,10 +256,8 @@ class Sock:
 
     def queue_receive(self, skb: SKBuff) -> DropReason | None:
         """Queue a received datagram (Linux: sock_queue_rcv_skb). Returns why it had no place, None where it has."""
-        if self.rmem_alloc + skb.truesize > self.rcvbuf and self.rmem_alloc:
-            self.drops += 1
-            return DropReason.SOCKET_RCVBUFF
-        if self.rmem_alloc > self.rcvbuf:
+        # Whatever its size, the packet that finds room left has a place.
+        if self.rmem_alloc >= self.rcvbuf:
             self.drops += 1
             return DropReason.SOCKET_RCVBUFF
         self.charge_receive(skb)
