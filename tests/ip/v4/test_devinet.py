@@ -126,6 +126,12 @@ def test_a_removed_device_leaves_nothing(host: Host):
     assert "net.ipv4.conf.eth1.forwarding" not in host.net.sysctl
 
 
+def test_labels_follow_the_device_s_name(host: Host):
+    host.addresses.add(host.eth0, addr("10.0.0.5"), 24, label="eth0:web")
+    host.devices.rename(host.eth0, "wan0")
+    assert [ifa.label for ifa in host.addresses.of(host.eth0)] == ["wan0", "wan0:web"]
+
+
 def test_a_tiny_mtu_takes_the_addresses_away(host: Host):
     host.eth0.driver.min_mtu = 0
     host.devices.set_mtu(host.eth0, 67)

@@ -49,6 +49,14 @@ def test_a_packet_goes_on_with_one_less_to_live(router: Host):
     assert router.udp.received == []
 
 
+def test_the_tos_byte_gives_the_priority(router: Host):
+    given: list[int] = []
+    router.net.trace.net_dev_xmit.attach(lambda skb, accepted: given.append(skb.priority))
+    router.receive(through(tos=0x10))
+    router.receive(through(tos=0x08))
+    assert given == [6, 2]
+
+
 def test_a_host_does_not_forward(router: Host):
     router.sysctl("ip_forward", 0)
     router.receive(through())

@@ -199,6 +199,15 @@ def test_one_packet(host: Host):
     assert sent.payload == b"transportpayload!"
 
 
+def test_the_short_cut_and_the_long_way_send_the_same_packet(host: Host):
+    for _ in range(2):
+        send(host, dont_fragment=True)
+    host.net.get(Hooks).post_routing.register(lambda skb, indev, outdev: NF_ACCEPT)
+    send(host, dont_fragment=True)
+    assert len({one.data for one in host.sent()}) == 1
+    assert host.net.mib.ip.OutTransmits == 3
+
+
 def test_identification_is_counted_by_destination_and_not_guessable(host: Host):
     for _ in range(2):
         send(host)

@@ -58,6 +58,7 @@ def test_what_is_kept_is_bounded(host: Host):
         ("0.1.2.3", "10.0.0.1", DropReason.IP_INVALID_SOURCE),
         ("127.0.0.1", "10.0.0.1", DropReason.IP_LOCALNET),
         ("10.0.0.1", "10.0.0.1", DropReason.IP_LOCAL_SOURCE),
+        ("10.0.0.255", "10.0.0.1", DropReason.IP_LOCAL_SOURCE),
         ("224.0.0.1", "224.0.0.1", DropReason.IP_INVALID_SOURCE),
         ("10.0.0.1", "255.255.255.255", DropReason.IP_LOCAL_SOURCE),
     ],

@@ -130,6 +130,7 @@ class InetArpHost(ArpHost):
 
     def _address_event(self, event: int, ifa: IfAddr) -> None:
         self._stop_probing(ifa)
+        self._defended.pop(ifa.addr, None)
         if event != ADDR_ADDED or not ifa.dev.up or ifa.dev.flags & (IFF_NOARP | IFF_LOOPBACK):
             return
         in_dev = self._in_devices.of(ifa.dev)

@@ -27,6 +27,7 @@ from usernet.net.pernet import Net
 from usernet.netdevice.device import (
     IFF_BROADCAST,
     NETDEV_CHANGEMTU,
+    NETDEV_CHANGENAME,
     NETDEV_DOWN,
     NETDEV_UNREGISTER,
     NETDEV_UP,
@@ -277,6 +278,9 @@ class Devinet:
             for ifa in list(in_dev.addrs):
                 for notifier in tuple(self.notifiers):
                     notifier(ADDR_ADDED, ifa)
+        elif event == NETDEV_CHANGENAME:
+            for ifa in in_dev.addrs:
+                ifa.label = dev.name + ifa.label[len(ifa.label.partition(":")[0]) :]
         elif event == NETDEV_DOWN:
             self._disable(dev, False)
         elif event == NETDEV_CHANGEMTU:

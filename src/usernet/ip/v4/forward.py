@@ -15,6 +15,7 @@ from usernet.ip.v4.icmp import Icmp
 from usernet.ip.v4.options import IpOptions, OptionsInput
 from usernet.ip.v4.output import Ip4Output, gso_network_length
 from usernet.ip.v4.rtable import Rtable
+from usernet.ip.v4.tos import tos_priority
 from usernet.net.hooks import Hooks
 from usernet.net.pernet import Net
 from usernet.skbuff.dropreason import DropReason
@@ -118,6 +119,7 @@ class Ip4Forward:
             source = self._devinet.select_addr(dst.dev, dst.gateway or dst.daddr, 0)
             self._options.forward(skb, source)
         skb.tstamp = 0
+        skb.priority = tos_priority(head[header + 1])
         self._out.output(dst, skb)
 
     def _call_ra_chain(self, skb: SKBuff, protocol: int) -> bool:

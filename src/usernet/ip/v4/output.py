@@ -248,11 +248,28 @@ class Ip4Output:
             ident = 0
         else:
             ident = self.select_ident(saddr, daddr, protocol, skb.gso_segs or 1)
-        skb.push_header(_build(tos, length, ident, frag_off, ttl, protocol, saddr, daddr, options))
-        skb.network_header = 0
+        header = _build(tos, length, ident, frag_off, ttl, protocol, saddr, daddr, options)
         skb.protocol = ETH_P_IP
         skb.dst = dst
-        self._mib.OutRequests += 1
+        mib = self._mib
+        mib.OutRequests += 1
+        neigh = dst.neigh
+        if (
+            neigh is not None
+            and dst.plain
+            and (length <= mtu or skb.gso_size)
+            and not self._post_routing.entries
+            and not self._local_out.entries
+        ):
+            hh = neigh.hh
+            if hh is not None:
+                mib.OutTransmits += 1
+                self._ext.OutOctets += length
+                skb.push_header(hh + header if hh else header)
+                skb.network_header = len(hh)
+                return dst.dev.queue_xmit(skb)
+        skb.push_header(header)
+        skb.network_header = 0
         return self.local_out(skb, dst)
 
     # -- on the way out

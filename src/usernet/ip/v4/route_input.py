@@ -204,9 +204,11 @@ class RouteInput:
         strictness = in_dev.rp_filter()
         dev = in_dev.dev
         if not strictness and (dev.index != oif or not in_dev.send_redirects()):
-            if in_dev.accept_local():
+            # An address of ours, or one that stands for many, is nobody's source (RFC 1122 section 3.2.1.3).
+            known = self._fib.local.lookup(saddr)
+            if known is None or (known.kind == RTN_LOCAL and in_dev.accept_local()):
                 return VALID
-            return MARTIAN if self._devinet.find(saddr) is not None else VALID
+            return MARTIAN
         fib = self._fib.lookup(saddr)
         if fib is None:
             return REVERSE if strictness else VALID

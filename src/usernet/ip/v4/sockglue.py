@@ -16,6 +16,7 @@ from usernet.ip.v4.forward import Ip4Forward
 from usernet.ip.v4.multicast import MEMBERSHIP_OPTIONS, Multicast
 from usernet.ip.v4.options import OptionsInput, compute_spec_dst
 from usernet.ip.v4.output import Ip4Output
+from usernet.ip.v4.tos import tos_priority
 from usernet.net.pernet import Net
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.skbuff.skbuff import SKBuff
@@ -101,14 +102,6 @@ _INT: Final = Struct("=i")
 _PKTINFO: Final = Struct("=i4s4s")
 _SOCKADDR_IN: Final = Struct("=H2s4s8x")
 _CMSGHDR: Final = Struct("=Qii")
-
-IP_TOS2PRIO: Final = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
-"""TC_PRIO_* by the four bits of RFC 1349 (Linux: ip_tos2prio)."""
-
-
-def tos_priority(tos: int) -> int:
-    """Linux: rt_tos2priority."""
-    return IP_TOS2PRIO[(tos & 0x1E) >> 1]
 
 
 def _decode(value: bytes) -> int:
