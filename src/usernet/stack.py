@@ -48,6 +48,7 @@ from usernet.runner import process_runner
 from usernet.skbuff.dropreason import DropReason
 from usernet.sock.af_ops import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE
 from usernet.sock.sock import SockNet
+from usernet.sockets.address import Names
 from usernet.sockets.inet import InetFamily
 from usernet.sockets.packet import PacketFamily
 from usernet.transport.ping import Ping
@@ -128,10 +129,8 @@ class Stack:
         self._polled = False
         source = random.SystemRandom() if seed is None else random.Random(seed)
         self.net = Net(name, clock if clock is not None else ManualClock(), source)
-        self.hosts: dict[str, list[str]] = {"localhost": ["127.0.0.1"]}
-        """Names known without asking anyone: name → addresses (/etc/hosts)."""
-        self.nameservers: list[str] = []
-        """Whom to ask for other names (/etc/resolv.conf)."""
+        self.names = self.net.get(Names)
+        """What it knows about names, and how it asks for others (/etc/resolv.conf): search, ndots, timeout, …"""
         self._captures: list[Capture] = []
         net = self.net
         self.devices = net.get(DeviceNamespace)
@@ -166,6 +165,24 @@ class Stack:
     def mib(self) -> Mib:
         """Counters: `stack.mib["Tcp"]["RetransSegs"]`."""
         return self.net.mib
+
+    @property
+    def hosts(self) -> dict[str, list[str]]:
+        """Names known without asking anyone: name → addresses (/etc/hosts)."""
+        return self.names.hosts
+
+    @hosts.setter
+    def hosts(self, table: dict[str, list[str]]) -> None:
+        self.names.hosts = table
+
+    @property
+    def nameservers(self) -> list[str]:
+        """Whom to ask for other names: "10.0.0.53" or "10.0.0.53:5353"."""
+        return self.names.nameservers
+
+    @nameservers.setter
+    def nameservers(self, servers: list[str]) -> None:
+        self.names.nameservers = servers
 
     @property
     def trace(self) -> Trace:
