@@ -77,6 +77,8 @@ def _service(port: Any, kinds: list[tuple[int, int, str]], flags: int) -> list[t
         text = port.decode("latin-1")
     else:
         raise OSError("Int or String expected")
+    if [name for _, _, name in kinds] == [""]:
+        raise _fail(EAI_SERVICE, "Servname not supported for ai_socktype")
     if text.isdecimal():
         return [(kind, proto, int(text) & 0xFFFF) for kind, proto, _ in kinds]
     if flags & AI_NUMERICSERV:
