@@ -739,10 +739,11 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
 
 
 def _echo_possible(sk: TcpSock, tsecr: int) -> bool:
-    """Whether the echoed time stamp lies between the first SYN and now."""
+    """Whether the echoed time stamp lies between the first SYN and now. `retrans_stamp` is never 0, so it may be 1 too
+    late at the origin of the clock."""
     now = sk.loop.now // MSEC
     echoed = (tsecr - sk.tsoffset) & SEQ_MASK
-    return not before(echoed, sk.retrans_stamp & SEQ_MASK) and not after(echoed, now & SEQ_MASK)
+    return not before(echoed, (sk.retrans_stamp - 1) & SEQ_MASK) and not after(echoed, now & SEQ_MASK)
 
 
 def _take_syn_options(sk: TcpSock, options: wire.TcpOptions, saw_tstamp: bool) -> None:
