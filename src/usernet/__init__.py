@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from usernet.lab import Lab
     from usernet.posix import patched, use, using
     from usernet.stack import Stack
 
 __version__ = "0.1.0"
-__all__ = ["Stack", "__version__", "drivers", "patched", "socket", "use", "using"]
+__all__ = ["Lab", "Stack", "__version__", "drivers", "lab", "patched", "socket", "use", "using"]
 
 _LAZY = {
     "Stack": ("usernet.stack", "Stack"),
@@ -23,6 +24,8 @@ _LAZY = {
     "patched": ("usernet.posix", "patched"),
     "drivers": ("usernet.drivers", None),
     "socket": ("usernet.socket", None),
+    "lab": ("usernet.lab", None),
+    "Lab": ("usernet.lab", "Lab"),
 }
 
 
