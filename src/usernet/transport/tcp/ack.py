@@ -40,7 +40,6 @@ from usernet.transport.tcp.const import (
     TCPCB_SACKED_RETRANS,
     after,
     before,
-    between,
 )
 from usernet.transport.tcp.output import (
     TxInfo,
@@ -218,8 +217,8 @@ def clean_rtx_queue(
         sk.sent.remove(tx)
         sk.wmem_queued -= skb.truesize
         skb = following
-    if between(sk.snd_up, prior_snd_una, snd_una):
-        sk.snd_up = snd_una
+    if sk.urg_mode and not after(sk.snd_up, snd_una):
+        sk.urg_mode = False
     if skb is not None and skb.sacked & TCPCB_SACKED_ACKED:
         flag |= FLAG_SACK_RENEGING
     seq_rtt_us = sack_rtt_us = ca_rtt_us = -1

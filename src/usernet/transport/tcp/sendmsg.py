@@ -71,6 +71,7 @@ def _push(sk: TcpSock, flags: int, mss: int, nonagle: int, goal: int) -> None:
         mark_push(sk, skb)
     if flags & MSG_OOB:
         sk.snd_up = sk.write_seq
+        sk.urg_mode = True
     if _should_autocork(sk, skb, goal):
         # The device's queue holds enough of ours: its emptying brings us back.
         sk.net.mib.tcp_ext.TCPAutoCorking += 1

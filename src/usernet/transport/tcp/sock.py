@@ -892,6 +892,7 @@ class TcpSock(InetSock):
         self.retrans_stamp = 0
         self.total_retrans = 0
         self.urg_data = 0
+        self.urg_mode = False
         self.duplicate_sack = None
         self.selective_acks = ()
         self.buffers_ready = self.fin_received = False
