@@ -845,8 +845,8 @@ class TcpSock(InetSock):
         if old == TCP_LISTEN:
             self._listen_stop()
         elif old != TCP_CLOSE:
-            if old in (TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_RECV) or (
-                self.snd_nxt != self.write_seq and old in (TCP_CLOSING, TCP_LAST_ACK, TCP_CLOSE_WAIT)
+            if old in (TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_RECV) or (
+                self.snd_nxt != self.write_seq and old in (TCP_CLOSING, TCP_LAST_ACK)
             ):
                 send_active_reset(self)
                 self.err = errno.ECONNRESET
