@@ -903,6 +903,7 @@ def _fin_wait1_acked(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
     if sk.linger2 < 0:
         sk.done()
         sk.net.mib.tcp_ext.TCPAbortOnData += 1
+        sk.tcp.send_reset(skb, sk)
         skb.consume()
         return False
     if skb.end_seq != skb.seq and after((skb.end_seq - (1 if skb.tcp_flags & FIN else 0)) & SEQ_MASK, sk.rcv_nxt):
