@@ -540,7 +540,7 @@ def trim_head(sk: TcpSock, skb: SKBuff, size: int) -> None:
     skb.truesize -= size
     sk.wmem_queued -= size
     if skb.gso_segs > 1:
-        set_tso_segs(skb, current_mss(sk))
+        set_tso_segs(skb, skb.gso_size)
 
 
 # -- when to send
