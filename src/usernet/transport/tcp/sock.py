@@ -21,7 +21,6 @@ from usernet.core.wait import (
     EPOLLPRI,
     EPOLLRDHUP,
     EPOLLRDNORM,
-    EPOLLWRBAND,
     EPOLLWRNORM,
     Blocking,
     Wait,
@@ -104,6 +103,7 @@ from usernet.transport.tcp.output import (
 from usernet.transport.tcp.recovery import simple_retransmit
 from usernet.transport.tcp.tcp import Tcp
 from usernet.transport.tcp.timewait import TimeWaitSock
+from usernet.transport.tcp.window import receive_window
 from usernet.wire import checksum
 
 if TYPE_CHECKING:
@@ -1105,15 +1105,19 @@ class TcpSock(InetSock):
             target = self.rcvlowat
             if self.urg_data and self.urg_seq == self.copied_seq and not self.oobinline:
                 target += 1
-            if (self.rcv_nxt - self.copied_seq) & SEQ_MASK >= target and self.receive_queue.first is not None:
+            ready = (self.rcv_nxt - self.copied_seq) & SEQ_MASK
+            # A window that is used up must be read, or what SO_RCVLOWAT waits for could never come.
+            if ready and self.receive_queue.first is not None and (
+                ready >= target or self.rmem_alloc > self.rcvbuf or receive_window(self) <= self.rcv_mss
+            ):
                 mask |= EPOLLIN | EPOLLRDNORM
             if not shutdown & SEND_SHUTDOWN:
                 if self.stream_writeable():
-                    mask |= EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
+                    mask |= EPOLLOUT | EPOLLWRNORM
                 else:
                     self.nospace = True
             else:
-                mask |= EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
+                mask |= EPOLLOUT | EPOLLWRNORM
             if self.urg_data & TCP_URG_VALID:
                 mask |= EPOLLPRI
         if self.err or self.error_queue:
