@@ -54,6 +54,10 @@ KIND_NAMES: Final = {
 }  # fmt: skip
 
 
+NO_METRICS: Final[dict[int, int]] = {}
+"""The metrics of all routes that have none, so that a million of them take no memory. Never written to."""
+
+
 def format_address(addr: bytes) -> str:
     """An address of either family, as people write it."""
     return str(ip_address(addr))
@@ -101,7 +105,7 @@ class FibRoute:
         self.scope: int = RT_SCOPE_UNIVERSE
         self.nh_scope: int = RT_SCOPE_LINK if gateway is not None else RT_SCOPE_HOST
         self.prefsrc: bytes = b""
-        self.metrics: dict[int, int] = {}
+        self.metrics: dict[int, int] = NO_METRICS
         self.congestion_control: str = ""
         self.onlink: bool = False
         self.mtu_lock: bool = False

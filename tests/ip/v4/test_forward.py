@@ -128,6 +128,23 @@ def test_no_redirects_where_not_wanted(router: Host):
     assert [sent.protocol for sent in router.sent()] == [17]
 
 
+def test_the_memory_of_who_was_told_is_bounded(router: Host, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("usernet.ip.v4.forward.MAX_PEERS", 3)
+    for last in range(10, 20):
+        router.receive(packet(b"12345678", saddr=bytes([10, 0, 0, last]), daddr=FAR, protocol=17))
+    assert len(router.ipv4.forward._told) == 3
+
+
+def test_directed_broadcasts_are_forwarded_where_both_settings_say_so(router: Host):
+    data = packet(b"12345678", daddr=addr("172.16.255.255"), protocol=17)
+    router.receive(data)
+    assert router.sent("eth1") == [] and len(router.udp.received) == 1
+    router.sysctl("conf.all.bc_forwarding", 1)
+    router.sysctl("conf.eth0.bc_forwarding", 1)
+    router.receive(data)
+    assert [sent.daddr for sent in router.sent("eth1")] == [addr("172.16.255.255")]
+
+
 def test_forwarded_packets_pass_the_hook(router: Host):
     router.net.get(Hooks).forward.register(lambda skb, indev, outdev: NF_DROP)
     router.receive(through())

@@ -124,7 +124,8 @@ class Ipv4Routes:
             route = FibRoute(prefix, length, kind, None, None, metric)
         else:
             route = self._next_hop(name, prefix, length, kind, dev, gateway, metric, onlink, scope)
-        route.metrics = dict(metrics or {})
+        if metrics:
+            route.metrics = dict(metrics)
         route.congestion_control = congestion_control
         route.mtu_lock = mtu_lock
         route.proto = proto
