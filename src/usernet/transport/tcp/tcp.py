@@ -37,6 +37,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.handshake import RequestSock, check_request, child_process, conn_request
 from usernet.transport.tcp.input import paws_reject, rcv_established, rcv_state_process
+from usernet.transport.tcp.metrics import TcpMetrics
 from usernet.transport.tcp.offload import TcpOffload
 from usernet.transport.tcp.timewait import TW_ACK, TW_RST, TW_SYN, TimeWaitSock, timewait_state_process
 from usernet.wire import checksum
@@ -136,6 +137,7 @@ class Tcp(TcpSettings, NetProtocol):
         self.table: dict[bytes, TcpSock | RequestSock | TimeWaitSock] = {}
         self.listeners: dict[int, list[TcpSock]] = {}
         self.ports = PortTable(net, tcp_conflict)
+        self.metrics = TcpMetrics()
         self.orphans: set[TcpSock] = set()
         self.tw_count: int = 0
         self._secret: bytes = b""
