@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Final, final
 
 from usernet.core.mib import MibGroup
+from usernet.link.neigh_table import NeighbourTable
 from usernet.link.neighbour import (
     NEIGH_UPDATE_F_OVERRIDE,
     NUD_REACHABLE,
     NUD_STALE,
     NUD_VALID,
     Neighbour,
-    NeighbourTable,
     NeighOps,
 )
 from usernet.net.packet_type import PacketTypes
