@@ -809,6 +809,7 @@ class TcpSock(InetSock):
             raise error(errno.ENETUNREACH)
         bound = self.saddr
         dst = self.af.route(self.flow(daddr, name.port))
+        self.ts_recent = self.ts_recent_stamp = 0
         if self.saddr == self.af.any:
             self.saddr = dst.saddr
             self.rcv_saddr = dst.saddr
@@ -821,6 +822,8 @@ class TcpSock(InetSock):
                 remote = self.saddr + daddr + name.port.to_bytes(2, "big")
                 tcp.ports.connect(self, remote, lambda port: tcp.four_tuple_free(self, port))
                 self.sport = self.num
+            elif not tcp.four_tuple_free(self, self.num, asked=True):
+                raise error(errno.EADDRNOTAVAIL)
             self.set_addresses()
             tcp.hash(self)
         except OSError:
@@ -834,9 +837,10 @@ class TcpSock(InetSock):
             self.dst = None
             raise
         self.ip_id = self.net.random.getrandbits(16)
-        self.write_seq = tcp.secure_seq(self.saddr, daddr, self.sport, self.dport)
+        # A record in TIME-WAIT that gave way, and an earlier connection of this socket, have left where to go on from.
+        if not self.write_seq:
+            self.write_seq = tcp.secure_seq(self.saddr, daddr, self.sport, self.dport)
         self.tsoffset = tcp.secure_ts_offset(self.saddr, daddr)
-        self.ts_recent = self.ts_recent_stamp = 0
         connect(self)
 
     def disconnect(self) -> None:

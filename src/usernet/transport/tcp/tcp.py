@@ -242,19 +242,26 @@ class Tcp(TcpSettings, NetProtocol):
         self.ports.release(record)
         self.tw_count -= 1
 
-    def four_tuple_free(self, sk: TcpSock, port: int) -> bool:
+    def four_tuple_free(self, sk: TcpSock, port: int, asked: bool = False) -> bool:
         """Whether `sk` may connect from `port` to its peer: nobody else does (Linux: __inet_check_established).
 
-        A record in TIME-WAIT gives way where time stamps tell the connections apart (tcp_tw_reuse, RFC 6191).
+        A record in TIME-WAIT gives way where time stamps tell the connections apart (RFC 6191): to a port that was
+        `asked` for at once, to one that is being chosen as tcp_tw_reuse has it (Linux: tcp_twsk_unique).
         """
         key = sk.daddr + sk.saddr + sk.dport.to_bytes(2, "big") + port.to_bytes(2, "big")
         entry = self.table.get(key)
         if entry is None:
             return True
-        if type(entry) is TimeWaitSock and entry.ts_recent_stamp and self.tcp_tw_reuse:
-            reuse = self.tcp_tw_reuse == 1 or sk.daddr == sk.saddr or sk.daddr == sk.af.loopback
-            if reuse and self.net.loop.now - entry.ts_recent_stamp > 1000 * MSEC:
-                sk.write_seq = (entry.snd_nxt + 65535 + 2) & SEQ_MASK
+        if type(entry) is TimeWaitSock and entry.ts_recent_stamp:
+            reuse = self.tcp_tw_reuse == 1 or (
+                self.tcp_tw_reuse == 2 and (sk.daddr == sk.saddr or sk.daddr == sk.af.loopback)
+            )
+            if asked or (
+                reuse
+                and entry.substate == TCP_TIME_WAIT
+                and self.net.loop.now - entry.ts_recent_stamp > 1000 * MSEC
+            ):
+                sk.write_seq = (entry.snd_nxt + 65535 + 2) & SEQ_MASK or 1
                 sk.ts_recent = entry.ts_recent
                 sk.ts_recent_stamp = entry.ts_recent_stamp
                 entry.kill()
