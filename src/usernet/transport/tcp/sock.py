@@ -859,6 +859,14 @@ class TcpSock(InetSock):
         self.clear_timers()
         if old != TCP_CLOSE:
             self.set_state(TCP_CLOSE)
+        if old != TCP_LISTEN:
+            # Should the socket connect again, its numbers must not be taken for the old connection's.
+            self.write_seq = (self.write_seq + self.max_window + 2) & SEQ_MASK or 1
+        self.copied_seq = self.rcv_nxt
+        self.peek_off = -1
+        if self.ca_ready:
+            self.ca_ready = False
+            self.ca.release(self)
         for skb in self.receive_queue.take():
             skb.consume()
         self.write_queue_purge()
