@@ -141,6 +141,7 @@ def new_segment(seq: int, flags: int) -> SKBuff:
     skb.sacked = 0
     skb.gso_segs = 1
     skb.ip_summed = CHECKSUM_PARTIAL
+    skb.cb = -1
     skb.tx = TxInfo(skb)
     return skb
 
@@ -508,6 +509,8 @@ def fragment(sk: TcpSock, queue: SKBuffQueue, skb: SKBuff, length: int, mss: int
     skb.tcp_flags = flags & ~(FIN | PSH)
     rest.tcp_flags = flags
     rest.sacked = skb.sacked
+    # Neither ends any more where the socket's page does (sendmsg.py).
+    rest.cb = skb.cb = -1
     tx: TxInfo = skb.tx
     rest_tx = TxInfo(rest)
     rest_tx.mstamp = tx.mstamp

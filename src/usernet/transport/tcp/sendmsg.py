@@ -132,7 +132,6 @@ def _fill(sk: TcpSock, msg: MsgHdr, flags: int, mss: int, goal: int) -> int:
             if sk.wmem_queued >= sk.sndbuf:
                 return copied
             skb = new_segment(sk.write_seq, ACK)
-            skb.cb = -1
             if queue.first is None:
                 rate_check_app_limited(sk)
             add_write_queue_tail(sk, skb)
