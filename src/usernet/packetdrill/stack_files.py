@@ -6,7 +6,7 @@ Used by `stack_calls`. Files and pipes live in memory and are the script's own; 
 from __future__ import annotations
 
 import errno
-from typing import Final, TypeAlias, Union, final
+from typing import Final, TypeAlias, final
 
 from usernet.core.errors import error
 from usernet.core.loop import Loop
@@ -111,7 +111,7 @@ class EpollFile:
         self.data: dict[int, int] = {}
 
 
-OpenFile: TypeAlias = Union[Socket, MemoryFile, PipeEnd, EpollFile]
+OpenFile: TypeAlias = Socket | MemoryFile | PipeEnd | EpollFile
 
 
 @final

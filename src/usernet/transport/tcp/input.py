@@ -442,6 +442,7 @@ def tcp_fin(sk: TcpSock) -> None:
             skb.consume()
         sk.ofo = None
     sk.selective_acks = ()
+    sk.duplicate_sack = None
     if not sk.dead:
         sk.state_change()
 

@@ -131,8 +131,9 @@ def data_queue_ofo(sk: TcpSock, skb: SKBuff) -> None:
             skb.drop(DropReason.TCP_OFOMERGE, net.drops)
             return
         # The new one covers it: first data wins, so what is held is cut out of the new one on delivery.
+        mib.TCPOFOMerge += 1
         dsack_extend(sk, following.seq, following.end_seq)
-        break
+        index += 1
     if len(queue) >= MAX_OFO_SEGMENTS:
         mib.TCPOFODrop += 1
         skb.drop(DropReason.TCP_OFO_DROP, net.drops)

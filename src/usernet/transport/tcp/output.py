@@ -307,6 +307,10 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
         acknowledged = sk.rcv_nxt if flags & ACK else 0
         header = wire.build(sk.sport, sk.dport, seq, acknowledged, flags, window, check, 0, options)
     else:
+        if skb.gso_segs > 1:
+            # A receiver merges segments up to a PSH: so it need not wait for more. Not for single ones, whose
+            # acknowledgement may well wait.
+            flags |= PSH
         window = select_window(sk)
         urg_ptr = 0
         if sk.urg_mode and before(seq, sk.snd_up):

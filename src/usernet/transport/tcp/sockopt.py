@@ -55,6 +55,7 @@ TCP_THIN_DUPACK: Final = 17
 TCP_USER_TIMEOUT: Final = 18
 TCP_TIMESTAMP: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
+TCP_CC_INFO: Final = 26
 TCP_INQ: Final = 36
 TCP_RTO_MAX_MS: Final = 44
 
@@ -234,6 +235,8 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
         return sk.af.getsockopt(sk, option, length)
     if option == TCP_INFO:
         return pack_info(sk)[:length]
+    if option == TCP_CC_INFO:
+        return sk.ca.pack_info(sk)[:length]
     if option == TCP_CONGESTION:
         return sk.ca.name.encode().ljust(TCP_CA_NAME_MAX, b"\0")[:length]
     return encode_int(_get_int(sk, option), length)

@@ -79,6 +79,10 @@ class CongestionControl:
         """How many windows the send buffer should hold."""
         return 2
 
+    def pack_info(self, sk: TcpSock) -> bytes:
+        """What TCP_CC_INFO gives, as `union tcp_cc_info` lays it out; empty for a controller that has nothing there."""
+        return b""
+
     def get_info(self, sk: TcpSock) -> dict[str, Any]:
         """What `ss -i` shows of its state."""
         return {}
