@@ -59,6 +59,7 @@ from usernet.wire import ethernet
 
 if TYPE_CHECKING:
     from usernet.drivers.capture import Capture
+    from usernet.sockets.poll import Epoll, Poll
     from usernet.sockets.user import UserSocket
 
 ROUTE_KINDS = {
@@ -468,6 +469,26 @@ class Stack:
         from usernet.sockets.user import UserSocket
 
         return UserSocket(self.net, family, type, proto)
+
+    def select(
+        self, rlist: Iterable[Any], wlist: Iterable[Any], xlist: Iterable[Any], timeout: float | None = None
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """`select.select` for sockets of this stack, without descriptors. timeout: seconds, None for no end."""
+        from usernet.sockets.poll import select
+
+        return select(self.net, rlist, wlist, xlist, timeout)
+
+    def poller(self) -> Poll:
+        """`select.poll()` for sockets of this stack, without descriptors. (`poll` drives the stack.)"""
+        from usernet.sockets.poll import Poll
+
+        return Poll(self.net)
+
+    def epoll(self) -> Epoll:
+        """`select.epoll()` for sockets of this stack, without descriptors."""
+        from usernet.sockets.poll import Epoll
+
+        return Epoll(self.net)
 
     # -- looking
 

@@ -15,6 +15,7 @@ from tests.sockets.virtual import Virtual
 from usernet.net.pernet import Net
 from usernet.sockets.poll import Epoll, Poll, select
 from usernet.sockets.user import UserSocket
+from usernet.stack import Stack
 
 
 def test_select(net: Net) -> None:
@@ -129,3 +130,14 @@ def test_waiting_for_many_in_threads(threaded: Net) -> None:
         caller.join()
         for sock in clients + connections:
             sock.close()
+
+
+def test_the_stack_has_them() -> None:
+    with Stack("poll") as stack, stack.socket(2, 2) as sock:
+        assert stack.select([sock], [sock], [], 0) == ([], [sock], [])
+        poller = stack.poller()
+        poller.register(sock, host.POLLOUT)
+        assert poller.poll() == [(sock, host.POLLOUT)]
+        with stack.epoll() as epoll:
+            epoll.register(sock, host.EPOLLOUT)
+            assert epoll.poll() == [(sock, host.EPOLLOUT)]
