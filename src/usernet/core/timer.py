@@ -58,7 +58,8 @@ class Timer:
         if filed != self._filed:
             return NEVER
         deadline = self.deadline
-        if deadline > now:
+        if deadline > filed:
+            # Also where it is due already: its turn is after those that were due before it.
             self._filed = deadline
             return deadline
         self._filed = self.deadline = NEVER

@@ -1,0 +1,1 @@
+"""Tests of the ground floor: time, order, waiting, memory, settings, counters."""
