@@ -150,6 +150,12 @@ def test_unix_sockets_are_the_hosts(stack: Stack, tmp_path: Path) -> None:
     assert raised.value.errno == errno.EBADF
 
 
+def test_every_method_of_the_standard_class_is_there(stack: Stack) -> None:
+    assert [name for name in dir(standard.socket) if not hasattr(socket.socket, name)] == []
+    with socket.socket() as sock, pytest.raises(OSError, match="only supported for AF_ALG"):
+        sock.sendmsg_afalg(op=1)
+
+
 def test_socketpair_and_descriptors_of_the_host(stack: Stack) -> None:
     left, right = socket.socketpair()
     with left, right:

@@ -103,6 +103,13 @@ class socket(SocketBase):
         host = self._host
         return super().getblocking() if host is None else host.getblocking()
 
+    def sendmsg_afalg(self, *args: Any, **kwargs: Any) -> int:
+        """For AF_ALG, which is the host's. Raises OSError for any other family."""
+        host = self._host
+        if host is None:
+            raise OSError("algset is only supported for AF_ALG")
+        return host.sendmsg_afalg(*args, **kwargs)
+
     def detach(self) -> int:
         host = self._host
         if host is None:
