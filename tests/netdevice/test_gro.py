@@ -79,10 +79,19 @@ def test_what_fits_nowhere_stays_behind_what_is_held(bench):
 
 
 def test_a_super_segment_does_not_overtake_what_is_held(bench):
-    big = received(tcp_packet(b"b" * 300, seq=101, gso_size=100))
+    big = received(tcp_packet(b"b" * 300, seq=101, gso_size=50))
     bench.feed(*row(1), big)
     assert [skb.len - 40 for skb in bench.up] == [100, 300]
-    assert bench.up[1].gso_segs == 3
+    assert bench.up[1].gso_segs == 6
+
+
+def test_super_segments_merge_with_what_they_follow(bench):
+    first = received(tcp_packet(b"a" * 300, seq=1, ident=0, gso_size=100))
+    second = received(tcp_packet(b"b" * 250, seq=301, ident=3, gso_size=100))
+    late = received(tcp_packet(b"c" * 100, seq=551, ident=6))
+    bench.feed(first, second, late)
+    assert [skb.len - 40 for skb in bench.up] == [550, 100]
+    assert (bench.up[0].gso_size, bench.up[0].gso_segs) == (100, 6)
 
 
 def test_an_acknowledgement_goes_straight_up(bench):

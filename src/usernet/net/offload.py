@@ -33,6 +33,11 @@ class Offload:
         """Append `skb`, of the same flow, to `held`. False where it must not be: `held` is then passed up first."""
         return False
 
+    def gro_follow(self, held: SKBuff, skb: SKBuff) -> bool:
+        """As `gro_flow` and `gro_merge` in one, for the usual case: `skb`, with `data` at this network layer's header,
+        is the very next of the flow of `held`. False where it is not, or not plainly so; nothing has changed then."""
+        return False
+
     def gro_complete(self, held: SKBuff) -> None:
         """Make the merged packet's header and gso fields right before it goes up."""
 

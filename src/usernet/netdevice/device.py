@@ -139,11 +139,10 @@ class DeviceNapi(Napi):
     def receive(self, skb: SKBuff) -> None:
         """A packet from the driver, `data` at its link header (at the network header where there is none)."""
         dev = self.dev
-        if not dev.features & NETIF_F_GRO or (skb.gso_size and not self.gro.held):
+        if not dev.features & NETIF_F_GRO:
             dev.receive(skb)
         elif dev.prepare(skb):
             dev.count(skb)
-            # A super-segment isn't merged, but it must not overtake what is held of its flow.
             for ready in self.gro.receive(skb):
                 dev.deliver(ready)
         else:

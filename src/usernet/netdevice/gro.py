@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 MAX_GRO_FLOWS: Final = 64
 """Flows held at a time; when it is full the oldest goes up (Linux: 8 buckets of MAX_GRO_SKBS 8)."""
 
-GRO_MAX_SIZE: Final = 65535
-"""Bytes of a merged packet, from its network header on: what IPv4's total length can say (Linux: gro_ipv4_max_size)."""
+GRO_MAX_SIZE: Final = 524280
+"""Bytes of a merged packet, from its network header on (Linux: GRO_MAX_SIZE, 8 * 65535). One above 65,535 bytes has an
+IPv4 total length of 0, as Linux's BIG TCP has it, and its true length is the packet's."""
 
 SMALLEST_WORTHWHILE: Final = 96
 """Bytes below which a packet that finds nothing held is not looked at: it is an acknowledgement, or as good as one."""
@@ -36,12 +37,14 @@ class GroControl:
     Of the network layer: `network`, what must be equal in all packets that merge; `ident`, the IPv4 identification,
     and whether it stays the same (`fixed_id`). Of the transport: `same`, likewise what must be equal; `seq`, its first
     sequence number, and `next_seq`, the one that must follow; `flags`, gathered; `start`, where its payload starts,
-    from `data`; `mss`, the first packet's payload bytes; `closed`: nothing may be appended. `count`: packets so far.
+    from `data`, and `ports`, where its header starts in `head`; `size`, its payload bytes, and `mss`, those of
+    a packet on the wire; `closed`: nothing may be appended. `count`: packets so far, `first` of them in the first
+    one, which may be a super-segment of the device's.
     """
 
     __slots__ = (
-        "closed", "count", "fixed_id", "flags", "ident", "mss", "network", "next_seq", "same", "seq", "start",
-        "transport",
+        "closed", "count", "first", "fixed_id", "flags", "ident", "mss", "network", "next_seq", "ports", "same", "seq",
+        "size", "start", "transport",
     )  # fmt: skip
 
     network: int
@@ -54,8 +57,11 @@ class GroControl:
     flags: int
     start: int
     mss: int
+    ports: int
+    size: int
     closed: bool
     count: int
+    first: int
 
 
 def append_payload(held: SKBuff, skb: SKBuff, start: int, size: int) -> None:
@@ -89,25 +95,36 @@ def checksum_ok(skb: SKBuff, offset: int, protocol: int) -> bool:
 class Gro:
     """The merging of one device's poll. `held` maps a flow's key to the packet held for it."""
 
-    __slots__ = ("_offloads", "held")
+    __slots__ = ("_last", "_last_offload", "_offloads", "held")
 
     def __init__(self, net: Net) -> None:
         self._offloads = net.get(Offloads)
         self.held: dict[bytes, tuple[SKBuff, Offload]] = {}
+        # What was held last, and its network layer: the next packet is most often of the same flow.
+        self._last: SKBuff | None = None
+        self._last_offload: Offload | None = None
 
     def receive(self, skb: SKBuff) -> Sequence[SKBuff]:
         """Take a packet whose link header has been read; returns what is to go up now, in order."""
         held = self.held
-        if not held and (skb.len < SMALLEST_WORTHWHILE or skb.gso_size):
+        last = self._last
+        if last is not None and last.protocol == skb.protocol:
+            assert self._last_offload is not None
+            if self._last_offload.gro_follow(last, skb):
+                return ()
+        if not held and skb.len < SMALLEST_WORTHWHILE:
             return (skb,)
         offload = self._offloads.packet.get(skb.protocol)
-        key = offload.gro_flow(skb, skb.data) if offload is not None and not skb.gso_size else None
+        key = offload.gro_flow(skb, skb.data) if offload is not None else None
         if key is None or offload is None:
             # It may belong to a flow that is held (a FIN, a reset): order within the flow must hold.
             return [*self.flush(), skb] if held else (skb,)
+        self._last = skb
+        self._last_offload = offload
         entry = held.get(key)
         if entry is not None:
             if offload.gro_merge(entry[0], skb):
+                self._last = entry[0]
                 return ()
             del held[key]
             held[key] = (skb, offload)
@@ -128,4 +145,5 @@ class Gro:
             offload.gro_complete(skb)
             packets.append(skb)
         self.held.clear()
+        self._last = None
         return packets

@@ -6,7 +6,7 @@ Super-segments are split, checksums filled in, fragments joined: each only for a
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from usernet.net.offload import Offloads
 from usernet.net.packet_type import PacketTypes
@@ -63,6 +63,11 @@ def checksum_help(skb: SKBuff) -> None:
     skb.store(start + skb.csum_offset, value.to_bytes(2, "big"))
     skb.ip_summed = CHECKSUM_NONE
 
+GSO_LEGACY_MAX_SIZE: Final = 65536
+"""Bytes of a super-segment that every device which takes any can take (Linux, same name)."""
+
+MAX_LINK_HEADER: Final = 18
+
 
 @final
 class Transmit:
@@ -81,7 +86,8 @@ class Transmit:
         """Hand `skb` to the driver. False where the driver has no room: `skb` is to be queued again."""
         if skb.gso_size:
             needed = gso_features(skb.gso_type)
-            if self._dev.features & needed != needed:
+            # What GRO merged beyond 64 KiB can't leave in one piece.
+            if self._dev.features & needed != needed or skb.len > GSO_LEGACY_MAX_SIZE + MAX_LINK_HEADER:
                 return self._split(skb)
         return self._send_one(skb)
 

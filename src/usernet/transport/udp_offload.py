@@ -102,7 +102,7 @@ class UdpOffload(Offload):
     def gro_flow(self, skb: SKBuff, offset: int) -> bytes | None:
         """The ports, of a datagram whose socket wants merged ones (Linux: udp4_gro_receive)."""
         lookup = self.gro_lookup
-        if lookup is None or skb.tail - offset < UDP_HLEN:
+        if lookup is None or skb.gso_size or skb.tail - offset < UDP_HLEN:
             return None
         sport, dport, length, check = udp.parse(skb.head, offset)
         start = offset - skb.data + UDP_HLEN

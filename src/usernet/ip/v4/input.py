@@ -126,7 +126,7 @@ class Ip4Input:
             ext.InECT1Pkts += segments
         else:
             ext.InCEPkts += segments
-        if tot_len != skb.len:
+        if tot_len != skb.len and (tot_len or not skb.gso_size):
             if tot_len > skb.len:
                 ext.InTruncatedPkts += 1
                 skb.drop(DropReason.PKT_TOO_SMALL, self._net.drops)

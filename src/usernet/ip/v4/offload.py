@@ -102,7 +102,7 @@ class Ipv4Offload(Offload):
         control.ident = ident
         control.fixed_id = False
         control.transport = transport
-        control.count = 1
+        control.count = control.first = skb.gso_segs or 1
         return saddr + daddr + ports
 
     def gro_merge(self, held: SKBuff, skb: SKBuff) -> bool:
@@ -112,17 +112,43 @@ class Ipv4Offload(Offload):
             return False
         distance = its.ident - ours.ident & 0xFFFF
         # With DF the second packet shows whether the sender counts, or leaves the identification as it is.
-        fixed = ours.fixed_id if ours.count > 1 else distance == 0 and bool(its.network & IP_DF)
+        fixed = ours.fixed_id if ours.count > ours.first else distance == 0 and bool(its.network & IP_DF)
         if distance != (0 if fixed else ours.count & 0xFFFF) or not ours.transport.gro_merge(held, skb):
             return False
         ours.fixed_id = fixed
-        ours.count += 1
+        ours.count += skb.gso_segs or 1
+        return True
+
+    def gro_follow(self, held: SKBuff, skb: SKBuff) -> bool:
+        head = skb.head
+        at = skb.data
+        if skb.tail - at < IP_HLEN:
+            return False
+        ver_ihl, tos, tot_len, ident, frag_off, ttl, _, _, saddr, daddr = _parse(head, at)
+        ours: GroControl = held.cb
+        # With DF the second packet shows whether the sender counts, or leaves the identification as it is.
+        distance = ident - ours.ident & 0xFFFF
+        fixed = ours.fixed_id if ours.count > ours.first else distance == 0 and bool(frag_off & IP_DF)
+        if (
+            ver_ihl != SIMPLE_HEADER
+            or tot_len != skb.len
+            or saddr != held.saddr
+            or daddr != held.daddr
+            or ours.network != tos << 24 | ttl << 16 | frag_off
+            or distance != (0 if fixed else ours.count & 0xFFFF)
+            or _from_bytes(head[at : at + IP_HLEN], "big") % 0xFFFF
+        ):
+            return False
+        if not ours.transport.gro_follow(held, skb):
+            return False
+        ours.fixed_id = fixed
+        ours.count += skb.gso_segs or 1
         return True
 
     def gro_complete(self, held: SKBuff) -> None:
         control: GroControl = held.cb
         held.cb = None
-        if control.count == 1:
+        if control.count == control.first:
             return
         network = held.network_header
         held.gso_segs = control.count
@@ -131,4 +157,5 @@ class Ipv4Offload(Offload):
         control.transport.gro_complete(held)
         held.cb = None
         _, tos, _, ident, frag_off, ttl, protocol, _, saddr, daddr = _parse(held.head, network)
-        held.store(network, ipv4.build(tos, held.len, ident, frag_off, ttl, protocol, saddr, daddr))
+        length = held.len if held.len <= 0xFFFF else 0
+        held.store(network, ipv4.build(tos, length, ident, frag_off, ttl, protocol, saddr, daddr))

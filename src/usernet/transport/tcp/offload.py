@@ -36,6 +36,13 @@ _unpack = _HDR.unpack_from
 _FLAGS_WINDOW_CHECK: Final = Struct("!HHH")
 
 
+def _checksum_follows(held: SKBuff, skb: SKBuff, offset: int) -> bool:
+    """Whether the checksum of a segment between the addresses of `held` is right."""
+    skb.saddr = held.saddr
+    skb.daddr = held.daddr
+    return checksum_ok(skb, offset, IPPROTO_TCP)
+
+
 @final
 class TcpOffload(Offload):
     """The offload of TCP over every network layer; `net.get(TcpOffload)` makes and registers it."""
@@ -100,22 +107,25 @@ class TcpOffload(Offload):
             skb.ip_summed = CHECKSUM_UNNECESSARY
         control: GroControl = skb.cb
         control.same = (doff_flags & ~(CWR | FIN | PSH), ack, window, head[offset + TCP_HLEN : offset + header_len])
+        control.ports = offset
         control.seq = seq
         control.next_seq = seq + size & 0xFFFFFFFF
         control.flags = doff_flags
         control.start = start
-        control.mss = size
-        control.closed = bool(doff_flags & (FIN | PSH))
+        control.size = size
+        control.mss = skb.gso_size or size
+        control.closed = bool(doff_flags & (FIN | PSH)) or size % control.mss != 0
         return head[offset : offset + 4]
 
     def gro_merge(self, held: SKBuff, skb: SKBuff) -> bool:
         ours: GroControl = held.cb
         its: GroControl = skb.cb
-        size = its.mss
+        size = its.size
         if (
             ours.closed
             or ours.next_seq != its.seq
-            or size > ours.mss
+            or its.mss > ours.mss
+            or (its.mss < ours.mss and skb.gso_size)
             or its.flags & CWR
             or ours.same != its.same
             or held.len + size > GRO_MAX_SIZE
@@ -124,7 +134,36 @@ class TcpOffload(Offload):
         append_payload(held, skb, its.start, size)
         ours.next_seq = its.next_seq
         ours.flags |= its.flags
-        ours.closed = its.closed or size < ours.mss
+        ours.closed = its.closed or size % ours.mss != 0
+        return True
+
+    def gro_follow(self, held: SKBuff, skb: SKBuff) -> bool:
+        head = skb.head
+        offset = skb.data + 20
+        if skb.tail - offset < TCP_HLEN:
+            return False
+        _, _, seq, ack, doff_flags, window, _, _ = _unpack(head, offset)
+        ours: GroControl = held.cb
+        header_len = doff_flags >> 10 & 0x3C
+        start = 20 + header_len
+        size = skb.len - start
+        mss = skb.gso_size
+        if (
+            ours.closed
+            or seq != ours.next_seq
+            or size <= 0
+            or (mss != ours.mss if mss else size > ours.mss)
+            or doff_flags & CWR
+            or (doff_flags & ~(CWR | FIN | PSH), ack, window, head[offset + TCP_HLEN : offset + header_len]) != ours.same
+            or held.len + size > GRO_MAX_SIZE
+            or head[offset : offset + 4] != held.head[ours.ports : ours.ports + 4]
+            or (skb.ip_summed == CHECKSUM_NONE and not _checksum_follows(held, skb, offset))
+        ):
+            return False
+        append_payload(held, skb, start, size)
+        ours.next_seq = seq + size & 0xFFFFFFFF
+        ours.flags |= doff_flags
+        ours.closed = bool(doff_flags & (FIN | PSH)) or size % ours.mss != 0
         return True
 
     def gro_complete(self, held: SKBuff) -> None:

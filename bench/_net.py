@@ -1,0 +1,108 @@
+"""What the benchmarks share: namespaces with a kernel in them, peers as processes of their own, and the table.
+
+A peer is a small Python program run in a network namespace on the kernel's sockets, or in this process on a stack's:
+the same code does the same work on either, so that the ratio is of the two transports and of nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from usernet.core.malloc import tune_malloc
+
+_numbers = itertools.count()
+
+CHUNK = 1 << 17
+"""Bytes an application gives to send() and recv() at a time, on both sides (iperf3's default)."""
+
+
+def run(*command: str) -> str:
+    """Run a command; returns what it printed. Raises CalledProcessError."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def namespace(label: str) -> Iterator[str]:
+    """A network namespace of the kernel, deleted at the end. Yields its name."""
+    name = f"bench-{label}-{os.getpid()}-{next(_numbers)}"
+    run("ip", "netns", "add", name)
+    try:
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        yield name
+    finally:
+        run("ip", "netns", "del", name)
+
+
+@contextmanager
+def veth_pair() -> Iterator[tuple[str, str]]:
+    """Two namespaces joined by the kernel's veth, 10.78.0.1 and 10.78.0.2, with CUBIC. Yields their names."""
+    with namespace("a") as a, namespace("b") as b:
+        run("ip", "link", "add", "veth0", "netns", a, "type", "veth", "peer", "name", "veth0", "netns", b)
+        for name, address in ((a, "10.78.0.1"), (b, "10.78.0.2")):
+            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "veth0")
+            run("ip", "-n", name, "link", "set", "veth0", "up")
+            use_cubic(name, "10.78.0.0/24", "veth0")
+        yield a, b
+
+
+def use_cubic(name: str, prefix: str, dev: str) -> None:
+    """The kernel's connections along this route use CUBIC, as the stack's do."""
+    run("ip", "-n", name, "route", "change", prefix, "dev", dev, "congctl", "cubic")
+
+
+def peer(name: str, program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a Python program in a namespace; it prints a line when it is ready."""
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", name, sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != "ready":
+        process.kill()
+        raise RuntimeError("the peer did not start")
+    return process
+
+
+def answer(process: subprocess.Popen[str], seconds: float = 60.0) -> list[float]:
+    """What a peer measured: the numbers of its last line."""
+    output, _ = process.communicate(timeout=seconds)
+    return [float(word) for word in output.split()]
+
+
+def describe() -> str:
+    """The machine, in a line."""
+    return (
+        f"Python {platform.python_version()} ({platform.python_implementation()}), Linux {platform.release()}, "
+        f"{os.cpu_count()} cores; interpreted; CUBIC on both ends"
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """The least and the greatest."""
+    return f"{min(values):.3g}–{max(values):.3g}"
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in Markdown, its columns aligned."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for index, row in enumerate((header, *rows)):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+        if index == 0:
+            print("| " + " | ".join("-" * width for width in widths) + " |")
+
+
+def prepare() -> None:
+    """What a benchmark does first: it must be root, and malloc must keep large buffers (DESIGN: page faults)."""
+    if os.geteuid() != 0:
+        sys.exit("this benchmark makes network namespaces and TAP devices: run it as root")
+    tune_malloc()
