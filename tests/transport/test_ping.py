@@ -66,7 +66,9 @@ def test_the_port_is_the_identifier(hosts: tuple[Host, Host]) -> None:
     name = sk.getsockname()
     assert isinstance(name, SockAddr)
     assert name.port == 77
-    assert code(left.call, left.ping_socket().bind, at("0.0.0.0", 77)) == errno.EADDRINUSE
+    other = left.ping_socket()
+    other.reuse = False
+    assert code(left.call, other.bind, at("0.0.0.0", 77)) == errno.EADDRINUSE
 
 
 def test_only_whole_echo_requests_are_sent(hosts: tuple[Host, Host]) -> None:

@@ -142,8 +142,8 @@ class DatagramSock(InetSock):
         return self.sockname()
 
     def getpeername(self) -> Name:
-        """Raises OSError ENOTCONN."""
-        if self.state != TCP_ESTABLISHED:
+        """Raises OSError ENOTCONN, also where the peer has no port (Linux: inet_getname)."""
+        if self.state != TCP_ESTABLISHED or not self.dport:
             raise error(errno.ENOTCONN)
         return SockAddr(self.family, self.daddr, self.dport, self.scope_id)
 

@@ -129,9 +129,12 @@ class Membership:
         self.count: int = 1
 
     def apply(self, delta: int) -> None:
-        """Linux: packet_dev_mc. ALLMULTI is promiscuous mode here: devices have no filter between the two."""
+        """Linux: packet_dev_mc. ALLMULTI is promiscuous mode here: devices have no filter between the two. A kind that
+        doesn't exist is kept, and does nothing."""
         if self.kind in (PACKET_MR_PROMISC, PACKET_MR_ALLMULTI):
             self.dev.set_promiscuity(delta)
+        elif self.kind > PACKET_MR_UNICAST:
+            return
         elif delta > 0:
             self.dev.add_multicast(self.addr)
         else:
@@ -406,7 +409,7 @@ class PacketSock(Sock):
         if dev is None:
             raise error(errno.ENODEV)
         needs = kind in (PACKET_MR_MULTICAST, PACKET_MR_UNICAST)
-        if alen > len(dev.mac) or (needs and alen != len(dev.mac)) or kind > PACKET_MR_UNICAST:
+        if alen > len(dev.mac) or (needs and alen != len(dev.mac)):
             raise error(errno.EINVAL, f"struct packet_mreq: no membership of type {kind} with {alen} bytes of address")
         if held:
             held[0].count += 1

@@ -60,15 +60,17 @@ class Ping:
         layer.ping_error = self.error
 
     def lookup(self, af: AddressFamily, ident: int, addr: bytes, index: int) -> PingSock | None:
-        """The socket of an identifier, for what comes to `addr` by device `index` (Linux: ping_lookup)."""
+        """The socket of an identifier, for what comes to `addr` by device `index`; of several the one bound last
+        (Linux: ping_lookup)."""
+        last: PingSock | None = None
         for found in self.ports.owners(ident):
             sk: PingSock = found
             if sk.af is not af or (sk.rcv_saddr != af.any and sk.rcv_saddr != addr):
                 continue
             if sk.bound_dev_if and sk.bound_dev_if != index:
                 continue
-            return sk
-        return None
+            last = sk
+        return last
 
     def receive(self, skb: SKBuff) -> bool:
         """An echo reply, `data` at or just behind the ICMP header (Linux: ping_rcv). True where a socket wanted it."""
@@ -117,6 +119,8 @@ class PingSock(DatagramSock):
             raise error(errno.EACCES, "net.ipv4.ping_group_range allows no ping sockets")
         super().__init__(net, af, SOCK_DGRAM, IPPROTO_ICMP)
         self.table = table
+        # Linux has it so for ping and raw sockets (INET_PROTOSW_REUSE).
+        self.reuse = True
 
     # -- addresses
 

@@ -119,6 +119,7 @@ class RawSock(DatagramSock):
         self.table = net.get(Raw)
         self.num = self.sport = protocol
         self.hdrincl = protocol == IPPROTO_RAW
+        self.reuse = True
         self.icmp_filter: int = 0
         """Bits of the ICMP types that it does not want."""
         self.table.add(self)

@@ -172,7 +172,8 @@ class UdpSock(DatagramSock):
             daddr = self.daddr
             dport = self.dport
         else:
-            if not isinstance(name, SockAddr) or name.family not in (self.family, 0):
+            family = name.family
+            if not isinstance(name, SockAddr) or (family and family != self.family):
                 raise error(errno.EAFNOSUPPORT)
             daddr = name.addr
             dport = name.port
