@@ -17,11 +17,12 @@ class Pfifo(Qdisc):
     """One queue of at most `limit` packets; a packet that finds it full is dropped."""
 
     kind = "pfifo"
-    can_bypass = True
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
+        # Without room for a single packet nothing may get past it either (Linux: fifo_init).
+        self.can_bypass = limit > 0
         self._queue = SKBuffQueue()
 
     def enqueue(self, skb: SKBuff) -> SKBuff | None:

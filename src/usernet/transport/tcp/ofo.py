@@ -8,12 +8,13 @@ what was reported is reneged on, as RFC 2018 section 8 allows.
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp.const import ICSK_ACK_SCHED, SEQ_MASK, TCP_NUM_SACKS, after, before
-from usernet.transport.tcp.window import clamp_window, grow_window
+from usernet.transport.tcp.window import clamp_window, grow_window, measure_rcv_mss, rcvbuf_grow
 from usernet.wire.tcp import FIN
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def data_queue_ofo(sk: TcpSock, skb: SKBuff) -> None:
         return
     sk.pred_ok = False
     sk.ack_pending |= ICSK_ACK_SCHED
+    measure_rcv_mss(sk, skb)
     sk.rcv_ooopack += max(1, skb.gso_segs)
     mib.TCPOFOQueue += 1
     seq = skb.seq
@@ -138,11 +140,15 @@ def data_queue_ofo(sk: TcpSock, skb: SKBuff) -> None:
         mib.TCPOFODrop += 1
         skb.drop(DropReason.TCP_OFO_DROP, net.drops)
         return
+    size = skb.len
     _insert(sk, queue, skb)
     if sk.sack_ok:
         _sack_new(sk, seq, end_seq)
-        if skb.len >= 128:
+        if size >= 128:
             grow_window(sk, skb, False)
+    if not sk.dead and sk.listener is None:
+        # One that was not accepted yet, or is an orphan, gets no larger buffer.
+        rcvbuf_grow(sk, sk.rcvq_space)
 
 
 MAX_OFO_SEGMENTS: Final = 65536
@@ -207,18 +213,23 @@ def ofo_queue(sk: TcpSock) -> None:
     queue = sk.ofo
     if queue is None:
         return
-    dsack_high = sk.rcv_nxt
+    dsack_high = run_end = sk.rcv_nxt
     done = 0
     fin = False
-    for skb in queue:
+    for index, skb in enumerate(queue):
         if after(skb.seq, sk.rcv_nxt):
             break
         done += 1
-        if before(skb.seq, dsack_high):
+        if before(skb.seq, dsack_high) and (not index or skb.seq != run_end):
+            # Linux has joined segments that touch: they are one duplicate.
+            run_end = skb.end_seq
+            for following in islice(queue, done, None):
+                if following.seq != run_end:
+                    break
+                run_end = following.end_seq
             edge = dsack_high
-            if before(skb.end_seq, dsack_high):
-                dsack_high = skb.end_seq
-                edge = skb.end_seq
+            if before(run_end, dsack_high):
+                dsack_high = edge = run_end
             dsack_extend(sk, skb.seq, edge)
         if not after(skb.end_seq, sk.rcv_nxt):
             skb.drop(DropReason.TCP_OLD_DATA, sk.net.drops)

@@ -32,6 +32,7 @@ from usernet.transport.tcp.const import (
     TCP_NAGLE_CORK,
     TCP_NAGLE_OFF,
     TCP_NAGLE_PUSH,
+    TCP_RESOURCE_PROBE_INTERVAL,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
     TCPCB_EVER_RETRANS,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 GSO_MAX_PAYLOAD: Final = 65535 - 40 - 60 - 1
 MAX_SKB_FRAGS: Final = 256
+NET_XMIT_CN: Final = 2
 _AF_INET: Final = 2
 
 
@@ -282,16 +284,12 @@ def _send(sk: TcpSock, skb: SKBuff, dst: Dst) -> int:
 def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     """Send a segment of the write or the retransmission queue (Linux: __tcp_transmit_skb).
 
-    Returns NET_XMIT_*, or a negative errno where it can't be sent now; it stays queued all the same.
+    Returns 0, above 0 (NET_XMIT_DROP) where the device's queue is full, or a negative errno where it can't be sent now;
+    it stays queued all the same.
     """
-    loop = sk.loop
-    now = loop.now
+    now = sk.loop.now
     if sk.wstamp < now:
         sk.wstamp = now
-    tx: TxInfo = skb.tx
-    tx.mstamp = sk.wstamp
-    sk.sent.append(tx)
-    rate_skb_sent(sk, skb, tx)
     try:
         dst = sk.route()
     except OSError as failure:
@@ -348,7 +346,27 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     if after(skb.end_seq, sk.snd_nxt) or seq == skb.end_seq:
         sk.net.mib.tcp.OutSegs += segments
     sk.charge_send(packet)
-    return _send(sk, packet, dst)
+    result = _send(sk, packet, dst)
+    if result:
+        result = _local_congestion(sk, result)
+        if result:
+            return result
+    tx: TxInfo = skb.tx
+    tx.mstamp = sk.wstamp
+    sk.sent.append(tx)
+    rate_skb_sent(sk, skb, tx)
+    return 0
+
+
+def _local_congestion(sk: TcpSock, result: int) -> int:
+    """The device's queue had no place for a packet, or hardly any: slow down. Returns what became of the packet."""
+    from usernet.transport.tcp.recovery import enter_cwr
+
+    if result > 0:
+        enter_cwr(sk)
+        if result == NET_XMIT_CN:
+            return 0
+    return result
 
 
 def _event_data_sent(sk: TcpSock, now: int) -> None:
@@ -415,19 +433,20 @@ def acceptable_seq(sk: TcpSock) -> int:
     return wnd_end
 
 
-def _send_control(sk: TcpSock, seq: int, flags: int) -> None:
-    """Send a segment that is in no queue: an ACK, a probe, a reset."""
+def _send_control(sk: TcpSock, seq: int, flags: int) -> int:
+    """Send a segment that is in no queue: an ACK, a probe, a reset. Returns as `transmit_skb`."""
     try:
         dst = sk.route()
-    except OSError:
-        return
+    except OSError as failure:
+        return -(failure.errno or errno.EHOSTUNREACH)
     window = select_window(sk)
     size = wire.TCP_HLEN + options_size(sk)
     packet = SKBuff(established_header(sk, seq, flags, window, _checksum_base(sk, size), 0))
     event_ack_sent(sk)
     sk.segs_out += 1
     sk.net.mib.tcp.OutSegs += 1
-    _send(sk, packet, dst)
+    result = _send(sk, packet, dst)
+    return _local_congestion(sk, result) if result else 0
 
 
 def send_active_reset(sk: TcpSock) -> None:
@@ -439,11 +458,14 @@ def send_active_reset(sk: TcpSock) -> None:
         net.trace.tcp_send_reset.fire(sk, None)
 
 
-def xmit_probe(sk: TcpSock, urgent: bool) -> None:
-    """A segment with an old sequence number: the peer must answer with an ACK (Linux: tcp_xmit_probe_skb)."""
+def xmit_probe(sk: TcpSock, urgent: bool) -> int:
+    """A segment with an old sequence number: the peer must answer with an ACK (Linux: tcp_xmit_probe_skb).
+
+    Returns as `transmit_skb`.
+    """
     seq = sk.snd_una if urgent else (sk.snd_una - 1) & SEQ_MASK
     sk.net.mib.tcp_ext.TCPWinProbe += 1
-    _send_control(sk, seq, ACK)
+    return _send_control(sk, seq, ACK)
 
 
 # -- segmentation and queues
@@ -810,7 +832,7 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
             fragment(sk, queue, skb, limit, mss)
         if sk.wmem_alloc and small_queue_full(sk, skb, 0):
             break
-        if transmit_skb(sk, skb) < 0:
+        if transmit_skb(sk, skb):
             break
         _event_new_data_sent(sk, skb)
         if skb.len < mss * skb.gso_segs:
@@ -963,7 +985,7 @@ def retransmit_skb_once(sk: TcpSock, skb: SKBuff, segs: int) -> int:
     failure = transmit_skb(sk, skb)
     skb.sacked |= TCPCB_EVER_RETRANS
     trace = sk.net.trace.tcp_retransmit_skb
-    if failure < 0:
+    if failure:
         mib.tcp_ext.TCPRetransFail += segments
         return failure
     if trace.probes:
@@ -1155,7 +1177,7 @@ def send_fin(sk: TcpSock) -> None:
 def write_wakeup(sk: TcpSock) -> int:
     """Probe a closed window, or keep alive: with the next data where the window has room for some (tcp_write_wakeup).
 
-    Returns 0, or a negative errno where nothing could be sent.
+    Returns 0, above 0 where the device's queue is full, or a negative errno where nothing could be sent.
     """
     if sk.state == TCP_CLOSE:
         return -errno.EPIPE
@@ -1174,14 +1196,12 @@ def write_wakeup(sk: TcpSock) -> int:
             set_tso_segs(skb, mss)
         skb.tcp_flags |= PSH
         failure = transmit_skb(sk, skb)
-        if failure >= 0:
+        if not failure:
             _event_new_data_sent(sk, skb)
-            return 0
         return failure
     if sk.urg_mode and between_urgent(sk):
         xmit_probe(sk, urgent=True)
-    xmit_probe(sk, urgent=False)
-    return 0
+    return xmit_probe(sk, urgent=False)
 
 
 def between_urgent(sk: TcpSock) -> bool:
@@ -1199,12 +1219,13 @@ def send_probe0(sk: TcpSock) -> None:
         sk.probes_tstamp = 0
         return
     sk.probes_out += 1
-    if failure >= 0:
+    if failure <= 0:
         if sk.backoff < sk.tcp.tcp_retries2:
             sk.backoff += 1
         timeout = sk.probe0_when()
     else:
-        timeout = 500 * MSEC
+        # Not sent for local congestion: try again soon, for it is no sign of the peer's.
+        timeout = TCP_RESOURCE_PROBE_INTERVAL
     timeout = sk.clamp_probe0_to_user_timeout(timeout)
     sk.arm_probe0(timeout)
 

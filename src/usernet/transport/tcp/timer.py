@@ -185,7 +185,7 @@ def retransmit_timer(sk: TcpSock) -> None:
         sk.icsk_retransmits += 1
         sk.total_rto += 1
         head = sk.rtx_queue.first
-        if head is not None and retransmit_skb(sk, head, 1) < 0:
+        if head is not None and retransmit_skb(sk, head, 1) > 0:
             # Local trouble: try again soon, and don't back off for it.
             reset_xmit_timer(sk, ICSK_TIME_RETRANS, TCP_RESOURCE_PROBE_INTERVAL)
             return
@@ -307,7 +307,7 @@ def keepalive_timer(sk: TcpSock, now: int) -> None:
                 send_active_reset(sk)
                 write_err(sk)
                 return
-            if write_wakeup(sk) >= 0:
+            if write_wakeup(sk) <= 0:
                 sk.net.mib.tcp_ext.TCPKeepAlive += 1
                 sk.probes_out += 1
                 delay = sk.keepalive_intvl()

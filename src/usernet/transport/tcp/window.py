@@ -275,24 +275,35 @@ def rcv_rtt_measure_ts(sk: TcpSock, skb: SKBuff) -> None:
             rcv_rtt_update(sk, max(delta, 1) * 1000 if delta else 1000, False)
 
 
+def rcvbuf_grow(sk: TcpSock, space: int) -> None:
+    """Let the buffer hold what a sender may send that doubles its window each round trip, with what waits out of order
+    on top (Linux: tcp_rcvbuf_grow). space: bytes read in the last round trip."""
+    old = max(sk.rcvq_space, 1)
+    sk.rcvq_space = space
+    tcp = sk.tcp
+    if not tcp.tcp_moderate_rcvbuf or sk.rcvbuf_locked:
+        return
+    # What is measured now is of the round trip before.
+    window = space << 1
+    window += 2 * (window * (space - old) // old)
+    if sk.ofo:
+        window += (sk.ofo[-1].end_seq - sk.rcv_nxt) & SEQ_MASK
+    rcvbuf = min(space_from_win(sk, window), tcp.tcp_rmem[2])
+    if rcvbuf > sk.rcvbuf:
+        sk.rcvbuf = rcvbuf
+        sk.window_clamp = win_from_space(sk, rcvbuf)
+
+
 def rcv_space_adjust(sk: TcpSock) -> None:
     """Once a round trip: let the buffer follow how fast the application reads (Linux: tcp_rcv_space_adjust)."""
     now = sk.loop.now
     elapsed_us = (now - sk.rcvq_mstamp) // 1000
     if elapsed_us < (sk.rcv_rtt_us >> 3) or not sk.rcv_rtt_us:
         return
-    copied = (sk.copied_seq - sk.rcvq_seq) & SEQ_MASK
     # What waits in the queue was not read within this round trip by choice of the application.
+    copied = ((sk.copied_seq - sk.rcvq_seq) & SEQ_MASK) - ((sk.rcv_nxt - sk.copied_seq) & SEQ_MASK)
     if copied > sk.rcvq_space:
-        if sk.tcp.tcp_moderate_rcvbuf and not sk.rcvbuf_locked:
-            # The sender may double its window each round trip: leave room for that.
-            window = (copied << 1) + 16 * sk.advmss
-            window += 2 * window * (copied - sk.rcvq_space) // max(sk.rcvq_space, 1)
-            rcvbuf = min(space_from_win(sk, window), sk.tcp.tcp_rmem[2])
-            if rcvbuf > sk.rcvbuf:
-                sk.rcvbuf = rcvbuf
-                sk.window_clamp = win_from_space(sk, rcvbuf)
-        sk.rcvq_space = copied
+        rcvbuf_grow(sk, copied)
     sk.rcvq_seq = sk.copied_seq
     sk.rcvq_mstamp = now
 
