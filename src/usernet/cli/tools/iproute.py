@@ -1,0 +1,526 @@
+"""`ip`: addresses, devices, routes and neighbours, in the words and layouts of iproute2 (ip(8))."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import Any, Final, final
+
+from usernet.cli.tools.common import Text, UsageError, find_device, locked, to_json
+from usernet.ip.fib import KIND_NAMES, RTPROT_BOOT, FibRoute
+from usernet.ip.v4.devinet import Devinet, IfAddr
+from usernet.ip.v4.ipv4 import Ipv4
+from usernet.ip.v4.route import Ipv4Routes
+from usernet.link.arp import Arp
+from usernet.link.neighbour import NUD_NAMES, NUD_NOARP, Neighbour
+from usernet.netdevice import device as netdev
+from usernet.netdevice.device import NetDevice
+from usernet.netdevice.driver import ARPHRD_ETHER
+from usernet.sock.af_ops import RTN_UNICAST, Flow
+from usernet.stack import ROUTE_KINDS, ROUTE_METRICS, Stack, parse_address, parse_interface, parse_prefix
+from usernet.wire import ethernet
+from usernet.wire.ipv4 import format_addr
+
+OBJECTS: Final = ("address", "link", "route", "neighbour")
+SCOPES: Final = {0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere"}
+PROTOCOLS: Final = {1: "redirect", 2: "kernel", 3: "boot", 4: "static"}
+FLAGS: Final = (
+    (netdev.IFF_LOOPBACK, "LOOPBACK"), (netdev.IFF_BROADCAST, "BROADCAST"), (netdev.IFF_POINTOPOINT, "POINTOPOINT"),
+    (netdev.IFF_MULTICAST, "MULTICAST"), (netdev.IFF_NOARP, "NOARP"), (netdev.IFF_ALLMULTI, "ALLMULTI"),
+    (netdev.IFF_PROMISC, "PROMISC"), (netdev.IFF_UP, "UP"),
+)  # fmt: skip
+METRIC_NAMES: Final = {value: name for name, value in ROUTE_METRICS.items()}
+USAGE: Final = "ip [-j] [-p] [-s] [-br] {addr|link|route|neigh} [show|add|del|replace|set|get|flush] …"
+
+
+@final
+class Words:
+    """The words of a command, taken one by one."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = list(words)
+        self._at = 0
+
+    def more(self) -> bool:
+        return self._at < len(self._words)
+
+    def peek(self) -> str:
+        return self._words[self._at] if self.more() else ""
+
+    def next(self, field: str, expected: str) -> str:
+        """The next word, which stands for `field`. Raises UsageError where there is none."""
+        if not self.more():
+            raise UsageError(f"{field}: expected {expected}, and the command ends there")
+        self._at += 1
+        return self._words[self._at - 1]
+
+    def choose(self, field: str, choices: Sequence[str], default: str = "") -> str:
+        """The choice that the next word is, or begins. Raises UsageError."""
+        if not self.more() and default:
+            return default
+        word = self.next(field, f"one of {', '.join(choices)}")
+        for choice in choices:
+            if choice.startswith(word):
+                return choice
+        raise UsageError(f"{field}: expected one of {', '.join(choices)}, not {word!r}")
+
+    def end(self) -> None:
+        """Raises UsageError where words are left."""
+        if self.more():
+            raise UsageError(f"unexpected {self.peek()!r}")
+
+
+@final
+class Format:
+    """How to print: -j, -p, -s, -br."""
+
+    def __init__(self) -> None:
+        self.json = self.pretty = self.stats = self.brief = False
+
+
+def ip(stack: Stack, *args: str) -> Text:
+    """`ip` on `stack`: ip(stack, "addr"), ip(stack, "-j", "route"), ip(stack, "link", "set", "eth0", "down").
+
+    Returns what it prints, "" for a change. Raises UsageError; OSError where the stack refuses a change.
+    """
+    words = Words(args)
+    form = Format()
+    while words.peek().startswith("-"):
+        option = words.next("option", "")
+        if option in ("-j", "-json", "--json"):
+            form.json = True
+        elif option in ("-p", "-pretty", "--pretty"):
+            form.pretty = True
+        elif option in ("-s", "-stats", "-statistics"):
+            form.stats = True
+        elif option in ("-br", "-brief"):
+            form.brief = True
+        elif option not in ("-4", "-o0", "-n", "-c=never"):
+            raise UsageError(f"option: expected one of -j, -p, -s, -br, -4, not {option!r}; usage: {USAGE}")
+    kind = words.choose("object", OBJECTS)
+    try:
+        return Text(_COMMANDS[kind](stack, words, form))
+    except ValueError as problem:
+        if isinstance(problem, UsageError):
+            raise
+        raise UsageError(str(problem)) from None
+
+
+# -- devices
+
+
+def _flags(dev: NetDevice) -> list[str]:
+    names = [name for bit, name in FLAGS if dev.flags & bit]
+    if dev.up:
+        names.append("LOWER_UP") if dev.running else names.insert(0, "NO-CARRIER")
+    return names
+
+
+def _state(dev: NetDevice) -> str:
+    if not dev.up:
+        return "DOWN"
+    if dev.loopback or not dev.has_link_header:
+        return "UNKNOWN"
+    return "UP" if dev.running else "DOWN"
+
+
+def _link_type(dev: NetDevice) -> str:
+    return "loopback" if dev.loopback else "ether" if dev.link_type == ARPHRD_ETHER else "none"
+
+
+def _link_entry(dev: NetDevice, stats: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "ifindex": dev.index,
+        "ifname": dev.name,
+        "flags": _flags(dev),
+        "mtu": dev.mtu,
+        "qdisc": "pfifo_fast" if dev.driver.queue_length else "noqueue",
+        "operstate": _state(dev),
+        "group": "default",
+        "txqlen": dev.driver.queue_length or 1000,
+        "link_type": _link_type(dev),
+    }
+    if dev.has_link_header:
+        entry["address"] = dev.mac.hex(":")
+        entry["broadcast"] = bytes(6).hex(":") if dev.loopback else dev.broadcast.hex(":")
+    if stats:
+        counters = dev.statistics
+        entry["stats64"] = {
+            "rx": {
+                "bytes": counters.rx_bytes, "packets": counters.rx_packets, "errors": counters.rx_errors,
+                "dropped": counters.rx_dropped, "over_errors": counters.rx_over_errors,
+                "multicast": counters.multicast,
+            },
+            "tx": {
+                "bytes": counters.tx_bytes, "packets": counters.tx_packets, "errors": counters.tx_errors,
+                "dropped": counters.tx_dropped, "carrier_errors": counters.tx_carrier_errors,
+                "collisions": counters.collisions,
+            },
+        }  # fmt: skip
+    return entry
+
+
+def _link_lines(entry: dict[str, Any], mode: str) -> list[str]:
+    lines = [
+        f"{entry['ifindex']}: {entry['ifname']}: <{','.join(entry['flags'])}> mtu {entry['mtu']} qdisc {entry['qdisc']} "
+        f"state {entry['operstate']} {mode}group default qlen {entry['txqlen']}"
+    ]
+    addresses = f" {entry['address']} brd {entry['broadcast']}" if "address" in entry else ""
+    lines.append(f"    link/{entry['link_type']}{addresses}")
+    return lines
+
+
+def _stats_lines(entry: dict[str, Any]) -> list[str]:
+    lines = []
+    for way, last in (("rx", ("missed", "mcast")), ("tx", ("carrier", "collsns"))):
+        titles = ("bytes", "packets", "errors", "dropped", *last)
+        values = [str(value) for value in entry["stats64"][way].values()]
+        widths = [max(len(title), len(value)) for title, value in zip(titles, values, strict=True)]
+        # iproute2 indents the numbers by as much as "RX:" takes, and right-aligns both rows.
+        head = " ".join(title.rjust(width) for title, width in zip(titles, widths, strict=True))
+        row = " ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
+        lines += [f"    {way.upper()}:  {head}", f"         {row}"]
+    return lines
+
+
+def _selected(stack: Stack, words: Words, field: str = "dev") -> list[NetDevice]:
+    """The devices that `show [dev] NAME` asks for."""
+    if not words.more():
+        return list(stack.devices.values())
+    word = words.next(field, "a device")
+    if word == "dev":
+        word = words.next(field, "a device")
+    words.end()
+    return [find_device(stack, word, field)]
+
+
+def _link(stack: Stack, words: Words, form: Format) -> str:
+    command = words.choose("command", ("show", "list", "set", "delete"), "show")
+    if command == "set":
+        return _link_set(stack, words)
+    if command == "delete":
+        devices = _selected(stack, words)
+        if len(devices) != 1:
+            raise UsageError(f"dev: expected one of {', '.join(stack.devices)}")
+        stack.remove_device(devices[0])
+        return ""
+    devices = _selected(stack, words)
+    with locked(stack):
+        entries = [_link_entry(dev, form.stats) for dev in devices]
+    for entry in entries:
+        entry["linkmode"] = "DEFAULT"
+    if form.json:
+        return to_json(entries, form.pretty)
+    if form.brief:
+        rows = [(e["ifname"], e["operstate"], e.get("address", ""), f"<{','.join(e['flags'])}>") for e in entries]
+        return "\n".join(f"{name:<16} {state:<14} {mac} {flags}".rstrip() for name, state, mac, flags in rows)
+    lines: list[str] = []
+    for entry in entries:
+        lines += _link_lines(entry, "mode DEFAULT ")
+        if form.stats:
+            lines += _stats_lines(entry)
+    return "\n".join(lines)
+
+
+def _link_set(stack: Stack, words: Words) -> str:
+    name = words.next("dev", "a device")
+    if name == "dev":
+        name = words.next("dev", "a device")
+    dev = find_device(stack, name)
+    changes: list[Callable[[], None]] = []
+    while words.more():
+        what = words.choose("setting", ("up", "down", "mtu", "name", "address"))
+        if what == "up":
+            changes.append(lambda: stack.set_up(dev))
+        elif what == "down":
+            changes.append(lambda: stack.set_down(dev))
+        elif what == "mtu":
+            text = words.next("mtu", "a number of bytes")
+            low, high = dev.driver.min_mtu, dev.driver.max_mtu
+            if not text.isdecimal() or not low <= int(text) <= high:
+                raise UsageError(f"mtu: expected {low} to {high}, not {text!r}")
+            changes.append(lambda mtu=int(text): stack.set_mtu(dev, mtu))  # type: ignore[misc]
+        elif what == "name":
+            new = words.next("name", "a name")
+            changes.append(lambda new=new: stack.rename_device(dev, new))  # type: ignore[misc]
+        else:
+            mac = words.next("address", "a MAC address")
+            if not ethernet.is_valid_ether_addr(_mac("address", mac)):
+                raise UsageError(f"address: expected a unicast MAC address, not {mac!r}")
+            changes.append(lambda mac=mac: stack.set_mac(dev, mac))  # type: ignore[misc]
+    if not changes:
+        raise UsageError("setting: expected one of up, down, mtu, name, address")
+    for change in changes:
+        change()
+    return ""
+
+
+def _mac(field: str, text: str) -> bytes:
+    try:
+        return ethernet.parse_mac(text)
+    except ValueError:
+        raise UsageError(f"{field}: expected a MAC address such as 02:00:00:00:00:01, not {text!r}") from None
+
+
+# -- addresses
+
+
+def _addr_entry(ifa: IfAddr) -> dict[str, Any]:
+    entry: dict[str, Any] = {"family": "inet", "local": format_addr(ifa.addr), "prefixlen": ifa.prefixlen}
+    if any(ifa.broadcast):
+        entry["broadcast"] = format_addr(ifa.broadcast)
+    entry["scope"] = SCOPES.get(ifa.scope, str(ifa.scope))
+    if ifa.secondary:
+        entry["secondary"] = True
+    entry |= {"label": ifa.label, "valid_life_time": 4294967295, "preferred_life_time": 4294967295}
+    return entry
+
+
+def _addr_lines(info: dict[str, Any]) -> list[str]:
+    broadcast = f" brd {info['broadcast']}" if "broadcast" in info else ""
+    secondary = " secondary" if info.get("secondary") else ""
+    return [
+        f"    inet {info['local']}/{info['prefixlen']}{broadcast} scope {info['scope']}{secondary} {info['label']}",
+        "       valid_lft forever preferred_lft forever",
+    ]
+
+
+def _address(stack: Stack, words: Words, form: Format) -> str:
+    command = words.choose("command", ("show", "list", "add", "delete", "replace"), "show")
+    if command in ("add", "delete", "replace"):
+        text = words.next("address", "something like 10.0.0.1/24")
+        address, length = parse_interface(text)
+        dev: NetDevice | None = None
+        while words.more():
+            if words.choose("field", ("dev",)):
+                dev = find_device(stack, words.next("dev", "a device"))
+        if dev is None:
+            raise UsageError(f"dev: expected one of {', '.join(stack.devices)}, and none is given")
+        if len(address) != 4:
+            raise UsageError(f"address: expected an IPv4 address, not {text!r}")
+        if command == "delete":
+            stack.remove_address(dev, text)
+        elif command == "add" or text not in stack.addresses(dev):
+            stack.add_address(dev, f"{ip_address(address)}/{length}")
+        return ""
+    devices = _selected(stack, words)
+    with locked(stack):
+        entries = [
+            _link_entry(dev, form.stats) | {"addr_info": [_addr_entry(ifa) for ifa in stack.net.get(Devinet).of(dev)]}
+            for dev in devices
+        ]
+    if form.json:
+        return to_json(entries, form.pretty)
+    lines: list[str] = []
+    for entry in entries:
+        if form.brief:
+            addresses = " ".join(f"{info['local']}/{info['prefixlen']}" for info in entry["addr_info"])
+            lines.append(f"{entry['ifname']:<16} {entry['operstate']:<14} {addresses}".rstrip())
+            continue
+        lines += _link_lines(entry, "")
+        if form.stats:
+            lines += _stats_lines(entry)
+        for info in entry["addr_info"]:
+            lines += _addr_lines(info)
+    return "\n".join(lines)
+
+
+# -- routes
+
+
+def _destination(route: FibRoute) -> str:
+    if route.length == 0:
+        return "default"
+    prefix = format_addr(route.prefix)
+    return prefix if route.length == 32 else f"{prefix}/{route.length}"
+
+
+def _route_entry(route: FibRoute) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    if route.kind != RTN_UNICAST:
+        entry["type"] = KIND_NAMES.get(route.kind, str(route.kind))
+    entry["dst"] = _destination(route)
+    if route.gateway is not None:
+        entry["gateway"] = format_addr(route.gateway)
+    if route.dev is not None:
+        entry["dev"] = route.dev.name
+    if route.proto != RTPROT_BOOT:
+        entry["protocol"] = PROTOCOLS.get(route.proto, str(route.proto))
+    if route.scope:
+        entry["scope"] = SCOPES.get(route.scope, str(route.scope))
+    if route.prefsrc and any(route.prefsrc):
+        entry["prefsrc"] = format_addr(route.prefsrc)
+    if route.metric:
+        entry["metric"] = route.metric
+    if route.onlink:
+        entry["flags"] = ["onlink"]
+    else:
+        entry["flags"] = []
+    metrics: dict[str, Any] = {METRIC_NAMES[key]: value for key, value in route.metrics.items() if key in METRIC_NAMES}
+    if route.congestion_control:
+        metrics["congestion"] = route.congestion_control
+    if metrics:
+        entry["metrics"] = [metrics]
+    return entry
+
+
+def _route_line(entry: dict[str, Any]) -> str:
+    parts = [entry["type"]] if "type" in entry else []
+    parts.append(entry["dst"])
+    for key, word in (
+        ("gateway", "via"), ("dev", "dev"), ("protocol", "proto"), ("scope", "scope"), ("prefsrc", "src"),
+        ("metric", "metric"),
+    ):  # fmt: skip
+        if key in entry:
+            parts.append(f"{word} {entry[key]}")
+    for name, value in entry.get("metrics", [{}])[0].items():
+        parts.append(f"{name} {value}")
+    return " ".join([*parts, *entry["flags"]])
+
+
+def _route(stack: Stack, words: Words, form: Format) -> str:
+    command = words.choose("command", ("show", "list", "add", "delete", "replace", "get", "flush"), "show")
+    if command in ("add", "delete", "replace"):
+        return _route_change(stack, words, command)
+    if command == "get":
+        return _route_get(stack, words, form)
+    tables = ["main"]
+    dev: NetDevice | None = None
+    while words.more():
+        if words.choose("field", ("table", "dev")) == "table":
+            table = words.choose("table", ("main", "local", "all"))
+            tables = ["main", "local"] if table == "all" else [table]
+        else:
+            dev = find_device(stack, words.next("dev", "a device"))
+    with locked(stack):
+        routes = stack.net.get(Ipv4Routes)
+        found = [route for table in tables for route in routes.routes(table == "local") if dev in (None, route.dev)]
+        if command == "flush":
+            for route in found:
+                (routes.fib.local if route in routes.routes(True) else routes.fib.main).delete(route)
+            routes.fib.flush()
+            return ""
+        entries = [_route_entry(route) for route in found]
+    return to_json(entries, form.pretty) if form.json else "\n".join(_route_line(entry) for entry in entries)
+
+
+def _route_change(stack: Stack, words: Words, command: str) -> str:
+    kind = "unicast"
+    if words.peek() in ROUTE_KINDS:
+        kind = words.next("type", "")
+    destination = words.next("destination", "default, an address or a prefix")
+    parse_prefix(destination)
+    given: dict[str, Any] = {}
+    metrics: dict[str, int] = {}
+    fields = ("via", "dev", "metric", "src", "onlink", "congctl", "proto", "scope", *ROUTE_METRICS)
+    while words.more():
+        word = words.next("field", "")
+        if word not in fields:
+            raise UsageError(f"field: expected one of {', '.join(fields)}, not {word!r}")
+        if word == "onlink":
+            given[word] = True
+            continue
+        value = words.next(word, "a value")
+        if word == "dev":
+            given[word] = find_device(stack, value)
+        elif word in ("via", "src"):
+            parse_address(word, value)
+            given[word] = value
+        elif word == "congctl":
+            given[word] = value
+        elif word in ("metric", *ROUTE_METRICS):
+            if not value.isdecimal():
+                raise UsageError(f"{word}: expected a number, not {value!r}")
+            (given if word == "metric" else metrics)[word] = int(value)
+    if command == "delete":
+        stack.remove_route(
+            destination, via=given.get("via"), dev=given.get("dev"), metric=given.get("metric")
+        )
+    else:
+        stack.add_route(destination, kind=kind, replace=command == "replace", **given, **metrics)
+    return ""
+
+
+def _route_get(stack: Stack, words: Words, form: Format) -> str:
+    text = words.next("address", "an IPv4 address")
+    address = parse_address("address", text)
+    if len(address) != 4:
+        raise UsageError(f"address: expected an IPv4 address, not {text!r}")
+    oif = 0
+    if words.more():
+        words.choose("field", ("oif", "dev"))
+        oif = find_device(stack, words.next("oif", "a device")).index
+    words.end()
+    with locked(stack):
+        family = stack.net.get(Ipv4).af
+        dst = family.route(Flow(address, family.any, 0, oif))
+        entry: dict[str, Any] = {"type": "local"} if dst.local else {}
+        entry["dst"] = text
+        if dst.gateway is not None:
+            entry["gateway"] = format_addr(dst.gateway)
+        entry |= {"dev": dst.dev.name, "prefsrc": format_addr(dst.saddr), "flags": [], "uid": 0, "cache": []}
+    if form.json:
+        return to_json([entry], form.pretty)
+    return f"{_route_line(entry)} uid 0\n    cache{' <local>' if 'type' in entry else ''}"
+
+
+# -- neighbours
+
+
+def _neigh_entry(neigh: Neighbour) -> dict[str, Any]:
+    entry: dict[str, Any] = {"dst": str(ip_address(neigh.addr)), "dev": neigh.dev.name}
+    if neigh.ha:
+        entry["lladdr"] = neigh.ha.hex(":")
+    entry["state"] = [NUD_NAMES[neigh.state]]
+    return entry
+
+
+def _neighbour(stack: Stack, words: Words, form: Format) -> str:
+    command = words.choose("command", ("show", "list", "add", "delete", "replace", "flush"), "show")
+    if command in ("add", "delete", "replace"):
+        address = words.next("address", "an IPv4 address")
+        parse_address("address", address)
+        dev: NetDevice | None = None
+        mac = ""
+        while words.more():
+            field = words.choose("field", ("dev", "lladdr", "nud"))
+            value = words.next(field, "a value")
+            if field == "dev":
+                dev = find_device(stack, value)
+            elif field == "lladdr":
+                _mac("lladdr", value)
+                mac = value
+            elif value != "permanent":
+                raise UsageError(f"nud: expected permanent, not {value!r}")
+        if dev is None:
+            raise UsageError(f"dev: expected one of {', '.join(stack.devices)}, and none is given")
+        if command == "delete":
+            stack.remove_neighbour(dev, address)
+        elif not mac:
+            raise UsageError("lladdr: expected a MAC address, and none is given")
+        else:
+            stack.add_neighbour(dev, address, mac)
+        return ""
+    devices = _selected(stack, words)
+    with locked(stack):
+        table = stack.net.get(Arp).table
+        found = [n for n in table if n.dev in devices and n.state and not n.state & NUD_NOARP]
+        entries = [_neigh_entry(neigh) for neigh in found]
+    if command == "flush":
+        for entry in entries:
+            if entry["state"] != ["PERMANENT"]:
+                stack.remove_neighbour(entry["dev"], entry["dst"])
+        return ""
+    if form.json:
+        return to_json(entries, form.pretty)
+    return "\n".join(
+        f"{e['dst']} dev {e['dev']}{' lladdr ' + e['lladdr'] if 'lladdr' in e else ''} {e['state'][0]}" for e in entries
+    )
+
+
+_COMMANDS: Final[dict[str, Callable[[Stack, Words, Format], str]]] = {
+    "address": _address,
+    "link": _link,
+    "route": _route,
+    "neighbour": _neighbour,
+}
