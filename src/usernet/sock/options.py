@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import errno
 from struct import Struct
-from typing import Final, final
+from typing import Final
 
 from usernet.core.errors import error
 from usernet.core.sysctl import INT_MAX
 from usernet.core.timer import NEVER
-from usernet.net.pernet import Net
 from usernet.netdevice.device import IFNAMSIZ
 from usernet.netdevice.namespace import DeviceNamespace
+from usernet.sock.cookies import SockCookies
 from usernet.sock.filter import BPF_INSN_SIZE, Program
 from usernet.sock.optval import UINT_MAX, decode_int, encode_int, pack_name
 from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, Sock, set_buffer
@@ -148,22 +148,6 @@ _MEMINFO: Final = Struct("=9I")
 _UCRED: Final = Struct("=iii")
 
 
-@final
-class SockCookies:
-    """Numbers that name the sockets of a namespace, and the namespace itself (Linux: sock_gen_cookie, net_cookie)."""
-
-    def __init__(self, net: Net) -> None:
-        self.netns: int = net.random.getrandbits(63) | 1
-        self._last: int = 0
-
-    def of(self, sk: Sock) -> int:
-        """The socket's number, given when first asked for; never 0, never given twice."""
-        if not sk.cookie:
-            self._last += 1
-            sk.cookie = self._last
-        return sk.cookie
-
-
 # -- setting
 
 
@@ -233,8 +217,7 @@ def sock_setsockopt(sk: Sock, option: int, value: bytes) -> None:
             raise error(errno.EOPNOTSUPP)
         sk.peek_off = number
     elif option == SO_BINDTOIFINDEX:
-        if number < 0:
-            raise error(errno.EINVAL, f"SO_BINDTOIFINDEX: expected a device's index, not {number}")
+        _check_range("SO_BINDTOIFINDEX", number, 0, INT_MAX)
         _bind_to_index(sk, number)
     elif option == SO_MAX_PACING_RATE:
         rate: int = _U64.unpack_from(value)[0] if len(value) >= 8 else number & UINT_MAX
@@ -243,26 +226,21 @@ def sock_setsockopt(sk: Sock, option: int, value: bytes) -> None:
     elif option == SO_ZEROCOPY:
         if not (sk.sock_type == SOCK_STREAM or (sk.sock_type == SOCK_DGRAM and sk.protocol == IPPROTO_UDP)):
             raise error(errno.EOPNOTSUPP)
-        if not 0 <= number <= 1:
-            raise error(errno.EINVAL, f"SO_ZEROCOPY: expected 0 or 1, not {number}")
+        _check_range("SO_ZEROCOPY", number, 0, 1)
         sk.zerocopy = on
     elif option == SO_INCOMING_CPU:
         sk.incoming_cpu = number
     elif option == SO_BUSY_POLL:
-        if number < 0:
-            raise error(errno.EINVAL, f"SO_BUSY_POLL: expected microseconds, not {number}")
+        _check_range("SO_BUSY_POLL", number, 0, INT_MAX)
         sk.busy_poll = number
     elif option == SO_BUSY_POLL_BUDGET:
-        if not 0 <= number <= 0xFFFF:
-            raise error(errno.EINVAL, f"SO_BUSY_POLL_BUDGET: expected 0 to 65535, not {number}")
+        _check_range("SO_BUSY_POLL_BUDGET", number, 0, 0xFFFF)
     elif option == SO_BUF_LOCK:
-        if number & ~(SOCK_SNDBUF_LOCK | SOCK_RCVBUF_LOCK):
-            raise error(errno.EINVAL, f"SO_BUF_LOCK: expected 0 to 3, not {number}")
+        _check_range("SO_BUF_LOCK", number, 0, SOCK_SNDBUF_LOCK | SOCK_RCVBUF_LOCK)
         sk.sndbuf_locked = bool(number & SOCK_SNDBUF_LOCK)
         sk.rcvbuf_locked = bool(number & SOCK_RCVBUF_LOCK)
     elif option == SO_TXREHASH:
-        if not -1 <= number <= 1:
-            raise error(errno.EINVAL, f"SO_TXREHASH: expected -1 to 1, not {number}")
+        _check_range("SO_TXREHASH", number, -1, 1)
         sk.sock_flags = sk.sock_flags & ~SOCK_NO_TXREHASH if number else sk.sock_flags | SOCK_NO_TXREHASH
     elif option == SO_DETACH_FILTER:
         _check_filter_lock(sk)
@@ -284,14 +262,18 @@ def sock_setsockopt(sk: Sock, option: int, value: bytes) -> None:
     elif option == SO_BSDCOMPAT:
         pass
     elif option == SO_RESERVE_MEM:
-        if not 0 <= number <= 1 << 30:
-            raise error(errno.EINVAL, f"SO_RESERVE_MEM: expected 0 to 1 GiB, not {number}")
+        _check_range("SO_RESERVE_MEM", number, 0, 1 << 30)
         raise error(errno.EOPNOTSUPP, "SO_RESERVE_MEM needs memory control groups")
     elif option in (SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_EBPF):
         raise error(errno.EINVAL, "there is no eBPF here: only classic filters can be attached")
     else:
         # SO_TXTIME is among them: no queueing discipline here sends at a given time.
         raise error(errno.ENOPROTOOPT)
+
+
+def _check_range(name: str, number: int, low: int, high: int) -> None:
+    if not low <= number <= high:
+        raise error(errno.EINVAL, f"{name}: expected {low} to {high}, not {number}")
 
 
 def _decode_timeout(value: bytes) -> int:

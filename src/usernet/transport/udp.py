@@ -144,24 +144,11 @@ class Udp(NetProtocol):
         return True
 
     def _queue(self, sk: UdpSock, skb: SKBuff) -> None:
-        """Give a datagram to its socket (Linux: udp_queue_rcv_skb)."""
+        """Give a datagram to its socket (Linux: udp_queue_rcv_skb, __udp_enqueue_schedule_skb)."""
         if skb.gso_size and not sk.gro:
             for segment in self._split(skb):
-                self._queue_one(sk, segment)
+                self._queue(sk, segment)
             return
-        self._queue_one(sk, skb)
-
-    def _split(self, skb: SKBuff) -> list[SKBuff]:
-        try:
-            segments = self._offload.receive_segments(skb)
-        except ValueError:
-            self._bad(skb, DropReason.BAD_GSO)
-            return []
-        skb.consume()
-        return segments
-
-    def _queue_one(self, sk: UdpSock, skb: SKBuff) -> None:
-        """Linux: udp_queue_rcv_one_skb, __udp_enqueue_schedule_skb."""
         if sk.filter is not None:
             keep = sk.filter.run(skb)
             if not keep:
@@ -176,6 +163,15 @@ class Udp(NetProtocol):
         if reason is not None:
             self._mib.RcvbufErrors += 1
             self._bad(skb, reason)
+
+    def _split(self, skb: SKBuff) -> list[SKBuff]:
+        try:
+            segments = self._offload.receive_segments(skb)
+        except ValueError:
+            self._bad(skb, DropReason.BAD_GSO)
+            return []
+        skb.consume()
+        return segments
 
     def _deliver_all(self, skb: SKBuff, multicast: bool) -> None:
         """A multicast or broadcast datagram goes to every socket that it matches (Linux: __udp4_lib_mcast_deliver)."""
