@@ -246,6 +246,29 @@ class Runner(Trampoline):
                     draining.discard(ident)
         if self._asleep and (self._wanted or self._ready):
             self.kick()
+        elif self.leader is None and self._watched and _monotonic_ns() - self._looked >= POLL_EVERY:
+            self._glance()
+
+    def _glance(self) -> None:
+        """A thread that is busy with calls looks after the devices on its way out, when nobody leads.
+
+        Else the background thread would take the lead after a moment, and the two would fight for the interpreter.
+        """
+        ident = threading.get_ident()
+        if ident in self._draining:
+            return
+        with self._mutex:
+            if self.leader is not None:
+                return
+            self._lead_count += 1
+            self._looked = _monotonic_ns()
+        self._draining.add(ident)
+        try:
+            self._expire(self._looked)
+            self._receive(self._epoll.poll(0, MAX_EVENTS))
+            self._drain(DRAIN_LIMIT, False)
+        finally:
+            self._draining.discard(ident)
 
     def _file(self, loop: Loop, deadline: int) -> None:
         """Remember when `loop` wants to run next (ns of its own clock)."""

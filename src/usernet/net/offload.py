@@ -38,6 +38,11 @@ class Offload:
         is the very next of the flow of `held`. False where it is not, or not plainly so; nothing has changed then."""
         return False
 
+    def gro_ack(self, held: SKBuff | None, skb: SKBuff) -> bool:
+        """Whether `skb`, with `data` at this network layer's header, is a bare acknowledgement that may be held; with
+        `held`, whether it says all that `held` says and more, which then takes its bytes (Linux: tcp_add_backlog)."""
+        return False
+
     def gro_complete(self, held: SKBuff) -> None:
         """Make the merged packet's header and gso fields right before it goes up."""
 

@@ -131,8 +131,9 @@ class DeviceNapi(Napi):
         if not dev.flags & IFF_UP:
             return 0  # it went down after it was scheduled
         done = dev.driver.poll(budget)
-        if self.gro.held:
-            for skb in self.gro.flush():
+        gro = self.gro
+        if gro.held or gro.ack is not None:
+            for skb in gro.flush():
                 dev.deliver(skb)
         return done
 

@@ -95,26 +95,40 @@ def checksum_ok(skb: SKBuff, offset: int, protocol: int) -> bool:
 class Gro:
     """The merging of one device's poll. `held` maps a flow's key to the packet held for it."""
 
-    __slots__ = ("_last", "_last_offload", "_offloads", "held")
+    __slots__ = ("_last", "_last_offload", "_offloads", "ack", "held")
 
     def __init__(self, net: Net) -> None:
         self._offloads = net.get(Offloads)
         self.held: dict[bytes, tuple[SKBuff, Offload]] = {}
+        self.ack: SKBuff | None = None
+        """A bare acknowledgement, which the next one of its flow makes needless. Held only while nothing else is."""
         # What was held last, and its network layer: the next packet is most often of the same flow.
         self._last: SKBuff | None = None
         self._last_offload: Offload | None = None
 
     def receive(self, skb: SKBuff) -> Sequence[SKBuff]:
         """Take a packet whose link header has been read; returns what is to go up now, in order."""
+        ack = self.ack
+        if ack is not None:
+            if skb.protocol == ack.protocol and self._offloads.packet[ack.protocol].gro_ack(ack, skb):
+                return ()
+            self.ack = None
+            return [ack, *self._receive(skb)]
+        return self._receive(skb)
+
+    def _receive(self, skb: SKBuff) -> Sequence[SKBuff]:
         held = self.held
         last = self._last
         if last is not None and last.protocol == skb.protocol:
             assert self._last_offload is not None
             if self._last_offload.gro_follow(last, skb):
                 return ()
-        if not held and skb.len < SMALLEST_WORTHWHILE:
-            return (skb,)
         offload = self._offloads.packet.get(skb.protocol)
+        if not held and skb.len < SMALLEST_WORTHWHILE:
+            if offload is not None and offload.gro_ack(None, skb):
+                self.ack = skb
+                return ()
+            return (skb,)
         key = offload.gro_flow(skb, skb.data) if offload is not None else None
         if key is None or offload is None:
             # It may belong to a flow that is held (a FIN, a reset): order within the flow must hold.
@@ -141,6 +155,9 @@ class Gro:
     def flush(self) -> list[SKBuff]:
         """All that is held, to go up."""
         packets: list[SKBuff] = []
+        if self.ack is not None:
+            packets.append(self.ack)
+            self.ack = None
         for skb, offload in self.held.values():
             offload.gro_complete(skb)
             packets.append(skb)

@@ -10,7 +10,7 @@ from typing import Final, final
 from usernet.net.offload import Offload, Offloads
 from usernet.net.pernet import Net
 from usernet.netdevice.gro import GroControl
-from usernet.skbuff.skbuff import SKBuff
+from usernet.skbuff.skbuff import CHECKSUM_NONE, SKBuff
 from usernet.wire import ipv4
 from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MF, IP_OFFSET
@@ -143,6 +143,45 @@ class Ipv4Offload(Offload):
             return False
         ours.fixed_id = fixed
         ours.count += skb.gso_segs or 1
+        return True
+
+    def gro_ack(self, held: SKBuff | None, skb: SKBuff) -> bool:
+        head = skb.head
+        at = skb.data
+        if held is None:
+            # Without options or fragments, and TCP with nothing but ACK, and no payload.
+            if skb.len < 40 or head[at] != SIMPLE_HEADER or head[at + 9] != 6 or skb.data_len:
+                return False
+            return (
+                head[at + 33] == 0x10
+                and int.from_bytes(head[at + 2 : at + 4], "big") == skb.len == 20 + (head[at + 32] >> 4) * 4
+                and not (head[at + 6] & 0x3F or head[at + 7])
+            )
+        old = held.head
+        start = held.data
+        size = skb.len
+        if (
+            size != held.len
+            # Version, length, flow, our next sequence number, flags and options are the same …
+            or old[start : start + 4] != head[at : at + 4]
+            or old[start + 6 : start + 10] != head[at + 6 : at + 10]
+            or old[start + 12 : start + 28] != head[at + 12 : at + 28]
+            or old[start + 32 : start + 34] != head[at + 32 : at + 34]
+            or old[start + 40 : start + size] != head[at + 40 : at + size]
+            or skb.ip_summed == CHECKSUM_NONE
+        ):
+            return False
+        # … and it acknowledges more. A duplicate says something of its own.
+        if not 0 < _from_bytes(head[at + 28 : at + 32], "big") - _from_bytes(old[start + 28 : start + 32], "big") < 1 << 31:
+            return False
+        held.head = head
+        held.data = held.network_header = at
+        held.mac_header = skb.mac_header
+        held.tail = skb.tail
+        held.transport_header = skb.transport_header
+        held.csum_start = skb.csum_start
+        held.ip_summed = skb.ip_summed
+        held.gso_segs = (held.gso_segs or 1) + 1
         return True
 
     def gro_complete(self, held: SKBuff) -> None:
