@@ -93,6 +93,7 @@ class Pair:
         self.left.add_neighbour("eth0", "10.0.0.2", _mac(self.right))
         self.right.add_neighbour("eth0", "10.0.0.1", _mac(self.left))
         self.checks: list[Callable[[], None]] = []
+        self.open: list[UserSocket] = []
 
     def settle(self) -> int:
         """Run what is due now on both; returns the next deadline (ns), or NEVER."""
@@ -119,18 +120,28 @@ class Pair:
                 return False
             self.clock.set(max(following, self.clock.now()))
 
+    def socket(self, stack: Stack) -> UserSocket:
+        sock = stack.socket(std.AF_INET, std.SOCK_STREAM)
+        sock.setblocking(False)
+        self.open.append(sock)
+        return sock
+
+    def accept(self, server: UserSocket) -> UserSocket:
+        sock, _ = server.accept()
+        sock.setblocking(False)
+        self.open.append(sock)
+        return sock
+
     def listener(self, port: int = 80, backlog: int = 16) -> UserSocket:
         """A listening socket on the right."""
-        server = self.right.socket(std.AF_INET, std.SOCK_STREAM)
-        server.setblocking(False)
+        server = self.socket(self.right)
         server.bind(("0.0.0.0", port))
         server.listen(backlog)
         return server
 
     def dial(self, port: int = 80) -> UserSocket:
         """A socket on the left, connecting."""
-        client = self.left.socket(std.AF_INET, std.SOCK_STREAM)
-        client.setblocking(False)
+        client = self.socket(self.left)
         assert client.connect_ex(("10.0.0.2", port)) in (0, 115)
         return client
 
@@ -139,14 +150,15 @@ class Pair:
         server = self.listener(port)
         client = self.dial(port)
         self.run(30.0, lambda: bool(server and sock_of(server).accept_queue))
-        accepted, _ = server.accept()
-        accepted.setblocking(False)
+        accepted = self.accept(server)
         server.close()
         self.run(0.0)
         return client, accepted
 
     def end(self) -> None:
         """Nothing may be left once all sockets are closed and TIME_WAIT is over."""
+        for sock in self.open:
+            sock.close()
         self.run(400.0)
         left = [f"{stack.name}: {line}" for stack in self.stacks for line in left_over(stack)]
         for stack in self.stacks:
@@ -312,6 +324,7 @@ class Peer:
         self.tsval = 10_000
         self.tsecr = 0
         self.sock: UserSocket | None = None
+        self.open: list[UserSocket] = []
         self.run()
         self.nic.sent.clear()
 
@@ -321,7 +334,8 @@ class Peer:
         busy = True
         while busy:
             self.stack.poll(self.clock.now())
-            busy = not self.stack.loop.softirq.idle
+            loop = self.stack.loop
+            busy = not loop.softirq.idle or loop.timers.next_deadline() <= self.clock.now()
 
     def run(self, seconds: float = 0.0) -> None:
         """Let time pass."""
@@ -443,6 +457,13 @@ class Peer:
     def socket(self) -> UserSocket:
         sock = self.stack.socket(std.AF_INET, std.SOCK_STREAM)
         sock.setblocking(False)
+        self.open.append(sock)
+        return sock
+
+    def accept(self, server: UserSocket) -> UserSocket:
+        sock, _ = server.accept()
+        sock.setblocking(False)
+        self.open.append(sock)
         return sock
 
     def dial(self, prepare: Callable[[UserSocket], Any] | None = None) -> UserSocket:
@@ -499,24 +520,18 @@ class Peer:
         self.expect(flags(SYN | ACK), ack(1))
         self.ts = ts
         self.send(ACK, 1, 1, win=win)
-        sock, _ = server.accept()
-        sock.setblocking(False)
+        sock = self.accept(server)
         server.close()
         self.silent()
         self.sock = sock
         return sock
 
     def end(self) -> None:
-        """Close all; after TIME_WAIT nothing may be left."""
-        for sk in tuple(self.stack.net.get(SockNet).sockets):
-            if not sk.dead:
-                self.stack.loop.enter()
-                try:
-                    if isinstance(sk, TcpSock):
-                        sk.linger = 0
-                    sk.close(0)
-                finally:
-                    self.stack.loop.leave()
+        """Close all, at once; after TIME_WAIT nothing may be left."""
+        for sock in self.open:
+            if sock._socket is not None:
+                sock.setsockopt(std.SOL_SOCKET, std.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                sock.close()
         self.run(3000.0)
         left = left_over(self.stack)
         self.stack.close()

@@ -123,9 +123,7 @@ def transfer(
 
     def step() -> bool:
         if not right and sock_of(server).accept_queue:
-            accepted, _ = server.accept()
-            accepted.setblocking(False)
-            right.append(End(accepted, outgoing[1], sizes[0], how[1], write, read))
+            right.append(End(pair.accept(server), outgoing[1], sizes[0], how[1], write, read))
         left_established = sock_of(client).state not in (2, 3) if not left.closed else True
         if left_established:
             left.step()
