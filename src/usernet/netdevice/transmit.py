@@ -50,6 +50,9 @@ def gso_features(gso_type: int) -> int:
     return features
 
 
+_GSO_FEATURES: Final = {kind: gso_features(kind) for kind in (SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKB_GSO_UDP_L4)}
+
+
 def checksum_help(skb: SKBuff) -> None:
     """Fill in the checksum of a CHECKSUM_PARTIAL packet (Linux: skb_checksum_help)."""
     start = skb.csum_start
@@ -85,7 +88,7 @@ class Transmit:
     def send(self, skb: SKBuff) -> bool:
         """Hand `skb` to the driver. False where the driver has no room: `skb` is to be queued again."""
         if skb.gso_size:
-            needed = gso_features(skb.gso_type)
+            needed = _GSO_FEATURES.get(skb.gso_type) or gso_features(skb.gso_type)
             # What GRO merged beyond 64 KiB can't leave in one piece.
             if self._dev.features & needed != needed or skb.len > GSO_LEGACY_MAX_SIZE + MAX_LINK_HEADER:
                 return self._split(skb)

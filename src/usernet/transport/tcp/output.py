@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from usernet.core.timer import NEVER
 from usernet.skbuff.queue import SKBuffQueue
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKB_OVERHEAD, SKBuff
+from usernet.transport.tcp.congestion.base import CA_EVENT_CWND_RESTART, CA_EVENT_TX_START
 from usernet.transport.tcp.const import (
     ICSK_TIME_LOSS_PROBE,
     ICSK_TIME_REO_TIMEOUT,
@@ -42,7 +43,7 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
-from usernet.transport.tcp.rate import rate_check_app_limited, rate_skb_sent
+from usernet.transport.tcp.rate import rate_skb_sent
 from usernet.transport.tcp.window import full_space, init_rcv_mss, select_initial_window, select_window
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, PSH, RST, SYN, URG
@@ -290,63 +291,71 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     now = sk.loop.now
     if sk.wstamp < now:
         sk.wstamp = now
-    try:
-        dst = sk.route()
-    except OSError as failure:
-        return -(failure.errno or errno.EHOSTUNREACH)
+    dst = sk.dst
+    if dst is None or not dst.valid():
+        try:
+            dst = sk.route()
+        except OSError as failure:
+            return -(failure.errno or errno.EHOSTUNREACH)
     flags = skb.tcp_flags
     seq = skb.seq
     length = skb.len
+    segments = skb.gso_segs if length else 1
     if flags & SYN:
-        options = synack_options(sk) if flags & ACK else syn_options(sk)
-        window = min(sk.rcv_wnd, 65535)
-        sk.rcv_wup = sk.rcv_nxt
-        check = _checksum_base(sk, wire.TCP_HLEN + len(options) + length)
-        acknowledged = sk.rcv_nxt if flags & ACK else 0
-        header = wire.build(sk.sport, sk.dport, seq, acknowledged, flags, window, check, 0, options)
+        header = _syn_header(sk, skb)
     else:
-        if skb.gso_segs > 1:
+        if segments > 1:
             # A receiver merges segments up to a PSH: so it need not wait for more. Not for single ones, whose
             # acknowledgement may well wait.
             flags |= PSH
-        window = select_window(sk)
-        urg_ptr = 0
-        if sk.urg_mode and before(seq, sk.snd_up):
-            if before(sk.snd_up, (seq + 0x10000) & SEQ_MASK):
-                urg_ptr = (sk.snd_up - seq) & SEQ_MASK
-                flags |= URG
-            elif after((seq + 0xFFFF) & SEQ_MASK, sk.snd_nxt):
-                urg_ptr = 0xFFFF
-                flags |= URG
-        if sk.duplicate_sack is None and not sk.selective_acks:
-            size = sk.tcp_header_len
+        if sk.rcv_wup == sk.rcv_nxt and not sk.rmem_alloc and sk.rcv_wnd >= sk.rcv_ssthresh:
+            # Nothing was received since the window was last chosen.
+            window = min(sk.rcv_wnd, 65535 << sk.rcv_wscale) >> sk.rcv_wscale
         else:
-            size = wire.TCP_HLEN + options_size(sk)
-        header = established_header(sk, seq, flags, window, _checksum_base(sk, size + length), urg_ptr)
+            window = select_window(sk)
+        if sk.tstamp_ok and not sk.urg_mode and sk.duplicate_sack is None and not sk.selective_acks:
+            header = wire.build_ts(
+                sk.sport,
+                sk.dport,
+                seq,
+                sk.rcv_nxt,
+                flags,
+                window,
+                (sk.pseudo_base + 32 + length) % 0xFFFF,
+                (now // MSEC + sk.tsoffset) & SEQ_MASK,
+                sk.ts_recent,
+            )
+        else:
+            header = _full_header(sk, seq, flags, window, length)
     packet = SKBuff(header)
+    packet.transport_header = packet.csum_start = 0
+    packet.ip_summed = CHECKSUM_PARTIAL
+    packet.csum_offset = wire.TCP_CHECK_OFFSET
     if length:
         frags = skb.frags
         packet.frags = frags[:] if frags is not None else None
         packet.data_len = length
         packet.len += length
         packet.truesize += length
-        segments = skb.gso_segs
         if segments > 1:
             packet.gso_size = skb.gso_size
             packet.gso_segs = segments
             packet.gso_type = SKB_GSO_TCPV4 if sk.family == _AF_INET else SKB_GSO_TCPV6
         sk.data_segs_out += segments
         sk.bytes_sent += length
-        _event_data_sent(sk, now)
-    else:
-        segments = 1
-    if flags & ACK:
+        if sk.packets_out == 0:
+            sk.ca.cwnd_event(sk, CA_EVENT_TX_START)
+        sk.lsndtime = now
+        # A reply within the delayed-ACK time of the last segment received: the connection is interactive.
+        if now - sk.ack_lrcvtime < sk.ack_ato:
+            sk.inc_pingpong()
+    if flags & ACK and (sk.ack_pending or sk.ack_quick or sk.compressed_ack):
         event_ack_sent(sk)
     sk.segs_out += segments
-    if after(skb.end_seq, sk.snd_nxt) or seq == skb.end_seq:
+    if (sk.snd_nxt - skb.end_seq) & 0x80000000 or seq == skb.end_seq:
         sk.net.mib.tcp.OutSegs += segments
     sk.charge_send(packet)
-    result = _send(sk, packet, dst)
+    result = sk.af.xmit(sk, packet, dst)
     if result:
         result = _local_congestion(sk, result)
         if result:
@@ -356,6 +365,34 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     sk.sent.append(tx)
     rate_skb_sent(sk, skb, tx)
     return 0
+
+
+def _syn_header(sk: TcpSock, skb: SKBuff) -> bytes:
+    """The header of a SYN, or of a simultaneous open's SYN+ACK."""
+    flags = skb.tcp_flags
+    options = synack_options(sk) if flags & ACK else syn_options(sk)
+    sk.rcv_wup = sk.rcv_nxt
+    check = _checksum_base(sk, wire.TCP_HLEN + len(options) + skb.len)
+    acknowledged = sk.rcv_nxt if flags & ACK else 0
+    window = min(sk.rcv_wnd, 65535)
+    return wire.build(sk.sport, sk.dport, skb.seq, acknowledged, flags, window, check, 0, options)
+
+
+def _full_header(sk: TcpSock, seq: int, flags: int, window: int, length: int) -> bytes:
+    """A header with whatever it may need: an urgent pointer, SACK blocks, no time stamp."""
+    urg_ptr = 0
+    if sk.urg_mode and before(seq, sk.snd_up):
+        if before(sk.snd_up, (seq + 0x10000) & SEQ_MASK):
+            urg_ptr = (sk.snd_up - seq) & SEQ_MASK
+            flags |= URG
+        elif after((seq + 0xFFFF) & SEQ_MASK, sk.snd_nxt):
+            urg_ptr = 0xFFFF
+            flags |= URG
+    if sk.duplicate_sack is None and not sk.selective_acks:
+        size = sk.tcp_header_len
+    else:
+        size = wire.TCP_HLEN + options_size(sk)
+    return established_header(sk, seq, flags, window, _checksum_base(sk, size + length), urg_ptr)
 
 
 def _local_congestion(sk: TcpSock, result: int) -> int:
@@ -369,21 +406,11 @@ def _local_congestion(sk: TcpSock, result: int) -> int:
     return result
 
 
-def _event_data_sent(sk: TcpSock, now: int) -> None:
-    """Data leaves: the window after idle, and ping-pong mode (Linux: tcp_event_data_sent)."""
-    if sk.packets_out == 0:
-        sk.ca.cwnd_event(sk, 0)  # CA_EVENT_TX_START
-    sk.lsndtime = now
-    # A reply within the delayed-ACK time of the last segment received: the connection is interactive.
-    if now - sk.ack_lrcvtime < sk.ack_ato:
-        sk.inc_pingpong()
-
-
 def cwnd_restart(sk: TcpSock, delta: int) -> None:
     """After `delta` ns of idleness the window decays, halving each RTO (RFC 5681 section 4.1; tcp_cwnd_restart)."""
     restart = init_cwnd(sk)
     cwnd = sk.snd_cwnd
-    sk.ca.cwnd_event(sk, 1)  # CA_EVENT_CWND_RESTART
+    sk.ca.cwnd_event(sk, CA_EVENT_CWND_RESTART)
     sk.snd_ssthresh = sk.current_ssthresh()
     restart = min(restart, cwnd)
     delta -= sk.rto
@@ -805,6 +832,7 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
             break
         if sk.pacing_needed and pacing_check(sk):
             break
+        length = skb.len
         segments = init_tso_segs(skb, mss)
         in_flight = sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out
         cwnd = sk.snd_cwnd
@@ -815,20 +843,30 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
         else:
             # At most half the window in one go, so that there is always something to be acknowledged.
             quota = min(max(cwnd >> 1, 1), cwnd - in_flight, max_segs)
-        end = skb.end_seq if skb.len <= mss else (skb.seq + mss) & SEQ_MASK
-        if (sk.snd_una + sk.snd_wnd - end) & 0x80000000:
+        window = sk.snd_una + sk.snd_wnd
+        end = skb.end_seq if length <= mss else skb.seq + mss
+        if (window - end) & 0x80000000:
             limited[1] = True
             break
-        if segments == 1:
+        if (
+            skb.next is not None
+            and length == mss * segments
+            and segments <= quota
+            and not (window - skb.end_seq) & 0x80000000
+            and not sk.urg_mode
+        ):
+            # A whole super-segment, with more behind it, and room for all of it: nothing to weigh.
+            limit = length
+        elif segments == 1:
             if not _nagle_test(sk, skb, mss, nonagle if skb is queue.last else TCP_NAGLE_PUSH):
                 break
+            limit = mss
         elif not push_one and _tso_should_defer(sk, skb, max_segs, limited):
             is_cwnd_limited = is_cwnd_limited or limited[0]
             break
-        limit = mss
-        if segments > 1 and not sk.urg_mode:
-            limit = _mss_split_point(sk, skb, mss, quota, nonagle)
-        if skb.len > limit:
+        else:
+            limit = mss if sk.urg_mode else _mss_split_point(sk, skb, mss, quota, nonagle)
+        if length > limit:
             fragment(sk, queue, skb, limit, mss)
         if sk.wmem_alloc and small_queue_full(sk, skb, 0):
             break
