@@ -1071,8 +1071,10 @@ def retransmit_skb(sk: TcpSock, skb: SKBuff, segs: int) -> int:
     """Send again and mark it so (Linux: tcp_retransmit_skb)."""
     failure = retransmit_skb_once(sk, skb, segs)
     if not failure:
+        # It may count as retransmitted still: an undo takes the loss back, but not the retransmission.
+        if not skb.sacked & TCPCB_SACKED_RETRANS:
+            sk.retrans_out += skb.gso_segs
         skb.sacked |= TCPCB_SACKED_RETRANS | TCPCB_EVER_RETRANS
-        sk.retrans_out += skb.gso_segs
     if not sk.retrans_stamp:
         sk.retrans_stamp = sk.loop.now // MSEC or 1
     if sk.undo_retrans < 0:
