@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 TUN_QUEUE_LENGTH: Final = 500  # tun.c: TUN_READQ_SIZE
 FEATURES: Final = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_RXCSUM
+PAGE_SIZE: Final = 4096
+MAX_ORDER: Final = 3  # PAGE_ALLOC_COSTLY_ORDER
+_HEADROOM: Final = 64  # NET_SKB_PAD
+_SHARED_INFO: Final = 320  # sizeof(struct skb_shared_info)
+_SKB: Final = 256  # sizeof(struct sk_buff), aligned
+_SLABS: Final = (704, 1024, 2048, 4096, 8192)
 _IPPROTO_TCP: Final = 6
 _IPV6_HLEN: Final = 40
 
@@ -78,11 +84,31 @@ class ScriptDevice(Driver):
         while self._ring and done < budget and dev is not None:
             packet, gso_size = self._ring.popleft()
             skb = SKBuff(packet)
+            skb.truesize = truesize(len(packet))
             if gso_size:
                 _mark_merged(skb, packet, gso_size)
             dev.napi.receive(skb)
             done += 1
         return done
+
+
+def truesize(length: int) -> int:
+    """The memory that a packet of `length` bytes takes in Linux when a TUN device receives it (tun_alloc_skb): up to a
+    page from the slab, behind that whole pages, as few and as large as the rest fills. TCP's window depends on it."""
+    if length + _HEADROOM < PAGE_SIZE:
+        linear = (length + _HEADROOM + 63 & ~63) + _SHARED_INFO
+        for size in _SLABS:
+            if linear <= size:
+                return size + _SKB
+    total = PAGE_SIZE + _SKB
+    left = length - (PAGE_SIZE - _HEADROOM - _SHARED_INFO)
+    order = MAX_ORDER
+    while left > 0:
+        while order and (left + PAGE_SIZE - 1) // PAGE_SIZE < 1 << order:
+            order -= 1
+        total += PAGE_SIZE << order
+        left -= PAGE_SIZE << order
+    return total
 
 
 def _mark_merged(skb: SKBuff, packet: bytes, gso_size: int) -> None:

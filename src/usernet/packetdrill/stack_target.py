@@ -31,6 +31,9 @@ from usernet.stack import Stack
 
 BOOT: Final = 1_000_000_000_000  # ns: not 0, which stands for "never happened" in many fields
 SEED: Final = 1
+CALL_COST: Final = 1_000
+"""ns that a system call takes. On a real host time passes between calls in a row, and scripts count on it where two
+measures would else be equal to the nanosecond. None where the script is run without tolerance."""
 
 
 @final
@@ -105,11 +108,13 @@ class StackTarget(Target):
         self._sleepers: list[_Sleeper] = []
         self._shell: Shell | None = None
         self._started = False
+        self._call_cost = 0
 
     def start(self, config: Config) -> None:
         if config.wire_version != 4 or config.socket_domain != 2:
             raise OSError(errno.EAFNOSUPPORT, f"the stack has no {config.ip_version}")
         self._started = True
+        self._call_cost = CALL_COST if config.tolerance else 0
         self.stack = stack = Stack("packetdrill", clock=self._clock, seed=SEED)
         _ScriptTrampoline().attach(stack.loop)
         self.device = ScriptDevice()
@@ -188,6 +193,7 @@ class StackTarget(Target):
             self._continue(sleeper)
         finally:
             loop.leave()
+            self._clock.advance(self._call_cost)
 
     def _resume(self, sleeper: _Sleeper) -> None:
         loop = self.stack.loop

@@ -46,8 +46,8 @@ from usernet.transport.tcp.const import (
     TCP_PAWS_WINDOW,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
-    TCP_TIMEOUT_MIN_US,
     TCP_TIME_WAIT,
+    TCP_TIMEOUT_MIN_US,
     TCP_TIMEWAIT_LEN,
     TCP_URG_NOTYET,
     TCP_URG_VALID,
@@ -641,7 +641,6 @@ def init_transfer(sk: TcpSock) -> None:
         sk.buffers_ready = True
         init_buffer_space(sk)
     sk.snd_cwnd_stamp = sk.loop.now
-    update_pacing_rate(sk)
 
 
 def _synsent_reset(sk: TcpSock, skb: SKBuff) -> None:
@@ -865,6 +864,8 @@ def rcv_state_process(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> bool:
 def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
     """SYN-RECEIVED, and our SYN is acknowledged: established."""
     sk.delivered += 1
+    if not sk.srtt_us:
+        sk.synack_rtt_measure()
     init_transfer(sk)
     sk.copied_seq = sk.rcv_nxt if not sk.buffers_ready else sk.copied_seq
     sk.set_state(TCP_ESTABLISHED)
@@ -873,8 +874,8 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
     sk.snd_wnd = window << sk.snd_wscale
     sk.snd_wl1 = skb.seq
     sk.ack_lrcvtime = sk.loop.now
-    if not sk.srtt_us:
-        sk.synack_rtt_measure()
+    if not sk.ca.has_cong_control:
+        update_pacing_rate(sk)
     init_rcv_mss(sk)
     fast_path_check(sk)
     if sk.shutdown_mask & SEND_SHUTDOWN:

@@ -140,12 +140,12 @@ def data_queue_ofo(sk: TcpSock, skb: SKBuff) -> None:
         mib.TCPOFODrop += 1
         skb.drop(DropReason.TCP_OFO_DROP, net.drops)
         return
-    size = skb.len
-    _insert(sk, queue, skb)
     if sk.sack_ok:
         _sack_new(sk, seq, end_seq)
-        if size >= 128:
+        # Before the segment counts as memory in use, as Linux has it.
+        if skb.len >= 128:
             grow_window(sk, skb, False)
+    _insert(sk, queue, skb)
     if not sk.dead and sk.listener is None:
         # One that was not accepted yet, or is an orphan, gets no larger buffer.
         rcvbuf_grow(sk, sk.rcvq_space)

@@ -310,7 +310,8 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
             flags |= PSH
         if sk.rcv_wup == sk.rcv_nxt and not sk.rmem_alloc and sk.rcv_wnd >= sk.rcv_ssthresh:
             # Nothing was received since the window was last chosen.
-            window = min(sk.rcv_wnd, 65535 << sk.rcv_wscale) >> sk.rcv_wscale
+            wscale = sk.rcv_wscale
+            window = min(sk.rcv_wnd + (1 << wscale) - 1, 65535 << wscale) >> wscale
         else:
             window = select_window(sk)
         if sk.tstamp_ok and not sk.urg_mode and sk.duplicate_sack is None and not sk.selective_acks:

@@ -36,6 +36,7 @@ from usernet.transport.tcp.output import (
     new_segment,
     push_pending_frames,
     slow_start_after_idle_check,
+    write_xmit,
 )
 from usernet.transport.tcp.rate import rate_check_app_limited
 from usernet.wire.tcp import ACK, PSH
@@ -50,6 +51,9 @@ COPY_BELOW: Final = 2048
 PUSH_EVERY: Final = 4
 """Full segments a call gathers before it sends them. Linux sends each at once; nothing else runs meanwhile here, so
 gathering costs no latency worth the name, and sending them together saves going through the windows for each."""
+
+LARGE_GOAL: Final = 49152
+"""Bytes. Segments that the window keeps smaller are sent as Linux does, each at once: there a single one counts."""
 
 
 def size_goal(sk: TcpSock, mss: int, large: bool) -> int:
@@ -160,7 +164,13 @@ def _fill(sk: TcpSock, msg: MsgHdr, flags: int, mss: int, goal: int) -> int:
             continue
         if after(sk.write_seq, (sk.pushed_seq + (sk.max_window >> 1)) & SEQ_MASK):
             mark_push(sk, skb)
-        if queue.qlen >= PUSH_EVERY:
+            if queue.qlen >= PUSH_EVERY or goal < LARGE_GOAL:
+                push_pending_frames(sk, mss, TCP_NAGLE_PUSH)
+        elif goal < LARGE_GOAL:
+            if skb is queue.first:
+                # One only, so that what is left of it still grows.
+                write_xmit(sk, mss, TCP_NAGLE_PUSH, 1)
+        elif queue.qlen >= PUSH_EVERY:
             push_pending_frames(sk, mss, TCP_NAGLE_PUSH)
     if copied and flags & MSG_EOR and queue.last is not None:
         queue.last.tx.eor = True
