@@ -24,6 +24,13 @@ class InetSock(Sock):
     rcv_saddr: what it is bound to, and receives at. saddr: what it sends from. They differ for multicast binds.
     """
 
+    __slots__ = (
+        "af", "bind_address_no_port", "bound_addr", "bound_port", "cmsg_flags", "daddr", "dport", "family", "freebind",
+        "hdrincl", "ip_id", "local_port_range", "mc_addr", "mc_all", "mc_index", "mc_loop", "mc_ttl", "memberships",
+        "min_ttl", "nodefrag", "num", "options", "pmtudisc", "protocol", "rcv_saddr", "recverr", "recverr_rfc4884",
+        "saddr", "scope_id", "sock_type", "sport", "tos", "transparent", "ttl", "unicast_if",
+    )  # fmt: skip
+
     def __init__(self, net: Net, af: AddressFamily, sock_type: int, protocol: int) -> None:
         super().__init__(net)
         self.af = af

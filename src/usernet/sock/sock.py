@@ -73,6 +73,15 @@ class SockNet:
 class Sock:
     """The protocol's side of one socket."""
 
+    __slots__ = (
+        "bound_dev_if", "broadcast", "busy_poll", "cookie", "dead", "dontroute", "drops", "dst", "err", "err_soft",
+        "error_queue", "filter", "incoming_cpu", "keepopen", "linger", "loop", "mark", "max_pacing_rate", "net",
+        "no_check_tx", "oobinline", "peek_off", "priority", "rcvbuf", "rcvbuf_locked", "rcvlowat", "rcvtimeo",
+        "rcvtstamp", "receive_queue", "reuse", "reuseport", "reuseport_filter", "rmem_alloc", "rxq_ovfl", "settings",
+        "shutdown_mask", "sndbuf", "sndbuf_locked", "sndtimeo", "sock_flags", "stamp", "state", "tsflags", "tskey",
+        "wait", "wmem_alloc", "zerocopy",
+    )  # fmt: skip
+
     family: int = 0
     sock_type: int = 0
     protocol: int = 0
