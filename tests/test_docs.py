@@ -25,7 +25,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
     ]
 
 
-PROGRAMS = [(page, text) for page, text in blocks("python") if "import usernet" in text]
+PROGRAMS = [(page, text) for page, text in blocks("python") if text.startswith(("import ", "from "))]
 COMMANDS = [
     (page, line[2:].split("  #")[0].strip())
     for page, text in blocks("console")
