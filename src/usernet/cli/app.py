@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import runpy
 import sys
+from typing import Any, Final
 
 import click
 
 from usernet import __version__
-from usernet.cli import params
+from usernet.cli import params, tools
+from usernet.cli.build import StackOptions, stack_options
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "--version", "-V", prog_name="usernet", message="%(prog)s %(version)s")
 def cli() -> None:
     """A network stack in user space: the demo, the tools, programs on a stack."""
@@ -22,7 +26,7 @@ def cli() -> None:
 @click.option("--delay", type=params.TIME, default="10ms", show_default=True, help="Of the cable, one way.")
 @click.option("--loss", type=params.FRACTION, default="1%", show_default=True, help="Fraction of packets lost.")
 @click.option("--rate", type=params.RATE, default="50mbit", show_default=True, help="Of the cable; 0: no limit.")
-@click.option("--capture", default="usernet-demo.pcapng", show_default=True, metavar="FILE", help="Where to capture to.")
+@click.option("--capture", default="usernet-demo.pcapng", show_default=True, metavar="FILE", help="The capture's.")
 @click.option("--tap", is_flag=True, help="The kernel on the other end of a TAP device: needs root, or CAP_NET_ADMIN.")
 @click.option("--plain", "--no-color", is_flag=True, help="No colours, nothing that moves: as in a file or pipe.")
 def demo(
@@ -43,11 +47,160 @@ def demo(
     except ModuleNotFoundError as missing:
         if missing.name != "pyroute2":
             raise
-        raise click.ClickException("--tap sets up the host's device by pyroute2: pip install 'usernet[netlink]'") from None
+        text = "--tap sets up the host's device by pyroute2: pip install 'usernet[netlink]'"
+        raise click.ClickException(text) from None
     except OSError as problem:
         where = f"--capture {capture}: " if problem.filename == capture else "--tap: " if tap else ""
         raise click.ClickException(f"{where}{problem.strerror or problem}") from None
     sys.exit(status)
+
+
+TOOLS: Final = {
+    "ip": """Addresses, devices, routes and neighbours, as ip(8).
+
+    \b
+    ip [-j] [-p] [-s] [-br] addr|link|route|neigh [show|add|del|replace|set|get|flush] …
+    """,
+    "ss": """Sockets, as ss(8).
+
+    \b
+    ss [-tuw] [-l|-a] [-n] [-i] [-m] [-o] [-p] [-s] [-H] [-j]
+    """,
+    "ping": """Echo requests, as ping(8), until interrupted or -c.
+
+    \b
+    ping [-c COUNT] [-i SECONDS] [-s BYTES] [-W SECONDS] [-w SECONDS] [-t TTL] [-nq] HOST
+    """,
+    "traceroute": """The routers on the way, as traceroute(8).
+
+    \b
+    traceroute [-In] [-f FIRST] [-m HOPS] [-q PROBES] [-w SECONDS] [-p PORT] HOST
+    """,
+    "tcpdump": """Packets, of a capture file or as they pass, as tcpdump(8).
+
+    \b
+    tcpdump [-neSv] [-t|-tt|-ttttt] [-c COUNT] [-i DEVICE] [-r FILE | -w FILE] [FILTER]
+    """,
+    "nc": """Bytes between a connection and standard input and output, as nc(1).
+
+    \b
+    nc [-lnuvzN] [-p PORT] [-s ADDRESS] [-w SECONDS] [HOST] [PORT]
+    """,
+    "sysctl": """Settings, as sysctl(8).
+
+    \b
+    sysctl [-anwj] [NAME[=VALUE]…]
+    """,
+    "nstat": """Counters, as nstat(8).
+
+    \b
+    nstat [-zdj] [PATTERN…]
+    """,
+}
+"""The tools, each with its help."""
+
+FOREVER: Final = str(1 << 62)
+
+
+def run_tool(tool: str, options: StackOptions, args: tuple[str, ...]) -> int:
+    """Run a tool on a stack made for it, or on none where it reads a capture; returns its exit status."""
+    function = getattr(tools, tool)
+    try:
+        if tool == "tcpdump" and _reads_capture(args):
+            text = function(None, *args, out=click.echo)
+        else:
+            with options.open(tool) as stack:
+                if tool == "ping":
+                    text = function(stack, "-c", FOREVER, *args, out=click.echo)
+                elif tool in ("traceroute", "tcpdump"):
+                    text = function(stack, *args, out=click.echo)
+                elif tool == "nc":
+                    streams = {"input": sys.stdin.buffer, "output": sys.stdout.buffer}
+                    text = function(stack, *args, **streams, out=lambda line: click.echo(line, err=True))
+                else:
+                    text = function(stack, *args)
+                    if text:
+                        click.echo(text)
+    except tools.UsageError as problem:
+        raise click.UsageError(f"{tool}: {str(problem).removeprefix(f'{tool}: ')}") from None
+    except OSError as problem:
+        if isinstance(problem, BrokenPipeError):
+            raise
+        what = f"{problem.filename}: " if problem.filename else ""
+        raise click.ClickException(f"{tool}: {what}{problem.strerror or problem}") from None
+    except KeyboardInterrupt:
+        return 130
+    status: int = text.status
+    return status
+
+
+def _reads_capture(args: tuple[str, ...]) -> bool:
+    """Whether -r is among tcpdump's options, alone or behind others: `-r FILE`, `-nr FILE`, `-rFILE`."""
+    return any(arg[:1] == "-" and "r" in arg.partition("w")[0] for arg in args)
+
+
+def _add_tool(tool: str, about: str) -> None:
+    settings: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+    @cli.command(tool, help=about, context_settings=settings)
+    @stack_options
+    @click.argument("args", nargs=-1, type=click.UNPROCESSED)
+    def command(options: StackOptions, args: tuple[str, ...]) -> None:
+        sys.exit(run_tool(tool, options, args))
+
+
+for _tool, _about in TOOLS.items():
+    _add_tool(_tool, _about)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@stack_options
+@click.option("-m", "module", default="", metavar="MODULE", help="Run a module, as python -m does.")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]…")
+def python(options: StackOptions, module: str, args: tuple[str, ...]) -> None:
+    """Run a Python program on a stack: its `socket` is the stack's, in every thread.
+
+    Options of the stack go before SCRIPT; what follows is the program's own.
+    """
+    from usernet.posix import patched
+
+    if not module and not args:
+        raise click.BadParameter("expected a file, or -m MODULE", param_hint="SCRIPT")
+    if not module and not os.path.exists(args[0]):
+        raise click.BadParameter(f"expected a file, and there is no {args[0]}", param_hint="SCRIPT")
+    with options.open("python") as stack, patched(stack):
+        sys.argv = [module, *args] if module else list(args)
+        if module:
+            sys.path.insert(0, os.getcwd())
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, os.path.dirname(os.path.abspath(args[0])))
+            runpy.run_path(args[0], run_name="__main__")
+
+
+@cli.command()
+@click.option("--exact", is_flag=True, help="No tolerance in time.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what goes by.")
+@click.option("-D", "--define", "defines", multiple=True, metavar="NAME=VALUE", help="Replace a symbol.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+def packetdrill(exact: bool, verbose: bool, defines: tuple[str, ...], files: tuple[str, ...]) -> None:
+    """Run conformance scripts on virtual time.
+
+    FILE is a script, or a directory of *.pkt. Closes with `N passed, N failed`; status 1 where one failed, 2 where one
+    is no script.
+    """
+    from usernet.packetdrill.command import main as run_scripts
+
+    symbols: dict[str, str] = {}
+    for word in defines:
+        name, sign, value = word.partition("=")
+        if not name or not sign:
+            raise click.BadParameter(f"expected NAME=VALUE, not {word!r}", param_hint="--define")
+        symbols[name] = value
+    try:
+        sys.exit(run_scripts(files, exact=exact, verbose=verbose, defines=symbols))
+    except FileNotFoundError as problem:
+        raise click.BadParameter(f"expected a file or directory, and there is no {problem.filename}") from None
 
 
 def run() -> int:

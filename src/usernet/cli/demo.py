@@ -148,7 +148,7 @@ class Show:
             self._late.append(packet)
             return
         text = self._printer.body(packet)
-        if kind in self._told or (self.transferring and kind != "sack"):
+        if kind == "other" or kind in self._told or (self.transferring and kind != "sack"):
             return
         if kind != "fin":
             self._told.add(kind)
@@ -259,17 +259,17 @@ def fetch(show: Show, sock: Any, address: tuple[str, int], result: Result) -> No
             show.sample()
             spent = show.now - result.first
             rate = units.format_rate(result.received * 8 / spent) if spent else "–"
-            window = f"  cwnd {show.sender.snd_cwnd}" if show.sender is not None else ""
-            bar.update(result.received, f"{show.now:6.2f} s  {rate:>12}{window}  sent again {show.repairs}")
+            window = f"  cwnd {show.sender.snd_cwnd}  sent again {show.repairs}" if show.sender is not None else ""
+            bar.update(result.received, f"{show.now:6.2f} s  {rate:>12}{window}")
     result.last = show.now
     result.digest = digest.hexdigest()
     if show.sender is not None:
         result.info = tcp_info(show.sender)
     for sk in show.stack.sockets():
-        if isinstance(sk, TcpSock) and sk.state != 10:
+        if isinstance(sk, TcpSock) and sk.state != TCP_LISTEN:
             result.own = tcp_info(sk)
     if show.repairs > REPAIRS_SHOWN:
-        show.stage.say(f"… and {show.repairs - REPAIRS_SHOWN} more segments were sent again")
+        show.stage.say(f"… and {show.repairs - REPAIRS_SHOWN} more segments were sent again in the same ways")
     show.stage.step("The close")
     show.end_transfer()
     connection.close()
@@ -281,21 +281,20 @@ def summary(show: Show, settings: Settings, result: Result, expected: str, lost:
     info = result.info or result.own
     goodput = result.received * 8 / spent if spent else 0.0
     share = f", {goodput / settings.rate * 100:.0f} % of the cable" if settings.rate else ""
+    round_trip = f"{info['rtt'] / 1000:.3f} ± {info['rttvar'] / 1000:.3f}"
+    timeout = f"{info['rto'] / 1000:.0f} ms"
     rows = [
         ("file", f"{result.received:,} bytes in {spent:.3f} s"),
         ("goodput", units.format_rate(goodput) + share),
-        ("round trip", f"smoothed {info['rtt'] / 1000:.3f} ms ± {info['rttvar'] / 1000:.3f}, least "
-                       f"{info['min_rtt'] / 1000:.3f} ms, time-out {info['rto'] / 1000:.0f} ms"),
-    ]  # fmt: skip
+        ("round trip", f"smoothed {round_trip} ms, least {info['min_rtt'] / 1000:.3f} ms, time-out {timeout}"),
+    ]
     if lost is not None:
         rows.append(("lost on the cable", f"{lost} packets, both ways"))
     if result.info and show.peer is not None:
         ext, base = show.peer.mib["TcpExt"], show.peer.mib["Tcp"]
-        rows.append(
-            ("retransmissions", f"{base['RetransSegs']} segments: {ext['TCPFastRetrans']} fast, "
-                                f"{ext['TCPLossProbes']} loss probes, {ext['TCPTimeouts']} time-outs; "
-                                f"{ext['TCPSackRecovery']} recoveries by SACK")
-        )  # fmt: skip
+        kinds = f"{ext['TCPFastRetrans']} fast, {ext['TCPLossProbes']} loss probes, {ext['TCPTimeouts']} time-outs"
+        repaired = f"{base['RetransSegs']} segments: {kinds}; {ext['TCPSackRecovery']} recoveries by SACK"
+        rows.append(("retransmissions", repaired))
         threshold = info["snd_ssthresh"]
         shown = "not set" if threshold >= TCP_INFINITE_SSTHRESH else str(threshold)
         rows.append(("cwnd", f"{info['snd_cwnd']} segments of {info['snd_mss']} bytes, ssthresh {shown}"))
@@ -316,8 +315,8 @@ def closing(show: Show, settings: Settings, good: bool, spent: float) -> int:
     else:
         stage.say("NOT the same: what arrived is not what was sent", "bold red")
     stage.step("Look further")
-    stage.say(f"the capture is {settings.capture}: every packet as the "
-              f"{'server' if show.peer is not None else 'stack'} saw it, what the cable lost with the reason as comment")  # fmt: skip
+    where = "server" if show.peer is not None else "stack"
+    stage.say(f"the capture is {settings.capture}: what the {where} saw; what the cable lost has that as comment")
     for command, what in (
         (f"usernet tcpdump -r {settings.capture} -c 20", "its first packets, without another tool"),
         (f"tcpdump -n -r {settings.capture}", "the same with tcpdump"),

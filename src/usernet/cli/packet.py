@@ -22,15 +22,16 @@ class Packet:
     """A packet. What it does not have is 0, empty or None.
 
     when: ns since 1970. data: as captured, `size` bytes long before it was cut. dst, src, ethertype: the link header's
-    (link False where there is none). network, transport, payload: where in `data` those begin, -1 where it doesn't go so
-    far; end: where the network layer's data ends. kind: "arp", "ip", "ip6" or "". ip: its header as `ipv4.parse` gives
-    it. proto: the protocol's number. saddr, daddr: packed. sport, dport: ports. fragment: no first one. comment: the
-    capture's own, such as why the packet was dropped.
+    (link False where there is none). network, transport, payload: where in `data` those begin, -1 where it doesn't go
+    so far; end: where the network layer's data ends. kind: "arp", "ip", "ip6" or "". ip: its header as `ipv4.parse`
+    gives it. proto: the protocol's number. saddr, daddr: packed. sport, dport: ports. fragment: no first one. comment:
+    the capture's own, such as why the packet was dropped.
     """
 
     __slots__ = (
-        "arp", "comment", "daddr", "data", "device", "dport", "dst", "end", "ethertype", "fragment", "icmp", "ip", "kind",
-        "link", "network", "outgoing", "payload", "proto", "saddr", "size", "sport", "src", "tcp", "transport", "when",
+        "arp", "comment", "daddr", "data", "device", "dport", "dst", "end", "ethertype", "fragment", "icmp", "ip",
+        "kind", "link", "network", "outgoing", "payload", "proto", "saddr", "size", "sport", "src", "tcp",
+        "transport", "when",
     )  # fmt: skip
 
     def __init__(self, data: bytes, linktype: int, when: int = 0, size: int = 0, device: str = "") -> None:

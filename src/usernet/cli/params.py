@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import click
 
 from usernet.cli import units
 
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    # Older versions of click have no parameter there.
+    _ParamType = click.ParamType
 
-class Unit(click.ParamType):
+
+class Unit(_ParamType):
     """A value with a unit, by one of `units`' parsers."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

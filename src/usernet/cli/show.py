@@ -51,7 +51,7 @@ class Printer:
         self.device = device
         self.ports = ports or {}
         self._first: int = -1
-        self._flows: dict[tuple[bytes, int, bytes, int], tuple[int, int]] = {}
+        self._bases_of: dict[tuple[bytes, int, bytes, int], int] = {}
 
     def line(self, packet: Packet) -> str:
         """One packet; more than one line where verbose."""
@@ -115,7 +115,7 @@ class Printer:
 
     def _ip(self, packet: Packet) -> str:
         header = packet.ip
-        if header is None or packet.transport < 0 and not packet.fragment:
+        if header is None or (packet.transport < 0 and not packet.fragment):
             return f"IP truncated-ip or bad header, length {len(packet.data) - max(packet.network, 0)}"
         source, target = packet.hosts
         protocol = PROTOCOLS.get(packet.proto, f"proto {packet.proto}")
@@ -125,8 +125,8 @@ class Printer:
             flags = "+" if frag & ipv4.IP_MF else "DF" if frag & ipv4.IP_DF else "none"
             good = ipv4.header_csum_ok(packet.data, packet.network, (ver_ihl & 15) * 4)
             prefix = (
-                f"IP (tos {tos:#x}, ttl {ttl}, id {ident}, offset {(frag & ipv4.IP_OFFSET) * 8}, flags [{flags}], proto "
-                f"{protocol} ({proto}), length {total}{'' if good else ', bad cksum'})\n    "
+                f"IP (tos {tos:#x}, ttl {ttl}, id {ident}, offset {(frag & ipv4.IP_OFFSET) * 8}, flags [{flags}], "
+                f"proto {protocol} ({proto}), length {total}{'' if good else ', bad cksum'})\n    "
             )
         if packet.fragment:
             hlen = (header[0] & 15) * 4
@@ -189,16 +189,15 @@ class Printer:
         key = (packet.saddr, packet.sport, packet.daddr, packet.dport)
         back = (packet.daddr, packet.dport, packet.saddr, packet.sport)
         if flags & tcp.SYN:
-            self._flows[key] = (seq, ack - 1 & 0xFFFFFFFF)
-            self._flows[back] = (ack - 1 & 0xFFFFFFFF, seq)
-            return 0, self._flows[key][1] if flags & tcp.ACK else 0
-        bases = self._flows.get(key)
-        if bases is None:
-            # The connection is older than the capture: count from what is seen first.
-            bases = self._flows[key] = (seq, ack - 1 & 0xFFFFFFFF)
-            self._flows[back] = (bases[1], bases[0])
-            return 0 if flags & tcp.RST else bases[0], bases[1]
-        return bases
+            self._bases_of[key] = seq
+            if not flags & tcp.ACK:
+                self._bases_of.pop(back, None)
+                return 0, 0
+            self._bases_of[back] = ack - 1 & 0xFFFFFFFF
+            return 0, self._bases_of[back]
+        # Where the connection, or one of its directions, was not seen to open, count from what is seen first.
+        base = self._bases_of.setdefault(key, seq)
+        return base, self._bases_of.setdefault(back, ack - 1 & 0xFFFFFFFF) if flags & tcp.ACK else 0
 
     def _options(self, packet: Packet, ack_base: int) -> str:
         data = packet.data

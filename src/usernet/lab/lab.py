@@ -211,7 +211,7 @@ class Lab:
             raise RuntimeError("this lab is closed")
 
     def close(self) -> None:
-        """End it: tasks that wait (in them `LabClosedError` is raised), then the hosts. Does nothing the second time."""
+        """End it: the tasks that wait (by `LabClosedError`), then the hosts. Does nothing the second time."""
         if self._closed:
             return
         self._closed = True

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from usernet.cli.tools.common import Text, UsageError
 
 if TYPE_CHECKING:
+    from usernet.cli.tools.counters import nstat
+    from usernet.cli.tools.dump import tcpdump
+    from usernet.cli.tools.echo import ping
     from usernet.cli.tools.iproute import ip
     from usernet.cli.tools.netcat import nc
-    from usernet.cli.tools.counters import nstat
-    from usernet.cli.tools.echo import ping
-    from usernet.cli.tools.sockstat import ss
-    from usernet.cli.tools.settings import sysctl
-    from usernet.cli.tools.dump import tcpdump
     from usernet.cli.tools.path import traceroute
+    from usernet.cli.tools.settings import sysctl
+    from usernet.cli.tools.sockstat import ss
 
 __all__ = ["Text", "UsageError", "ip", "nc", "nstat", "ping", "ss", "sysctl", "tcpdump", "traceroute"]
 

@@ -161,10 +161,9 @@ def _link_entry(dev: NetDevice, stats: bool) -> dict[str, Any]:
 
 
 def _link_lines(entry: dict[str, Any], mode: str) -> list[str]:
-    lines = [
-        f"{entry['ifindex']}: {entry['ifname']}: <{','.join(entry['flags'])}> mtu {entry['mtu']} qdisc {entry['qdisc']} "
-        f"state {entry['operstate']} {mode}group default qlen {entry['txqlen']}"
-    ]
+    head = f"{entry['ifindex']}: {entry['ifname']}: <{','.join(entry['flags'])}> mtu {entry['mtu']}"
+    rest = f"qdisc {entry['qdisc']} state {entry['operstate']} {mode}group default qlen {entry['txqlen']}"
+    lines = [f"{head} {rest}"]
     addresses = f" {entry['address']} brd {entry['broadcast']}" if "address" in entry else ""
     lines.append(f"    link/{entry['link_type']}{addresses}")
     return lines
@@ -411,7 +410,7 @@ def _route_change(stack: Stack, words: Words, command: str) -> str:
     destination = words.next("destination", "default, an address or a prefix")
     parse_prefix(destination)
     given: dict[str, Any] = {}
-    metrics: dict[str, int] = {}
+    metrics: dict[str, Any] = {}
     fields = ("via", "dev", "metric", "src", "onlink", "congctl", "proto", "scope", *ROUTE_METRICS)
     while words.more():
         word = words.next("field", "")

@@ -108,7 +108,7 @@ def _duration(ns: int) -> str:
 def _timewait_row(entry: TimeWaitSock) -> Row:
     any_addr = entry.af.any
     row = Row(
-        "tcp", entry.substate if entry.substate else TCP_TIME_WAIT, (0, 0),
+        "tcp", entry.substate or TCP_TIME_WAIT, (0, 0),
         _end(entry.saddr, entry.sport, any_addr), _end(entry.daddr, entry.dport, any_addr),
     )  # fmt: skip
     left = max(entry.timer.deadline - entry.tcp.net.loop.now, 0)
@@ -212,7 +212,9 @@ def _wanted(row: Row, chosen: Any) -> bool:
         return True
     if chosen.listening:
         return listening
-    return not listening and row.state not in (TCP_TIME_WAIT,) if row.kind == "tcp" else row.state == TCP_ESTABLISHED
+    if row.kind == "tcp":
+        return not listening and row.state != TCP_TIME_WAIT
+    return row.state == TCP_ESTABLISHED
 
 
 def _table(rows: list[Row], chosen: Any, netid: bool) -> list[str]:
@@ -231,18 +233,21 @@ def _table(rows: list[Row], chosen: Any, netid: bool) -> list[str]:
         tails.append(" ".join(tail))
     widths = [max((len(line[column]) for line in table), default=0) for column in range(5 + netid)]
     lines: list[str] = []
-    for place, (line, tail) in enumerate(zip(table, tails, strict=True)):
-        cells = [
-            cell.rjust(width) if column - netid == 3 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+    for place, (row_cells, note) in enumerate(zip(table, tails, strict=True)):
+        padded = [
+            text.rjust(width) if column - netid == 3 else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row_cells, widths, strict=True))
         ]
-        lines.append(f"{' '.join(cells)} {tail}".rstrip())
+        lines.append(f"{' '.join(padded)} {note}".rstrip())
         owner = rows[place - (not chosen.no_header)] if place or chosen.no_header else None
         if owner is None:
             continue
         inside = [owner.mem] if chosen.memory else []
         if chosen.info and owner.info is not None:
-            inside.append(describe_info(owner.info, owner.congestion))
+            if owner.state == TCP_LISTEN:
+                inside.append(f"{owner.congestion} cwnd:{owner.info['snd_cwnd']}")
+            else:
+                inside.append(describe_info(owner.info, owner.congestion))
         if inside:
             lines.append(f"\t {' '.join(inside)}")
     return lines
