@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Final, final
 
 from usernet.cli import units
@@ -353,7 +352,7 @@ def on_lab(stage: Stage, settings: Settings) -> int:
         ends = lab.cable(
             client, server, "10.0.0.1/24", "10.0.0.2/24", delay=settings.delay, loss=settings.loss, rate=settings.rate
         )
-        capture = stack.enter_context(server.capture(settings.capture))
+        stack.enter_context(server.capture(settings.capture))
         stage.step(f"Two hosts, one cable: {settings.cable()}")
         for host in (client, server):
             stage.say(f"{host.name}$ usernet ip addr show eth0", "bold")
@@ -385,7 +384,6 @@ def on_lab(stage: Stage, settings: Settings) -> int:
             stage.say("the server, who closed first, stays in TIME-WAIT for 60 s: segments may still be under way")
         stage.step("Summary")
         stage.table(summary(show, settings, result, expected, _lost(ends)))
-        del capture
     return closing(show, settings, result.digest == expected, time.monotonic() - began)
 
 
@@ -434,6 +432,5 @@ def on_tap(stage: Stage, settings: Settings) -> int:
 
 
 def run(stage: Stage, settings: Settings, tap: bool) -> int:
-    """The demo. Returns the exit status; OSError where the capture can't be written is raised before anything runs."""
-    Path(settings.capture).open("wb").close()
+    """The demo. Returns the exit status. Raises OSError where the capture can't be written, or there is no TAP."""
     return on_tap(stage, settings) if tap else on_lab(stage, settings)

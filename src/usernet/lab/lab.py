@@ -11,7 +11,7 @@ import ipaddress
 import random
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from usernet.core.clock import NSEC_PER_SEC, ManualClock
 from usernet.core.timer import NEVER
@@ -20,6 +20,9 @@ from usernet.lab.tasks import Task
 from usernet.lab.virtual import TaskWaiter, VirtualTime
 from usernet.netdevice.driver import Driver
 from usernet.stack import Stack
+
+if TYPE_CHECKING:
+    import socketserver
 
 START: Final = 1000 * NSEC_PER_SEC
 """What the clock shows at first (ns). Not 0, which code of a kernel takes for "never"."""
@@ -157,6 +160,32 @@ class Lab:
         self.tasks.append(task)
         self._time.spawn(task)
         return task
+
+    def serve(self, server: socketserver.BaseServer) -> Task:
+        """Run a server of the standard library (http.server.HTTPServer, socketserver.TCPServer) as daemon tasks: one
+        that accepts, and one for each request. For `serve_forever`, which waits in the host's `select`, outside of
+        virtual time. It ends when the server's socket, or the lab, is closed."""
+
+        def accept() -> None:
+            while True:
+                try:
+                    request, address = server.get_request()
+                except OSError:
+                    return
+                if server.verify_request(request, address):
+                    self.spawn(handle, request, address, name="request", daemon=True)
+                else:
+                    server.shutdown_request(request)
+
+        def handle(request: Any, address: Any) -> None:
+            try:
+                server.finish_request(request, address)
+            except Exception:
+                server.handle_error(request, address)
+            finally:
+                server.shutdown_request(request)
+
+        return self.spawn(accept, name="server", daemon=True)
 
     def join(self, task: Task) -> Any:
         """Wait for the end of `task`; returns what its function returned, and raises what it raised."""
