@@ -139,7 +139,7 @@ class Stack:
         self._addresses = net.get(Devinet)
         self._routes = net.get(Ipv4Routes)
         self._neighbours = net.get(Arp).table
-        for state in (Tcp, Udp, Raw, Ping, InetFamily, PacketFamily):
+        for state in (SockNet, Tcp, Udp, Raw, Ping, InetFamily, PacketFamily):
             net.get(state)
         self.add_device(Loopback(), "lo", "127.0.0.1/8")
 
