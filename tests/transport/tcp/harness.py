@@ -95,6 +95,23 @@ class Pair:
         self.checks: list[Callable[[], None]] = []
         self.open: list[UserSocket] = []
 
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        """The end; after a failure nothing more is checked."""
+        if kind is None:
+            self.end()
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close all, and look at nothing."""
+        for sock in self.open:
+            sock.close()
+        for stack in self.stacks:
+            stack.close()
+
     def settle(self) -> int:
         """Run what is due now on both; returns the next deadline (ns), or NEVER."""
         busy = True
@@ -110,11 +127,14 @@ class Pair:
         """Let `seconds` of virtual time pass, or less where `until` becomes so; returns whether it did."""
         limit = self.clock.now() + round(seconds * SEC)
         while True:
-            self.settle()
-            if until is not None and until():
-                return True
-            # What `until` did may have planned something.
             following = self.settle()
+            if until is not None:
+                if until():
+                    return True
+                # What `until` did may have sent and planned something.
+                if any(not stack.loop.softirq.idle for stack in self.stacks):
+                    continue
+                following = min(stack.loop.timers.next_deadline() for stack in self.stacks)
             if following > limit:
                 self.clock.set(limit)
                 return False
@@ -328,6 +348,22 @@ class Peer:
         self.run()
         self.nic.sent.clear()
 
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        """The end; after a failure nothing more is checked."""
+        if kind is None:
+            self.end()
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close all, and look at nothing."""
+        for sock in self.open:
+            sock.close()
+        self.stack.close()
+
     # -- time
 
     def settle(self) -> None:
@@ -484,10 +520,12 @@ class Peer:
         sack: bool = False,
         ts: bool = False,
         win: int = 65535,
+        rtt: float = 0.0,
     ) -> UserSocket:
-        """A connection that the stack opened, established."""
+        """A connection that the stack opened, established, the first round trip having taken `rtt` seconds."""
         sock = self.dial(prepare)
         self.expect(flags(SYN))
+        self.run(rtt)
         self.ts = ts
         self.send(SYN, 0, 1, win=win, options=self.syn_options(mss, wscale, sack, ts))
         self.expect(flags(ACK), seq(1), ack(1))

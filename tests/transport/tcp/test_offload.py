@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.netdevice.packets import as_received, make_net, offload_of, tcp_packet, transport_checksum_ok
-from usernet.netdevice.transmit import checksum_help
 from usernet.netdevice.gro import GRO_MAX_SIZE
+from usernet.netdevice.transmit import checksum_help
 from usernet.skbuff.skbuff import (
     CHECKSUM_NONE,
     CHECKSUM_PARTIAL,
