@@ -41,14 +41,12 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
+from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.output import (
-    TxInfo,
     packets_in_flight,
     rearm_rto,
     schedule_loss_probe,
     slow_start_after_idle_check,
-    sync_mss,
-    trim_head,
     wnd_end,
 )
 from usernet.transport.tcp.rack import rack_advance, rack_update_reo_wnd
@@ -63,6 +61,7 @@ from usernet.transport.tcp.recovery import (
     xmit_recovery,
 )
 from usernet.transport.tcp.sack import SackState, check_sack_reordering, highest_sack_seq, sacktag_write_queue
+from usernet.transport.tcp.segment import TxInfo, trim_head
 from usernet.wire.tcp import SYN
 
 if TYPE_CHECKING:
@@ -401,8 +400,7 @@ def _cong_control(sk: TcpSock, ack: int, delivered: int, flag: int, sample: Rate
     if ca.has_cong_control:
         ca.cong_control(sk, ack, flag, sample)
         return
-    state = sk.ca_state
-    if state == TCP_CA_CWR or state == TCP_CA_RECOVERY:
+    if sk.ca_state in (TCP_CA_CWR, TCP_CA_RECOVERY):
         cwnd_reduction(sk, delivered, sample.losses, flag)
     elif flag & FLAG_FORWARD_PROGRESS if sk.reordering > sk.tcp.tcp_reordering else flag & FLAG_DATA_ACKED:
         # Under high reordering a SACK counts as progress; else only a cumulative acknowledgement.

@@ -1,4 +1,4 @@
-"""The passive open: SYN queue, accept queue, and how a request becomes a socket (Linux: tcp_minisocks.c, tcp_conn_request).
+"""The passive open: SYN queue, accept queue, and how a request becomes a socket (Linux: tcp_minisocks.c).
 
 A SYN makes a `RequestSock`, a small object in the table of connections, with a timer that repeats the SYN+ACK. The
 peer's acknowledgement makes it a socket, which waits in the listener's accept queue. Both queues are bounded by the
@@ -16,7 +16,7 @@ from usernet.core.timer import Timer
 from usernet.net.dst import RTAX_INITRWND, RTAX_WINDOW, Dst
 from usernet.net.pernet import Net
 from usernet.skbuff.dropreason import DropReason
-from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKBuff
+from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
 from usernet.transport.tcp.const import (
     MSEC,
@@ -31,9 +31,10 @@ from usernet.transport.tcp.const import (
     TCP_TIMEOUT_INIT,
     after,
 )
-from usernet.transport.tcp.input import paws_reject, rcv_state_process
-from usernet.transport.tcp.output import sync_mss
-from usernet.transport.tcp.window import full_space, init_rcv_mss, in_window, select_initial_window
+from usernet.transport.tcp.input import rcv_state_process
+from usernet.transport.tcp.mss import sync_mss
+from usernet.transport.tcp.validate import paws_reject
+from usernet.transport.tcp.window import full_space, in_window, init_rcv_mss, select_initial_window
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, RST, SYN
 
@@ -51,7 +52,8 @@ class RequestSock:
     __slots__ = (
         "acked", "advmss", "af", "bound_dev_if", "created", "daddr", "dport", "dst", "key", "last_oow_ack_time",
         "listener", "mark", "mss", "num_retrans", "num_timeout", "oif", "options", "rcv_isn", "rcv_nxt", "rcv_wnd",
-        "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "tcp", "timer", "tos",
+        "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "tcp",
+        "timer", "tos",
         "ts_off", "ts_recent", "tstamp_ok", "window_clamp", "wscale_ok",
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ class MtuProbe:
 
     def init(self, sk: TcpSock) -> None:
         """The connection starts (Linux: tcp_mtup_init)."""
-        from usernet.transport.tcp.output import mss_to_mtu
+        from usernet.transport.tcp.mss import mss_to_mtu
 
         tcp = sk.tcp
         self.enabled = tcp.tcp_mtu_probing > 1
@@ -43,7 +43,7 @@ class MtuProbe:
 
     def succeeded(self, sk: TcpSock) -> None:
         """The probe was acknowledged (Linux: tcp_mtup_probe_success)."""
-        from usernet.transport.tcp.output import mss_to_mtu, mtu_to_mss, sync_mss
+        from usernet.transport.tcp.mss import mss_to_mtu, mtu_to_mss, sync_mss
 
         # The window is counted in packets, which are larger now.
         cwnd = sk.snd_cwnd * mtu_to_mss(sk, mss_to_mtu(sk, sk.mss_cache)) // max(self.probe_size, 1)
@@ -57,7 +57,7 @@ class MtuProbe:
 
     def black_hole(self, sk: TcpSock) -> None:
         """Retransmissions of full segments fail: perhaps the path swallows them (Linux: tcp_mtu_probing)."""
-        from usernet.transport.tcp.output import mss_to_mtu, mtu_to_mss, sync_mss
+        from usernet.transport.tcp.mss import mss_to_mtu, mtu_to_mss, sync_mss
 
         tcp = sk.tcp
         if not tcp.tcp_mtu_probing:

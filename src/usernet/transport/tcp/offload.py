@@ -156,7 +156,8 @@ class TcpOffload(Offload):
             or size <= 0
             or (mss != ours.mss if mss else size > ours.mss)
             or doff_flags & CWR
-            or (doff_flags & ~(CWR | FIN | PSH), ack, window, head[offset + TCP_HLEN : offset + header_len]) != ours.same
+            or ours.same
+            != (doff_flags & ~(CWR | FIN | PSH), ack, window, head[offset + TCP_HLEN : offset + header_len])
             or held.len + size > GRO_MAX_SIZE
             or head[offset : offset + 4] != held.head[ours.ports : ours.ports + 4]
             or (skb.ip_summed == CHECKSUM_NONE and not _checksum_follows(held, skb, offset))

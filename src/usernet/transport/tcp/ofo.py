@@ -208,7 +208,7 @@ def _trim_front(skb: SKBuff, size: int) -> None:
 
 def ofo_queue(sk: TcpSock) -> None:
     """A gap is filled: what follows on is in order now (Linux: tcp_ofo_queue)."""
-    from usernet.transport.tcp.input import queue_rcv, tcp_fin
+    from usernet.transport.tcp.data import queue_rcv, tcp_fin
 
     queue = sk.ofo
     if queue is None:

@@ -29,7 +29,8 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
-from usernet.transport.tcp.output import TxInfo, fragment, reset_xmit_timer
+from usernet.transport.tcp.output import reset_xmit_timer
+from usernet.transport.tcp.segment import TxInfo, fragment
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.rate import RateSample

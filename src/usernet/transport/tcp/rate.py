@@ -13,7 +13,7 @@ from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp.const import TCPCB_SACKED_ACKED
 
 if TYPE_CHECKING:
-    from usernet.transport.tcp.output import TxInfo
+    from usernet.transport.tcp.segment import TxInfo
     from usernet.transport.tcp.sock import TcpSock
 
 

@@ -55,15 +55,8 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
-from usernet.transport.tcp.output import (
-    current_mss,
-    packets_in_flight,
-    push_pending_frames,
-    rearm_rto,
-    reset_xmit_timer,
-    wnd_end,
-    xmit_retransmit_queue,
-)
+from usernet.transport.tcp.mss import current_mss
+from usernet.transport.tcp.output import packets_in_flight, push_pending_frames, rearm_rto, reset_xmit_timer, wnd_end
 from usernet.transport.tcp.rack import (
     mark_skb_lost,
     newreno_mark_lost,
@@ -71,6 +64,7 @@ from usernet.transport.tcp.rack import (
     rack_mark_lost,
     rack_skb_timeout,
 )
+from usernet.transport.tcp.retransmit import xmit_retransmit_queue
 from usernet.transport.tcp.sack import check_sack_reordering
 
 if TYPE_CHECKING:

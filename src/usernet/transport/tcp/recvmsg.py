@@ -32,7 +32,7 @@ from usernet.transport.tcp.const import (
     TCP_URG_VALID,
     after,
 )
-from usernet.transport.tcp.output import send_ack
+from usernet.transport.tcp.transmit import send_ack
 from usernet.transport.tcp.window import choose_window, rcv_space_adjust, receive_window
 from usernet.wire.tcp import FIN
 

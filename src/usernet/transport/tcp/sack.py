@@ -24,9 +24,9 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
-from usernet.transport.tcp.output import TxInfo, fragment
 from usernet.transport.tcp.rack import rack_advance
 from usernet.transport.tcp.rate import RateSample, rate_skb_delivered
+from usernet.transport.tcp.segment import TxInfo, fragment
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock

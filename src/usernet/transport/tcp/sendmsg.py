@@ -27,18 +27,10 @@ from usernet.transport.tcp.const import (
     TCP_SYN_SENT,
     after,
 )
-from usernet.transport.tcp.output import (
-    GSO_MAX_PAYLOAD,
-    MAX_SKB_FRAGS,
-    add_write_queue_tail,
-    bound_to_half_wnd,
-    current_mss,
-    new_segment,
-    push_pending_frames,
-    slow_start_after_idle_check,
-    write_xmit,
-)
+from usernet.transport.tcp.mss import bound_to_half_wnd, current_mss
+from usernet.transport.tcp.output import push_pending_frames, slow_start_after_idle_check, write_xmit
 from usernet.transport.tcp.rate import rate_check_app_limited
+from usernet.transport.tcp.segment import GSO_MAX_PAYLOAD, MAX_SKB_FRAGS, add_write_queue_tail, new_segment
 from usernet.wire.tcp import ACK, PSH
 
 if TYPE_CHECKING:

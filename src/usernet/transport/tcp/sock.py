@@ -55,6 +55,7 @@ from usernet.transport.tcp import sockopt as _sockopt
 from usernet.transport.tcp import timer as _timer
 from usernet.transport.tcp.ack import rtt_estimator, set_rto
 from usernet.transport.tcp.congestion.base import CongestionControl
+from usernet.transport.tcp.connect import connect, send_fin
 from usernet.transport.tcp.const import (
     ICSK_TIME_PROBE0,
     MSEC,
@@ -76,7 +77,6 @@ from usernet.transport.tcp.const import (
     TCP_LAST_ACK,
     TCP_LISTEN,
     TCP_MSS_DEFAULT,
-    TCP_RTO_MAX,
     TCP_RTO_MIN,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
@@ -85,24 +85,16 @@ from usernet.transport.tcp.const import (
     TCP_TIMEWAIT_LEN,
     TCP_URG_VALID,
 )
-from usernet.transport.tcp.input import replace_ts_recent
+from usernet.transport.tcp.mss import current_mss, sync_mss
 from usernet.transport.tcp.mtup import MtuProbe
-from usernet.transport.tcp.output import (
-    SentQueue,
-    connect,
-    packets_in_flight,
-    reset_xmit_timer,
-    current_mss,
-    send_ack,
-    send_active_reset,
-    send_fin,
-    sync_mss,
-    write_xmit,
-    xmit_retransmit_queue,
-)
+from usernet.transport.tcp.output import packets_in_flight, reset_xmit_timer, write_xmit
 from usernet.transport.tcp.recovery import simple_retransmit
+from usernet.transport.tcp.retransmit import xmit_retransmit_queue
+from usernet.transport.tcp.segment import SentQueue
 from usernet.transport.tcp.tcp import Tcp
 from usernet.transport.tcp.timewait import TimeWaitSock
+from usernet.transport.tcp.transmit import send_ack, send_active_reset
+from usernet.transport.tcp.validate import replace_ts_recent
 from usernet.transport.tcp.window import receive_window
 from usernet.wire import checksum
 

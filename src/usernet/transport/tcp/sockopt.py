@@ -64,7 +64,7 @@ TCP_FIN_TIMEOUT_MAX: Final = 120
 
 
 def secs_to_retrans(seconds: int, timeout: int, rto_max: int) -> int:
-    """How many time-outs, starting at `timeout` and doubling up to `rto_max`, `seconds` are (Linux: secs_to_retrans)."""
+    """How many time-outs, starting at `timeout` and doubling up to `rto_max`, `seconds` are (secs_to_retrans)."""
     count = 0
     if seconds > 0:
         period = timeout

@@ -36,10 +36,11 @@ from usernet.transport.tcp.const import (
     between,
 )
 from usernet.transport.tcp.handshake import RequestSock, check_request, child_process, conn_request
-from usernet.transport.tcp.input import paws_reject, rcv_established, rcv_state_process
+from usernet.transport.tcp.input import rcv_established, rcv_state_process
 from usernet.transport.tcp.metrics import TcpMetrics
 from usernet.transport.tcp.offload import TcpOffload
 from usernet.transport.tcp.timewait import TW_ACK, TW_RST, TW_SYN, TimeWaitSock, timewait_state_process
+from usernet.transport.tcp.validate import paws_reject
 from usernet.wire import checksum
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, RST

@@ -12,6 +12,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from usernet.transport.tcp.ack import set_rto
+from usernet.transport.tcp.connect import send_probe0, write_wakeup
 from usernet.transport.tcp.const import (
     ICSK_ACK_SCHED,
     ICSK_TIME_LOSS_PROBE,
@@ -32,16 +33,10 @@ from usernet.transport.tcp.const import (
     TCP_SYN_SENT,
     TCP_TIMEWAIT_LEN,
 )
-from usernet.transport.tcp.output import (
-    reset_xmit_timer,
-    retransmit_skb,
-    send_ack,
-    send_active_reset,
-    send_loss_probe,
-    send_probe0,
-    write_wakeup,
-)
+from usernet.transport.tcp.output import reset_xmit_timer
 from usernet.transport.tcp.recovery import enter_loss, reo_timeout
+from usernet.transport.tcp.retransmit import retransmit_skb, send_loss_probe
+from usernet.transport.tcp.transmit import send_ack, send_active_reset
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -50,7 +45,7 @@ TCP_THIN_LINEAR_RETRIES = 6
 
 
 def model_timeout(boundary: int, base: int, maximum: int) -> int:
-    """How long (ns) `boundary` retransmissions with exponential back-off from `base` take (Linux: tcp_model_timeout)."""
+    """How long (ns) `boundary` retransmissions with exponential back-off from `base` take (tcp_model_timeout)."""
     threshold = max((maximum // base).bit_length() - 1, 0)
     if boundary <= threshold:
         return ((2 << boundary) - 1) * base

@@ -1,4 +1,4 @@
-"""TIME-WAIT: what is left of a connection, a small object of its own (Linux: tcp_minisocks.c, `struct tcp_timewait_sock`).
+"""TIME-WAIT: what is left of a connection, a small object of its own (Linux: `struct tcp_timewait_sock`).
 
 It answers retransmitted FINs, keeps old duplicates from a new connection with the same four numbers, and lets a new SYN
 through where that is safe (RFC 9293 section 3.10.7.4, RFC 6191). It also stands in for a socket that nobody holds while

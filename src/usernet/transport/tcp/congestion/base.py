@@ -89,7 +89,7 @@ class CongestionControl:
 
 
 def slow_start(sk: TcpSock, acked: int) -> int:
-    """Grow by what was acknowledged, up to the threshold; returns what is left (RFC 5681 section 3.1; tcp_slow_start)."""
+    """Grow by what was acknowledged, up to the threshold; returns what is left (RFC 5681 section 3.1)."""
     cwnd = min(sk.snd_cwnd + acked, sk.snd_ssthresh)
     left = acked - (cwnd - sk.snd_cwnd)
     sk.snd_cwnd = min(cwnd, sk.snd_cwnd_clamp)

@@ -1,0 +1,190 @@
+"""A segment in SYN-SENT: the answer to our SYN, or a simultaneous open (RFC 9293 section 3.10.7.3; Linux:
+tcp_rcv_synsent_state_process).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from usernet.skbuff.dropreason import DropReason
+from usernet.skbuff.skbuff import SKBuff
+from usernet.transport.tcp.ack import tcp_ack
+from usernet.transport.tcp.connect import send_synack
+from usernet.transport.tcp.const import (
+    FLAG_SLOWPATH,
+    ICSK_ACK_SCHED,
+    MSEC,
+    SEQ_MASK,
+    TCP_DELACK_MAX,
+    TCP_ESTABLISHED,
+    TCP_MAX_QUICKACKS,
+    TCP_MAX_WSCALE,
+    TCP_SYN_RECV,
+    TCP_TIMEOUT_MIN_US,
+    after,
+    before,
+)
+from usernet.transport.tcp.data import data_queue, fast_path_check
+from usernet.transport.tcp.delack import enter_quickack_mode
+from usernet.transport.tcp.mss import sync_mss
+from usernet.transport.tcp.output import push_pending
+from usernet.transport.tcp.transmit import send_ack
+from usernet.transport.tcp.validate import paws_reject, tcp_reset
+from usernet.transport.tcp.window import init_buffer_space, init_rcv_mss
+from usernet.wire import tcp as wire
+from usernet.wire.tcp import ACK, FIN, RST, SYN
+
+if TYPE_CHECKING:
+    from usernet.transport.tcp.sock import TcpSock
+    from usernet.wire.tcp import TcpHeader
+
+
+
+def finish_connect(sk: TcpSock) -> None:
+    """The handshake of an active open is done (Linux: tcp_finish_connect)."""
+    sk.set_state(TCP_ESTABLISHED)
+    sk.ack_lrcvtime = sk.loop.now
+    init_transfer(sk)
+    # A keepalive counts from here.
+    if sk.keepopen:
+        sk.reset_keepalive_timer(sk.keepalive_time())
+    fast_path_check(sk)
+
+
+def init_transfer(sk: TcpSock) -> None:
+    """Prepare for data (Linux: tcp_init_transfer, tcp_init_metrics)."""
+    sk.init_metrics()
+    sk.init_congestion_control()
+    if not sk.buffers_ready:
+        sk.buffers_ready = True
+        init_buffer_space(sk)
+    sk.snd_cwnd_stamp = sk.loop.now
+
+
+def _synsent_reset(sk: TcpSock, skb: SKBuff) -> None:
+    """An acknowledgement of what was never sent, in SYN-SENT: answer with a reset (RFC 9293 section 3.10.7.3)."""
+    sk.tcp.send_reset(skb, None)
+
+
+def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
+    """A segment in SYN-SENT (RFC 9293 section 3.10.7.3; Linux: tcp_rcv_synsent_state_process)."""
+    ack, doff, flags, window = th[3], th[4], th[5], th[6]
+    drops = sk.net.drops
+    mib = sk.net.mib.tcp_ext
+    start = skb.transport_header + wire.TCP_HLEN
+    options = wire.parse_options(skb.head, start, skb.transport_header + doff)
+    saw_tstamp = options.has_ts and bool(sk.tcp.tcp_timestamps)
+    sk.saw_tstamp = saw_tstamp
+    sk.rx_tsval = options.tsval
+    sk.rx_tsecr = options.tsecr
+    sk.rx_sacks = None
+    if flags & ACK:
+        if not after(ack, sk.snd_una) or after(ack, sk.snd_nxt):
+            # An old duplicate, or a stranger. After our first retransmission, try again soon.
+            if sk.icsk_retransmits == 0:
+                sk.retransmit_timer.mod(sk.loop.now + TCP_TIMEOUT_MIN_US * 1000)
+            if not flags & RST:
+                _synsent_reset(sk, skb)
+            skb.drop(DropReason.TCP_INVALID_ACK_SEQUENCE, drops)
+            return
+        if saw_tstamp and options.tsecr and not _echo_possible(sk, options.tsecr):
+            mib.PAWSActive += 1
+            if not flags & RST:
+                _synsent_reset(sk, skb)
+            skb.drop(DropReason.TCP_RFC7323_TSECR, drops)
+            return
+        if flags & RST:
+            tcp_reset(sk, skb)
+            skb.drop(DropReason.TCP_RESET, drops)
+            return
+        if not flags & SYN:
+            skb.drop(DropReason.TCP_FLAGS, drops)
+            return
+        sk.snd_wl1 = skb.seq
+        # The window of a SYN is never scaled.
+        sk.rcv_nxt = (skb.seq + 1) & SEQ_MASK
+        sk.sack_ok = options.sack_ok and bool(sk.tcp.tcp_sack)
+        tcp_ack(sk, skb, window, FLAG_SLOWPATH)
+        sk.rcv_wup = (skb.seq + 1) & SEQ_MASK
+        sk.snd_wnd = window
+        _take_syn_options(sk, options, saw_tstamp)
+        sk.copied_seq = sk.rcv_nxt
+        finish_connect(sk)
+        sk.state_change()
+        if (
+            sk.write_queue.first is not None
+            or sk.defer_accept
+            or sk.in_pingpong()
+        ) and not flags & FIN:
+            # Data will follow, which carries the acknowledgement.
+            sk.ack_pending |= ICSK_ACK_SCHED
+            enter_quickack_mode(sk, TCP_MAX_QUICKACKS)
+            sk.delack_timer.mod(sk.loop.now + TCP_DELACK_MAX)
+            skb.consume()
+            if sk.write_queue.first is not None:
+                push_pending(sk)
+            return
+        send_ack(sk)
+        if skb.len > doff or flags & FIN:
+            skb.seq = (skb.seq + 1) & SEQ_MASK
+            data_queue(sk, skb, doff)
+        else:
+            skb.consume()
+        return
+    if flags & RST:
+        skb.drop(DropReason.TCP_RESET, drops)
+        return
+    if saw_tstamp and sk.ts_recent_stamp and paws_reject(
+        sk.ts_recent, sk.ts_recent_stamp, options.tsval, sk.loop.now
+    ):
+        skb.drop(DropReason.TCP_RFC7323_PAWS, drops)
+        return
+    if flags & SYN:
+        # Both open at the same time (RFC 9293 section 3.5, figure 8).
+        sk.set_state(TCP_SYN_RECV)
+        sk.sack_ok = options.sack_ok and bool(sk.tcp.tcp_sack)
+        sk.rcv_nxt = (skb.seq + 1) & SEQ_MASK
+        sk.copied_seq = sk.rcv_nxt
+        sk.rcv_wup = (skb.seq + 1) & SEQ_MASK
+        sk.snd_wnd = window
+        sk.snd_wl1 = skb.seq
+        sk.max_window = window
+        _take_syn_options(sk, options, saw_tstamp)
+        send_synack(sk)
+        skb.consume()
+        return
+    skb.drop(DropReason.TCP_FLAGS, drops)
+
+
+def _echo_possible(sk: TcpSock, tsecr: int) -> bool:
+    """Whether the echoed time stamp lies between the first SYN and now. `retrans_stamp` is never 0, so it may be 1 too
+    late at the origin of the clock."""
+    now = sk.loop.now // MSEC
+    echoed = (tsecr - sk.tsoffset) & SEQ_MASK
+    return not before(echoed, (sk.retrans_stamp - 1) & SEQ_MASK) and not after(echoed, now & SEQ_MASK)
+
+
+def _take_syn_options(sk: TcpSock, options: wire.TcpOptions, saw_tstamp: bool) -> None:
+    """What the peer's SYN says of itself: scale, time stamps, MSS."""
+    if options.wscale >= 0 and sk.tcp.tcp_window_scaling:
+        sk.wscale_ok = True
+        sk.snd_wscale = min(options.wscale, TCP_MAX_WSCALE)
+    else:
+        sk.wscale_ok = False
+        sk.snd_wscale = sk.rcv_wscale = 0
+        sk.window_clamp = min(sk.window_clamp, 65535)
+    if saw_tstamp:
+        sk.tstamp_ok = True
+        sk.tcp_header_len = wire.TCP_HLEN + wire.TCPOLEN_TSTAMP_ALIGNED
+        sk.advmss -= wire.TCPOLEN_TSTAMP_ALIGNED
+        sk.ts_recent = options.tsval
+        sk.ts_recent_stamp = sk.loop.now
+    else:
+        sk.tstamp_ok = False
+        sk.tcp_header_len = wire.TCP_HLEN
+    mss = options.mss or 536
+    if sk.user_mss and sk.user_mss < mss:
+        mss = sk.user_mss
+    sk.mss_clamp = mss
+    sync_mss(sk, sk.pmtu_cookie)
+    init_rcv_mss(sk)

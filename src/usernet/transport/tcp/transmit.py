@@ -1,0 +1,274 @@
+"""One segment leaves: its header, and the packet that shares the queued payload (Linux: __tcp_transmit_skb).
+
+Also the segments that are in no queue: acknowledgements, window probes, resets. The checksum is left to the device.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from usernet.core.timer import NEVER
+from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
+from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
+from usernet.transport.tcp.const import MSEC, SEQ_MASK, TCP_CLOSE, after, before
+from usernet.transport.tcp.mss import advertise_mss, options_size
+from usernet.transport.tcp.rate import rate_skb_sent
+from usernet.transport.tcp.segment import TxInfo
+from usernet.transport.tcp.window import select_window
+from usernet.wire import tcp as wire
+from usernet.wire.tcp import ACK, PSH, RST, SYN, URG
+
+if TYPE_CHECKING:
+    from usernet.net.dst import Dst
+    from usernet.transport.tcp.sock import TcpSock
+
+
+NET_XMIT_CN: Final = 2
+_AF_INET: Final = 2
+
+
+def time_stamp(sk: TcpSock) -> int:
+    """The time stamp to send: milliseconds, from a random origin for each peer (RFC 7323 section 5.4)."""
+    return (sk.loop.now // MSEC + sk.tsoffset) & SEQ_MASK
+
+
+def established_header(sk: TcpSock, seq: int, flags: int, window: int, check: int, urg_ptr: int) -> bytes:
+    """The header of a segment on a synchronised connection, with time stamp and SACK blocks."""
+    dsack = sk.duplicate_sack
+    if dsack is None and not sk.selective_acks:
+        if sk.tstamp_ok and not urg_ptr:
+            return wire.build_ts(
+                sk.sport, sk.dport, seq, sk.rcv_nxt, flags, window, check, time_stamp(sk), sk.ts_recent
+            )
+        options = b""
+        if sk.tstamp_ok:
+            options = wire.build_sack((), (time_stamp(sk), sk.ts_recent))
+    else:
+        stamps = (time_stamp(sk), sk.ts_recent) if sk.tstamp_ok else None
+        blocks = [dsack, *sk.selective_acks] if dsack is not None else list(sk.selective_acks)
+        options = wire.build_sack(blocks[: 3 if stamps is not None else 4], stamps)
+        sk.duplicate_sack = None
+    return wire.build(sk.sport, sk.dport, seq, sk.rcv_nxt, flags, window, check, urg_ptr, options)
+
+
+def syn_options(sk: TcpSock) -> bytes:
+    """The options of a SYN (Linux: tcp_syn_options)."""
+    tcp = sk.tcp
+    stamps = (time_stamp(sk), sk.ts_recent) if tcp.tcp_timestamps else None
+    wscale = sk.rcv_wscale if tcp.tcp_window_scaling else -1
+    return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps)
+
+
+def synack_options(sk: TcpSock) -> bytes:
+    """The options of the SYN+ACK of a simultaneous open: what both sides can (RFC 9293 section 3.5)."""
+    stamps = (time_stamp(sk), sk.ts_recent) if sk.tstamp_ok else None
+    wscale = sk.rcv_wscale if sk.wscale_ok else -1
+    return wire.build_syn_options(advertise_mss(sk), wscale, sk.sack_ok, stamps)
+
+
+def _checksum_base(sk: TcpSock, length: int) -> int:
+    """The pseudo header's partial sum for a segment of `length` bytes: the addresses' part is kept on the socket."""
+    return (sk.pseudo_base + length) % 0xFFFF
+
+
+def _send(sk: TcpSock, skb: SKBuff, dst: Dst) -> int:
+    """Hand a packet with its TCP header to the network layer."""
+    skb.transport_header = 0
+    skb.ip_summed = CHECKSUM_PARTIAL
+    skb.csum_start = 0
+    skb.csum_offset = wire.TCP_CHECK_OFFSET
+    skb.priority = sk.priority
+    skb.mark = sk.mark
+    return sk.af.xmit(sk, skb, dst)
+
+
+def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
+    """Send a segment of the write or the retransmission queue (Linux: __tcp_transmit_skb).
+
+    Returns 0, above 0 (NET_XMIT_DROP) where the device's queue is full, or a negative errno where it can't be sent now;
+    it stays queued all the same.
+    """
+    now = sk.loop.now
+    if sk.wstamp < now:
+        sk.wstamp = now
+    dst = sk.dst
+    if dst is None or not dst.valid():
+        try:
+            dst = sk.route()
+        except OSError as failure:
+            return -(failure.errno or errno.EHOSTUNREACH)
+    flags = skb.tcp_flags
+    seq = skb.seq
+    length = skb.len
+    segments = skb.gso_segs if length else 1
+    if flags & SYN:
+        header = _syn_header(sk, skb)
+    else:
+        if segments > 1:
+            # A receiver merges segments up to a PSH: so it need not wait for more. Not for single ones, whose
+            # acknowledgement may well wait.
+            flags |= PSH
+        if sk.rcv_wup == sk.rcv_nxt and not sk.rmem_alloc and sk.rcv_wnd >= sk.rcv_ssthresh:
+            # Nothing was received since the window was last chosen.
+            wscale = sk.rcv_wscale
+            window = min(sk.rcv_wnd + (1 << wscale) - 1, 65535 << wscale) >> wscale
+        else:
+            window = select_window(sk)
+        if sk.tstamp_ok and not sk.urg_mode and sk.duplicate_sack is None and not sk.selective_acks:
+            header = wire.build_ts(
+                sk.sport,
+                sk.dport,
+                seq,
+                sk.rcv_nxt,
+                flags,
+                window,
+                (sk.pseudo_base + 32 + length) % 0xFFFF,
+                (now // MSEC + sk.tsoffset) & SEQ_MASK,
+                sk.ts_recent,
+            )
+        else:
+            header = _full_header(sk, seq, flags, window, length)
+    packet = SKBuff(header)
+    packet.transport_header = packet.csum_start = 0
+    packet.ip_summed = CHECKSUM_PARTIAL
+    packet.csum_offset = wire.TCP_CHECK_OFFSET
+    if length:
+        frags = skb.frags
+        packet.frags = frags[:] if frags is not None else None
+        packet.data_len = length
+        packet.len += length
+        packet.truesize += length
+        if segments > 1:
+            packet.gso_size = skb.gso_size
+            packet.gso_segs = segments
+            packet.gso_type = SKB_GSO_TCPV4 if sk.family == _AF_INET else SKB_GSO_TCPV6
+        sk.data_segs_out += segments
+        sk.bytes_sent += length
+        if sk.packets_out == 0:
+            sk.ca.cwnd_event(sk, CA_EVENT_TX_START)
+        sk.lsndtime = now
+        # A reply within the delayed-ACK time of the last segment received: the connection is interactive.
+        if now - sk.ack_lrcvtime < sk.ack_ato:
+            sk.inc_pingpong()
+    if flags & ACK and (sk.ack_pending or sk.ack_quick or sk.compressed_ack):
+        event_ack_sent(sk)
+    sk.segs_out += segments
+    if (sk.snd_nxt - skb.end_seq) & 0x80000000 or seq == skb.end_seq:
+        sk.net.mib.tcp.OutSegs += segments
+    sk.charge_send(packet)
+    result = sk.af.xmit(sk, packet, dst)
+    if result:
+        result = _local_congestion(sk, result)
+        if result:
+            return result
+    tx: TxInfo = skb.tx
+    tx.mstamp = sk.wstamp
+    sk.sent.append(tx)
+    rate_skb_sent(sk, skb, tx)
+    return 0
+
+
+def _syn_header(sk: TcpSock, skb: SKBuff) -> bytes:
+    """The header of a SYN, or of a simultaneous open's SYN+ACK."""
+    flags = skb.tcp_flags
+    options = synack_options(sk) if flags & ACK else syn_options(sk)
+    sk.rcv_wup = sk.rcv_nxt
+    check = _checksum_base(sk, wire.TCP_HLEN + len(options) + skb.len)
+    acknowledged = sk.rcv_nxt if flags & ACK else 0
+    window = min(sk.rcv_wnd, 65535)
+    return wire.build(sk.sport, sk.dport, skb.seq, acknowledged, flags, window, check, 0, options)
+
+
+def _full_header(sk: TcpSock, seq: int, flags: int, window: int, length: int) -> bytes:
+    """A header with whatever it may need: an urgent pointer, SACK blocks, no time stamp."""
+    urg_ptr = 0
+    if sk.urg_mode and before(seq, sk.snd_up):
+        if before(sk.snd_up, (seq + 0x10000) & SEQ_MASK):
+            urg_ptr = (sk.snd_up - seq) & SEQ_MASK
+            flags |= URG
+        elif after((seq + 0xFFFF) & SEQ_MASK, sk.snd_nxt):
+            urg_ptr = 0xFFFF
+            flags |= URG
+    if sk.duplicate_sack is None and not sk.selective_acks:
+        size = sk.tcp_header_len
+    else:
+        size = wire.TCP_HLEN + options_size(sk)
+    return established_header(sk, seq, flags, window, _checksum_base(sk, size + length), urg_ptr)
+
+
+def _local_congestion(sk: TcpSock, result: int) -> int:
+    """The device's queue had no place for a packet, or hardly any: slow down. Returns what became of the packet."""
+    from usernet.transport.tcp.recovery import enter_cwr
+
+    if result > 0:
+        enter_cwr(sk)
+        if result == NET_XMIT_CN:
+            return 0
+    return result
+
+
+def event_ack_sent(sk: TcpSock) -> None:
+    """A segment that acknowledges all so far leaves (Linux: tcp_event_ack_sent)."""
+    if sk.compressed_ack:
+        sk.net.mib.tcp_ext.TCPAckCompressed += sk.compressed_ack
+        sk.compressed_ack = 0
+        if sk.comp_sack_timer is not None:
+            sk.comp_sack_timer.cancel()
+    if sk.ack_quick:
+        sk.ack_quick = sk.ack_quick - 1
+        if sk.ack_quick == 0:
+            # Leaving quick-ACK mode: deflate the time-out.
+            sk.ack_ato = 40 * MSEC
+    sk.ack_pending = 0
+    sk.delack_timer.deadline = NEVER
+
+
+def send_ack(sk: TcpSock) -> None:
+    """Send a bare acknowledgement (Linux: __tcp_send_ack)."""
+    if sk.state == TCP_CLOSE:
+        return
+    _send_control(sk, acceptable_seq(sk), ACK)
+
+
+def acceptable_seq(sk: TcpSock) -> int:
+    """The sequence number for a segment without data: `snd_nxt`, or the edge of a window that was shrunk."""
+    wnd_end = (sk.snd_una + sk.snd_wnd) & SEQ_MASK
+    if not before(wnd_end, sk.snd_nxt) or (sk.wscale_ok and (sk.snd_nxt - wnd_end) & SEQ_MASK < (1 << sk.rcv_wscale)):
+        return sk.snd_nxt
+    return wnd_end
+
+
+def _send_control(sk: TcpSock, seq: int, flags: int) -> int:
+    """Send a segment that is in no queue: an ACK, a probe, a reset. Returns as `transmit_skb`."""
+    try:
+        dst = sk.route()
+    except OSError as failure:
+        return -(failure.errno or errno.EHOSTUNREACH)
+    window = select_window(sk)
+    size = wire.TCP_HLEN + options_size(sk)
+    packet = SKBuff(established_header(sk, seq, flags, window, _checksum_base(sk, size), 0))
+    event_ack_sent(sk)
+    sk.segs_out += 1
+    sk.net.mib.tcp.OutSegs += 1
+    result = _send(sk, packet, dst)
+    return _local_congestion(sk, result) if result else 0
+
+
+def send_active_reset(sk: TcpSock) -> None:
+    """Reset the connection (Linux: tcp_send_active_reset)."""
+    net = sk.net
+    net.mib.tcp.OutRsts += 1
+    _send_control(sk, acceptable_seq(sk), ACK | RST)
+    if net.trace.tcp_send_reset.probes:
+        net.trace.tcp_send_reset.fire(sk, None)
+
+
+def xmit_probe(sk: TcpSock, urgent: bool) -> int:
+    """A segment with an old sequence number: the peer must answer with an ACK (Linux: tcp_xmit_probe_skb).
+
+    Returns as `transmit_skb`.
+    """
+    seq = sk.snd_una if urgent else (sk.snd_una - 1) & SEQ_MASK
+    sk.net.mib.tcp_ext.TCPWinProbe += 1
+    return _send_control(sk, seq, ACK)

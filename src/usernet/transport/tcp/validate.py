@@ -1,0 +1,191 @@
+"""Whether a segment is acceptable, before anything else is made of it (Linux: tcp_validate_incoming): time stamps and
+PAWS (RFC 7323), sequence numbers (RFC 9293 section 3.4), RST and SYN (RFC 5961).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from usernet.skbuff.dropreason import DropReason
+from usernet.skbuff.skbuff import SKBuff
+from usernet.transport.tcp.const import (
+    SEC,
+    SEQ_MASK,
+    TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_CLOSING,
+    TCP_LAST_ACK,
+    TCP_PAWS_24DAYS,
+    TCP_PAWS_WINDOW,
+    TCP_SYN_RECV,
+    TCP_SYN_SENT,
+    after,
+    before,
+)
+from usernet.transport.tcp.delack import send_dupack
+from usernet.transport.tcp.window import receive_window
+from usernet.wire import tcp as wire
+from usernet.wire.tcp import ACK, RST, SYN
+
+if TYPE_CHECKING:
+    from usernet.transport.tcp.sock import TcpSock
+
+
+
+def replace_ts_recent(sk: TcpSock, seq: int) -> None:
+    """Keep the time stamp of a segment at the left edge (RFC 7323 section 4.3; Linux: tcp_replace_ts_recent)."""
+    if sk.saw_tstamp and not after(seq, sk.rcv_wup):
+        # An acknowledgement that was overtaken must not take the clock back.
+        if (sk.rx_tsval - sk.ts_recent) & 0x80000000 == 0 or sk.loop.now - sk.ts_recent_stamp >= TCP_PAWS_24DAYS * SEC:
+            sk.ts_recent = sk.rx_tsval
+            sk.ts_recent_stamp = sk.loop.now
+
+
+def paws_reject(ts_recent: int, stamp: int, tsval: int, now: int) -> bool:
+    """Whether a segment is from the past (RFC 7323 section 5; Linux: tcp_paws_check). stamp, now: ns."""
+    if (ts_recent - tsval + 0x80000000) & SEQ_MASK <= TCP_PAWS_WINDOW + 0x80000000:
+        return False
+    if now - stamp >= TCP_PAWS_24DAYS * SEC:
+        return False
+    return ts_recent != 0
+
+
+def _disordered_ack(sk: TcpSock, skb: SKBuff) -> bool:
+    """Whether a segment fails PAWS only because bare acknowledgements were reordered (Linux: tcp_disordered_ack)."""
+    if skb.seq != skb.end_seq or skb.seq != sk.rcv_nxt or skb.ack_seq != sk.snd_una:
+        return False
+    behind = (sk.ts_recent - sk.rx_tsval) & SEQ_MASK
+    return behind <= sk.rto * 1024 // SEC
+
+
+def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
+    """Read a segment's time stamp and SACK blocks into the socket; whether it has a time stamp (tcp_parse_options)."""
+    sk.rx_sacks = None
+    if doff == wire.TCP_HLEN:
+        sk.saw_tstamp = False
+        return False
+    start = skb.transport_header + wire.TCP_HLEN
+    if doff == wire.TCP_HLEN + wire.TCPOLEN_TSTAMP_ALIGNED and sk.tstamp_ok:
+        stamps = wire.parse_ts(skb.head, start)
+        if stamps is not None:
+            sk.rx_tsval, sk.rx_tsecr = stamps
+            sk.saw_tstamp = True
+            return True
+    options = wire.parse_options(skb.head, start, skb.transport_header + doff)
+    if sk.tstamp_ok and options.has_ts:
+        sk.saw_tstamp = True
+        sk.rx_tsval = options.tsval
+        sk.rx_tsecr = options.tsecr
+    else:
+        sk.saw_tstamp = False
+    if sk.sack_ok:
+        sk.rx_sacks = options.sacks
+    return sk.saw_tstamp
+
+
+def oow_rate_limited(sk: TcpSock, skb: SKBuff) -> bool:
+    """Whether answering an unacceptable segment would feed a loop of acknowledgements (Linux: tcp_oow_rate_limited)."""
+    if skb.seq != skb.end_seq and not skb.tcp_flags & SYN:
+        return False
+    return sk.oow_limited()
+
+
+def _sequence(sk: TcpSock, seq: int, end_seq: int) -> DropReason | None:
+    """Whether a segment is acceptable (RFC 9293 section 3.10.7.4, first; Linux: tcp_sequence)."""
+    if before(end_seq, sk.rcv_wup):
+        return DropReason.TCP_OLD_SEQUENCE
+    edge = (sk.rcv_nxt + receive_window(sk)) & SEQ_MASK
+    if after(end_seq, edge):
+        if after(seq, edge):
+            return DropReason.TCP_INVALID_SEQUENCE
+        # Beyond the window in part: only where nothing waits to be read.
+        if sk.receive_queue.first is not None:
+            return DropReason.TCP_INVALID_END_SEQUENCE
+    return None
+
+
+def _reset_check(sk: TcpSock, skb: SKBuff) -> bool:
+    """A reset one below what is expected, after the peer's FIN: some stacks send it so (Linux: tcp_reset_check)."""
+    return skb.seq == (sk.rcv_nxt - 1) & SEQ_MASK and sk.state in (TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING)
+
+
+def tcp_reset(sk: TcpSock, skb: SKBuff) -> None:
+    """The peer reset the connection (Linux: tcp_reset)."""
+    trace = sk.net.trace.tcp_receive_reset
+    if trace.probes:
+        trace.fire(sk)
+    state = sk.state
+    if state == TCP_SYN_SENT:
+        sk.err = errno.ECONNREFUSED
+    elif state == TCP_CLOSE_WAIT:
+        sk.err = errno.EPIPE
+    elif state == TCP_CLOSE:
+        return
+    else:
+        sk.err = errno.ECONNRESET
+    sk.write_queue_purge()
+    sk.done()
+    if not sk.dead:
+        sk.error_report()
+
+
+def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, syn_inerr: bool) -> DropReason | None:
+    """Check a segment before anything else; None where it is good (Linux: tcp_validate_incoming)."""
+    flags = skb.tcp_flags
+    mib = sk.net.mib
+    if parse_options(sk, skb, doff) and paws_reject(sk.ts_recent, sk.ts_recent_stamp, sk.rx_tsval, sk.loop.now):
+        if not _disordered_ack(sk, skb) and not flags & RST:
+            mib.tcp_ext.PAWSEstab += 1
+            if not oow_rate_limited(sk, skb):
+                send_dupack(sk, skb)
+            return DropReason.TCP_RFC7323_PAWS
+        # A reset is taken even so.
+    reason = _sequence(sk, skb.seq, skb.end_seq)
+    if reason is not None:
+        if not flags & RST:
+            if flags & SYN:
+                return _syn_challenge(sk, syn_inerr)
+            if not oow_rate_limited(sk, skb):
+                send_dupack(sk, skb)
+        elif _reset_check(sk, skb):
+            tcp_reset(sk, skb)
+            return DropReason.TCP_RESET
+        return reason
+    if flags & RST:
+        # RFC 5961 section 3.2: exactly what is expected, or the right edge of what was received out of order.
+        if skb.seq == sk.rcv_nxt or _reset_check(sk, skb):
+            tcp_reset(sk, skb)
+            return DropReason.TCP_RESET
+        if sk.sack_ok and sk.selective_acks:
+            edge = sk.selective_acks[0][1]
+            for _, end in sk.selective_acks[1:]:
+                if after(end, edge):
+                    edge = end
+            if skb.seq == edge:
+                tcp_reset(sk, skb)
+                return DropReason.TCP_RESET
+        sk.send_challenge_ack()
+        return DropReason.TCP_RESET
+    if flags & SYN:
+        if (
+            sk.state == TCP_SYN_RECV
+            and not sk.dead
+            and flags & ACK
+            and (skb.seq + 1) & SEQ_MASK == skb.end_seq == sk.rcv_nxt
+            and skb.ack_seq == sk.snd_nxt
+        ):
+            # The second half of a simultaneous open.
+            return None
+        return _syn_challenge(sk, syn_inerr)
+    return None
+
+
+def _syn_challenge(sk: TcpSock, syn_inerr: bool) -> DropReason:
+    """A SYN on a synchronised connection: challenge (RFC 5961 section 4.2)."""
+    mib = sk.net.mib
+    if syn_inerr:
+        mib.tcp.InErrs += 1
+    mib.tcp_ext.TCPSYNChallenge += 1
+    sk.send_challenge_ack()
+    return DropReason.TCP_INVALID_SYN
