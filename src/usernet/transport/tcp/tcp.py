@@ -7,6 +7,7 @@ one look-up, for every address family. Listeners are found by port, the best mat
 
 from __future__ import annotations
 
+import errno
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Final, final
 
@@ -462,7 +463,7 @@ class Tcp(TcpSettings, NetProtocol):
             # Only what our SYN+ACK can have caused (RFC 5927).
             if seq != entry.snt_isn:
                 self.net.mib.tcp_ext.OutOfWindowIcmps += 1
-            elif report.fatal and not report.mtu:
+            elif report.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPROTO):
                 entry.drop()
                 self.net.mib.tcp_ext.ListenDrops += 1
             return True
