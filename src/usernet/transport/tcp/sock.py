@@ -741,7 +741,7 @@ class TcpSock(InetSock):
             self.done()
             return
         # An established connection is only told, and only where it asked (RFC 1122 section 4.2.3.9).
-        if self.recverr and report.fatal and not self.dead:
+        if self.recverr and not self.dead:
             self.err = report.errno
             self.error_report()
         else:
