@@ -1,0 +1,1 @@
+"""Tests of the socket buffer and its queue."""
