@@ -32,7 +32,7 @@ class Qdisc:
         raise NotImplementedError(f"{type(self).__name__} must define dequeue()")
 
     def requeue(self, skb: SKBuff) -> None:
-        """Take back, to be sent first, a packet that the driver had no room for."""
+        """Take back, to be sent first, a packet that the driver had no room for (`take_back` counts it)."""
         raise NotImplementedError(f"{type(self).__name__} must define requeue()")
 
     def reset(self) -> list[SKBuff]:
@@ -43,3 +43,11 @@ class Qdisc:
         """A packet is sent."""
         self.sent_packets += skb.gso_segs or 1
         self.sent_bytes += skb.len
+
+    def take_back(self, skb: SKBuff) -> None:
+        """A packet that was counted as sent is queued again: the counters' part of `requeue`."""
+        self.qlen += 1
+        self.backlog += skb.len
+        self.requeues += 1
+        self.sent_packets -= skb.gso_segs or 1
+        self.sent_bytes -= skb.len

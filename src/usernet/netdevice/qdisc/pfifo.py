@@ -11,6 +11,9 @@ from usernet.skbuff.skbuff import SKBuff
 PRIO_TO_BAND: Final = (1, 2, 2, 2, 1, 2, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1)
 """The band of each socket priority, TC_PRIO_* (Linux: sch_generic.c prio2band)."""
 
+NOQUEUE_LIMIT: Final = 1000
+"""Packets."""
+
 
 @final
 class Pfifo(Qdisc):
@@ -44,9 +47,7 @@ class Pfifo(Qdisc):
 
     def requeue(self, skb: SKBuff) -> None:
         self._queue.appendleft(skb)
-        self.qlen += 1
-        self.backlog += skb.len
-        self.requeues += 1
+        self.take_back(skb)
 
     def reset(self) -> list[SKBuff]:
         self.qlen = self.backlog = 0
@@ -92,9 +93,7 @@ class PfifoFast(Qdisc):
         if self._bands is None:
             self._bands = [SKBuffQueue(), SKBuffQueue(), SKBuffQueue()]
         self._bands[PRIO_TO_BAND[skb.priority & 15]].appendleft(skb)
-        self.qlen += 1
-        self.backlog += skb.len
-        self.requeues += 1
+        self.take_back(skb)
 
     def reset(self) -> list[SKBuff]:
         self.qlen = self.backlog = 0
@@ -106,7 +105,8 @@ class PfifoFast(Qdisc):
 
 @final
 class NoQueue(Qdisc):
-    """For devices that take all they are given (Linux: noqueue): only a packet sent inside another's sending waits."""
+    """For devices that take all they are given (Linux: noqueue): only a packet sent inside another's sending waits,
+    and what a driver that breaks its word does not take; at most `NOQUEUE_LIMIT`, one more is dropped."""
 
     kind = "noqueue"
     can_bypass = True
@@ -116,6 +116,9 @@ class NoQueue(Qdisc):
         self._queue = SKBuffQueue()
 
     def enqueue(self, skb: SKBuff) -> SKBuff | None:
+        if self.qlen >= NOQUEUE_LIMIT:
+            self.drops += 1
+            return skb
         self._queue.append(skb)
         self.qlen += 1
         self.backlog += skb.len
@@ -131,8 +134,7 @@ class NoQueue(Qdisc):
 
     def requeue(self, skb: SKBuff) -> None:
         self._queue.appendleft(skb)
-        self.qlen += 1
-        self.backlog += skb.len
+        self.take_back(skb)
 
     def reset(self) -> list[SKBuff]:
         self.qlen = self.backlog = 0
