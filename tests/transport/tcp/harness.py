@@ -533,7 +533,9 @@ class Peer:
         assert sock_of(sock).state == 1
         return sock
 
-    def listen(self, port: int = 80, backlog: int = 16, prepare: Callable[[UserSocket], Any] | None = None) -> UserSocket:
+    def listen(
+        self, port: int = 80, backlog: int = 16, prepare: Callable[[UserSocket], Any] | None = None
+    ) -> UserSocket:
         server = self.socket()
         if prepare is not None:
             prepare(server)

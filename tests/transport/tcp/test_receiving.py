@@ -1,4 +1,4 @@
-"""Receiving: order, acknowledgements, SACK blocks, the window, time stamps, urgent data (input, ofo, window, recvmsg)."""
+"""Receiving: order, acknowledgements, SACK blocks, the window, time stamps, urgent data."""
 
 from __future__ import annotations
 
@@ -463,7 +463,7 @@ class TestReading:
         assert sock_of(sock).rmem_alloc <= sock_of(sock).rcvbuf + 2000
         peer.send(ACK, 1, 1, b"yy")
         sound(sock)
-        for number in range(300):
+        for _ in range(300):
             peer.send(ACK, sock_of(sock).rcv_nxt - peer.iss, 1, b"z")
             sound(sock)
         assert sock_of(sock).rmem_alloc <= sock_of(sock).rcvbuf + 2000

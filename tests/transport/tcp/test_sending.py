@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket as std
+from itertools import pairwise
 
 import pytest
 
@@ -319,7 +320,7 @@ class TestRetransmission:
             peer.run(1.0)
             times += [segment.at for segment in peer.sent()]
         start = times[0]
-        gaps = [round((after - before) / SEC, 1) for before, after in zip(times, times[1:], strict=False)]
+        gaps = [round((after - before) / SEC, 1) for before, after in pairwise(times)]
         assert gaps == [0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, *[120.0] * 6]
         assert round((start - SEC) / SEC, 1) == 0.2
         assert code(sock.recv, 1) == errno.ETIMEDOUT
@@ -369,7 +370,7 @@ class TestRetransmission:
         sock.send(b"x")
         peer.run(10.0)
         times = [segment.at for segment in peer.sent()]
-        gaps = [round((after - before) / SEC, 1) for before, after in zip(times, times[1:], strict=False)]
+        gaps = [round((after - before) / SEC, 1) for before, after in pairwise(times)]
         assert set(gaps[3:]) == {1.0}
         peer.end()
 

@@ -352,7 +352,7 @@ class TestCalls:
             used = tracemalloc.get_traced_memory()[0] - before
             tracemalloc.stop()
             each = used / 200
-            print(f"{each:.0f} bytes each end of an idle connection")  # noqa: T201
+            print(f"{each:.0f} bytes each end of an idle connection")
             assert each < 100_000
 
 

@@ -18,7 +18,8 @@ TIMED_OUT = {errno.ETIMEDOUT, errno.EHOSTUNREACH}
 
 def content(size: int, salt: int) -> bytes:
     """Bytes that differ from place to place, so that a piece at the wrong place shows."""
-    return b"".join((salt + index * 2654435761 & 0xFFFFFFFF).to_bytes(4, "big") for index in range(size // 4 + 1))[:size]
+    words = ((salt + index * 2654435761 & 0xFFFFFFFF).to_bytes(4, "big") for index in range(size // 4 + 1))
+    return b"".join(words)[:size]
 
 
 class End:
@@ -150,8 +151,8 @@ def transfer(
         assert bytes(left.received) == outgoing[1], report
         assert bytes(right[0].received) == outgoing[0], report
     else:
-        # An end that was closed, and gave up on its data, is known by the counter; the other, asking whether it is still
-        # there, is told by a reset.
+        # An end that was closed, and gave up on its data, is known by the counter; the other, asking whether it is
+        # still there, is told by a reset.
         gave_up = any(stack.mib.tcp_ext.TCPAbortOnTimeout for stack in pair.stacks)
         assert all(end.failure in (0, errno.ECONNRESET, *TIMED_OUT) for end in ends) and gave_up, report
     server.close()
