@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING, final
 from usernet.core.errors import error
 from usernet.core.timer import NEVER, Timer
 from usernet.core.wait import (
-    EPOLLERR,
-    EPOLLHUP,
-    EPOLLIN,
-    EPOLLOUT,
     EPOLLPRI,
-    EPOLLRDHUP,
-    EPOLLRDNORM,
-    EPOLLWRNORM,
     Blocking,
-    Wait,
 )
 from usernet.net.dst import (
     RTAX_INITCWND,
@@ -34,28 +26,32 @@ from usernet.net.dst import (
 from usernet.net.pernet import Net
 from usernet.skbuff.queue import SKBuffQueue
 from usernet.skbuff.skbuff import SKBuff
-from usernet.sock.af_ops import RTN_BROADCAST, RTN_MULTICAST, AddressFamily
+from usernet.sock.af_ops import RTN_MULTICAST, AddressFamily
 from usernet.sock.inet import InetSock
 from usernet.sock.msg import (
-    RCV_SHUTDOWN,
-    SEND_SHUTDOWN,
-    SHUT_RD,
-    SHUT_RDWR,
-    SHUT_WR,
     SHUTDOWN_MASK,
     MsgHdr,
     Name,
     SockAddr,
 )
 from usernet.sock.ports import inet_bind
-from usernet.sock.sock import O_NONBLOCK, SOCK_STREAM, WAKE_WRITE, Sock
+from usernet.sock.sock import SOCK_STREAM, WAKE_WRITE, Sock
 from usernet.transport.tcp import recvmsg as _recvmsg
 from usernet.transport.tcp import sendmsg as _sendmsg
 from usernet.transport.tcp import sockopt as _sockopt
 from usernet.transport.tcp import timer as _timer
 from usernet.transport.tcp.ack import rtt_estimator, set_rto
+from usernet.transport.tcp.calls import (
+    SS_UNCONNECTED,
+    stream_connect,
+    tcp_accept,
+    tcp_close,
+    tcp_disconnect,
+    tcp_listen,
+    tcp_poll,
+    tcp_shutdown,
+)
 from usernet.transport.tcp.congestion.base import CongestionControl
-from usernet.transport.tcp.connect import connect, send_fin
 from usernet.transport.tcp.const import (
     ICSK_TIME_PROBE0,
     MSEC,
@@ -72,7 +68,6 @@ from usernet.transport.tcp.const import (
     TCP_DELACK_MAX,
     TCP_ESTABLISHED,
     TCP_FIN_WAIT1,
-    TCP_FIN_WAIT2,
     TCP_INFINITE_SSTHRESH,
     TCP_LAST_ACK,
     TCP_LISTEN,
@@ -83,7 +78,6 @@ from usernet.transport.tcp.const import (
     TCP_TIME_WAIT,
     TCP_TIMEOUT_INIT,
     TCP_TIMEWAIT_LEN,
-    TCP_URG_VALID,
 )
 from usernet.transport.tcp.mss import current_mss, sync_mss
 from usernet.transport.tcp.mtup import MtuProbe
@@ -93,17 +87,15 @@ from usernet.transport.tcp.retransmit import xmit_retransmit_queue
 from usernet.transport.tcp.segment import SentQueue
 from usernet.transport.tcp.tcp import Tcp
 from usernet.transport.tcp.timewait import TimeWaitSock
-from usernet.transport.tcp.transmit import send_ack, send_active_reset
+from usernet.transport.tcp.transmit import send_ack
 from usernet.transport.tcp.validate import replace_ts_recent
-from usernet.transport.tcp.window import receive_window
 from usernet.wire import checksum
 
 if TYPE_CHECKING:
+    from usernet.transport.tcp.fastopen import FastopenRequest
+    from usernet.transport.tcp.handshake import RequestSock
     from usernet.net.protocols import ErrorReport
 
-SS_UNCONNECTED = 0
-SS_CONNECTING = 1
-SS_CONNECTED = 2
 
 IPPROTO_TCP = 6
 
@@ -118,6 +110,9 @@ class TcpSock(InetSock):
         "ca_ready", "ca_state", "comp_sack_timer", "compressed_ack", "compressed_ack_rcv_nxt", "copied_seq",
         "cwnd_usage_seq", "data_segs_in", "data_segs_out", "defer_accept", "delack_max", "delack_timer", "delivered",
         "delivered_mstamp", "dsack_dups", "dst_quick_ack", "dup_ack_counter", "duplicate_sack", "fastopen_pending",
+        "defer_connect", "fastopen_client_fail", "fastopen_connect", "fastopen_keys", "fastopen_max_qlen",
+        "fastopen_no_cookie", "fastopen_qlen", "fastopen_req", "fastopen_rsk", "syn_data", "syn_data_acked",
+        "syn_fastopen", "syn_fastopen_exp",
         "fin_received", "first_tx_mstamp", "frto", "high_seq", "highest_sack", "icsk_pending", "icsk_retransmits",
         "inq_wanted", "is_cwnd_limited", "is_sack_reneg", "keepalive_timer", "keepcnt", "keepidle", "keepintvl", "key",
         "last_oow_ack_time", "last_seg_size", "linger2", "listener", "lost", "lost_out", "lsndtime", "max_packets_out",
@@ -337,6 +332,20 @@ class TcpSock(InetSock):
         self.listener: TcpSock | None = None
         self.defer_accept: int = 0
         self.fastopen_pending: bool = False
+        # Fast Open: as a client, as a listener, and as a connection whose handshake isn't done (fastopen.py).
+        self.fastopen_req: FastopenRequest | None = None
+        self.fastopen_connect: bool = False
+        self.fastopen_no_cookie: bool = False
+        self.fastopen_client_fail: int = 0
+        self.defer_connect: bool = False
+        self.syn_data: bool = False
+        self.syn_data_acked: bool = False
+        self.syn_fastopen: bool = False
+        self.syn_fastopen_exp: bool = False
+        self.fastopen_keys: list[bytes] = []
+        self.fastopen_max_qlen: int = 0
+        self.fastopen_qlen: int = 0
+        self.fastopen_rsk: RequestSock | None = None
 
     def __repr__(self) -> str:
         local = f"{self.af.format(self.saddr)}:{self.num}"
@@ -653,6 +662,10 @@ class TcpSock(InetSock):
             self.net.mib.tcp.AttemptFails += 1
         self.set_state(TCP_CLOSE)
         self.clear_timers()
+        if self.fastopen_rsk is not None:
+            self.fastopen_rsk.listener.fastopen_qlen -= 1
+            self.fastopen_rsk = None
+            self.fastopen_pending = False
         self.shutdown_mask = SHUTDOWN_MASK
         if not self.dead:
             self.state_change()
@@ -734,7 +747,9 @@ class TcpSock(InetSock):
                 return
             self.mtu_reduced(report.mtu)
             return
-        if self.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+        if self.state == TCP_SYN_SENT or (
+            self.state == TCP_SYN_RECV and not (self.fastopen_pending and self.listener is None)
+        ):
             self.err = report.errno
             if not self.dead:
                 self.error_report()
@@ -776,234 +791,23 @@ class TcpSock(InetSock):
         return SockAddr(self.family, self.daddr, self.dport, self.scope_id)
 
     def connect(self, name: Name, flags: int, deadline: int) -> Blocking[None] | None:
-        if name.family == 0:
-            self.disconnect()
-            return None
-        if not isinstance(name, SockAddr) or name.family != self.family:
-            raise error(errno.EAFNOSUPPORT)
-        pending = errno.EINPROGRESS
-        if self.ss_state == SS_CONNECTED:
-            raise error(errno.EISCONN)
-        if self.ss_state == SS_CONNECTING:
-            pending = errno.EALREADY
-        else:
-            if self.state != TCP_CLOSE:
-                raise error(errno.EISCONN)
-            self._start_connect(name)
-            self.ss_state = SS_CONNECTING
-        if self.state in (TCP_SYN_SENT, TCP_SYN_RECV):
-            if flags & O_NONBLOCK:
-                raise error(pending)
-            return self._wait_connect(pending, deadline)
-        self._connected()
-        return None
+        return stream_connect(self, name, flags, deadline)
 
-    def _connected(self) -> None:
-        """The attempt is over, one way or the other."""
-        if self.state == TCP_CLOSE:
-            code = self.take_error() or errno.ECONNABORTED
-            self.ss_state = SS_UNCONNECTED
-            self.disconnect()
-            raise error(code)
-        self.ss_state = SS_CONNECTED
 
-    def _wait_connect(self, pending: int, deadline: int) -> Blocking[None]:
-        while self.state in (TCP_SYN_SENT, TCP_SYN_RECV):
-            if self.loop.now >= deadline:
-                raise error(pending)
-            yield Wait((self.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP, deadline)
-        self._connected()
 
-    def _start_connect(self, name: SockAddr) -> None:
-        """Linux: tcp_v4_connect."""
-        tcp = self.tcp
-        if len(name.addr) != self.af.addr_len:
-            raise error(errno.EINVAL)
-        daddr = name.addr
-        if daddr == self.af.any:
-            daddr = self.af.loopback
-        if self.dead or not name.port:
-            raise error(errno.ECONNREFUSED if not name.port and daddr else errno.EINVAL)
-        kind = self.af.addr_type(daddr)
-        if kind in (RTN_MULTICAST, RTN_BROADCAST):
-            raise error(errno.ENETUNREACH)
-        bound = self.saddr
-        dst = self.af.route(self.flow(daddr, name.port))
-        self.ts_recent = self.ts_recent_stamp = 0
-        if self.saddr == self.af.any:
-            self.saddr = dst.saddr
-            self.rcv_saddr = dst.saddr
-        self.daddr = daddr
-        self.dport = name.port
-        self.dst = dst
-        try:
-            self.set_state(TCP_SYN_SENT)
-            if not self.num:
-                remote = self.saddr + daddr + name.port.to_bytes(2, "big")
-                tcp.ports.connect(self, remote, lambda port: tcp.four_tuple_free(self, port))
-                self.sport = self.num
-            elif not tcp.four_tuple_free(self, self.num, asked=True):
-                raise error(errno.EADDRNOTAVAIL)
-            self.set_addresses()
-            tcp.hash(self)
-        except OSError:
-            # As it was before the call.
-            self.set_state(TCP_CLOSE)
-            self.saddr = self.rcv_saddr = bound
-            self.daddr = self.af.any
-            self.dport = 0
-            if not self.bound_port:
-                self.sport = 0
-            self.dst = None
-            raise
-        self.ip_id = self.net.random.getrandbits(16)
-        # A record in TIME-WAIT that gave way, and an earlier connection of this socket, have left where to go on from.
-        if not self.write_seq:
-            self.write_seq = tcp.secure_seq(self.saddr, daddr, self.sport, self.dport)
-        self.tsoffset = tcp.secure_ts_offset(self.saddr, daddr)
-        connect(self)
 
     def disconnect(self) -> None:
-        """Abort, and be as new (Linux: tcp_disconnect)."""
-        old = self.state
-        if old == TCP_LISTEN:
-            self._listen_stop()
-        elif old != TCP_CLOSE:
-            if old in (TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_RECV) or (
-                self.snd_nxt != self.write_seq and old in (TCP_CLOSING, TCP_LAST_ACK)
-            ):
-                send_active_reset(self)
-                self.err = errno.ECONNRESET
-            elif old == TCP_SYN_SENT:
-                self.err = errno.ECONNRESET
-        self.clear_timers()
-        if old != TCP_CLOSE:
-            self.set_state(TCP_CLOSE)
-        if old != TCP_LISTEN:
-            # Should the socket connect again, its numbers must not be taken for the old connection's.
-            self.write_seq = (self.write_seq + self.max_window + 2) & SEQ_MASK or 1
-        self.copied_seq = self.rcv_nxt
-        self.peek_off = -1
-        if self.ca_ready:
-            self.ca_ready = False
-            self.ca.release(self)
-        for skb in self.receive_queue.take():
-            skb.consume()
-        self.write_queue_purge()
-        if self.ofo:
-            for skb in self.ofo:
-                skb.consume()
-            self.ofo = None
-        self.dport = 0
-        self.daddr = self.af.any
-        if not self.bound_addr:
-            self.saddr = self.rcv_saddr = self.af.any
-        if not self.bound_port:
-            self.sport = 0
-        self.shutdown_mask = 0
-        self.ss_state = SS_UNCONNECTED
-        self.dst = None
-        self._reset_connection()
-        if not self.dead:
-            self.state_change()
+        tcp_disconnect(self)
 
-    def _reset_connection(self) -> None:
-        """What a connection learned is gone."""
-        self.srtt_us = self.rcv_rtt_us = 0
-        self.rtt_min = (0xFFFFFFFF, 0)
-        self.mdev_us = TCP_TIMEOUT_INIT // 1000
-        self.rto = self.rto_init
-        self.backoff = self.icsk_retransmits = self.probes_out = self.total_rto = 0
-        self.snd_ssthresh = TCP_INFINITE_SSTHRESH
-        self.snd_cwnd = 10
-        self.snd_cwnd_cnt = 0
-        self.is_cwnd_limited = False
-        self.max_packets_out = 0
-        self.window_clamp = 0
-        self.delivered = self.lost = 0
-        self.retrans_stamp = 0
-        self.total_retrans = 0
-        self.urg_data = 0
-        self.urg_mode = False
-        self.duplicate_sack = None
-        self.selective_acks = ()
-        self.buffers_ready = self.fin_received = False
-        self.ca_state = TCP_CA_OPEN
-        self.tstamp_ok = self.sack_ok = self.wscale_ok = False
-        self.snd_wscale = self.rcv_wscale = 0
-        self.ack_ato = self.ack_quick = self.ack_pingpong = 0
-        self.rack_advanced = False
-        self.rack_mstamp = self.rack_end_seq = 0
-        self.reordering = self.tcp.tcp_reordering
-        self.reord_seen = 0
-        self.scaling_ratio = TCP_DEFAULT_SCALING_RATIO
-        self.pred_ok = False
-        self.nospace = False
 
     def listen(self, backlog: int) -> None:
-        if self.ss_state != SS_UNCONNECTED or self.state not in (TCP_CLOSE, TCP_LISTEN):
-            raise error(errno.EINVAL)
-        limit = self.settings.somaxconn
-        self.backlog = min(backlog if backlog >= 0 else limit, limit)
-        if self.state == TCP_LISTEN:
-            return
-        ports = self.tcp.ports
-        port = self.num
-        was_bound = bool(port)
-        self.state = TCP_LISTEN
-        try:
-            ports.bind(self, self.rcv_saddr, port)
-        except OSError:
-            self.state = TCP_CLOSE
-            raise
-        self.state = TCP_CLOSE
-        if not was_bound:
-            self.bound_port = False
-        self.sport = self.num
-        self.accept_queue = deque()
-        self.set_state(TCP_LISTEN)
-        self.tcp.listen(self)
+        tcp_listen(self, backlog)
 
-    def _listen_stop(self) -> None:
-        """No more connections: those that wait are reset (Linux: inet_csk_listen_stop)."""
-        self.tcp.unlisten(self)
-        queue = self.accept_queue
-        self.accept_queue = None
-        for child in queue or ():
-            child.dead = True
-            child.listener = None
-            if child.state != TCP_CLOSE:
-                send_active_reset(child)
-                child.done()
-            else:
-                child.destroy()
 
     def accept(self, flags: int, deadline: int) -> Blocking[Sock] | Sock:
-        if self.state != TCP_LISTEN or self.accept_queue is None:
-            raise error(errno.EINVAL)
-        if self.accept_queue:
-            return self._take_child()
-        if flags & O_NONBLOCK:
-            raise error(errno.EAGAIN)
-        return self._wait_accept(deadline)
+        return tcp_accept(self, flags, deadline)
 
-    def _take_child(self) -> TcpSock:
-        queue = self.accept_queue
-        assert queue is not None
-        child = queue.popleft()
-        child.listener = None
-        child.ss_state = SS_CONNECTED
-        return child
 
-    def _wait_accept(self, deadline: int) -> Blocking[Sock]:
-        while True:
-            if self.loop.now >= deadline:
-                raise error(errno.EAGAIN)
-            yield Wait((self.wait,), EPOLLIN | EPOLLERR | EPOLLHUP, deadline, exclusive=True)
-            if self.state != TCP_LISTEN:
-                raise error(errno.EINVAL)
-            if self.accept_queue:
-                return self._take_child()
 
     def sendmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
         return _sendmsg.tcp_sendmsg(self, msg, flags, deadline)
@@ -1012,149 +816,16 @@ class TcpSock(InetSock):
         return _recvmsg.tcp_recvmsg(self, msg, flags, deadline)
 
     def shutdown(self, how: int) -> None:
-        if how not in (SHUT_RD, SHUT_WR, SHUT_RDWR):
-            raise error(errno.EINVAL)
-        if self.ss_state == SS_CONNECTING and self.state not in (TCP_SYN_SENT, TCP_SYN_RECV, TCP_CLOSE):
-            self.ss_state = SS_CONNECTED
-        mask = how + 1
-        state = self.state
-        if state == TCP_CLOSE:
-            raise error(errno.ENOTCONN)
-        if state == TCP_LISTEN:
-            if not mask & RCV_SHUTDOWN:
-                return
-            self.disconnect()
-            self.err = 0
-            return
-        if state == TCP_SYN_SENT:
-            # Linux: nothing to shut down yet, so the attempt is given up.
-            self.disconnect()
-            self.ss_state = SS_UNCONNECTED
-            return
-        self.shutdown_mask |= mask
-        if mask & SEND_SHUTDOWN and state in (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT):
-            if self._close_state():
-                send_fin(self)
-        self.state_change()
+        tcp_shutdown(self, how)
 
-    def _close_state(self) -> bool:
-        """The next state for a FIN of ours; whether to send one (Linux: tcp_close_state, a table)."""
-        state = self.state
-        following, action = _CLOSE_TRANSITIONS[state]
-        if following != state:
-            self.set_state(following)
-        return action
 
     def close(self, deadline: int = NEVER) -> Blocking[None] | None:
-        """Linux: tcp_close. With SO_LINGER, may wait until all is sent and acknowledged."""
-        self.shutdown_mask = SHUTDOWN_MASK
-        if self.state == TCP_LISTEN:
-            self.set_state(TCP_CLOSE)
-            self._listen_stop()
-            self._orphan()
-            return None
-        unread = 0
-        for skb in self.receive_queue.take():
-            size = (skb.end_seq - skb.seq) & SEQ_MASK
-            if skb.tcp_flags & 1:
-                size -= 1
-            behind = (self.copied_seq - skb.seq) & SEQ_MASK
-            unread += size - (behind if behind <= size else 0)
-            skb.consume()
-        mib = self.net.mib.tcp_ext
-        if self.state == TCP_CLOSE:
-            self._orphan()
-            return None
-        if unread:
-            # RFC 2525 section 2.17: the peer must know that data was lost.
-            mib.TCPAbortOnClose += 1
-            self.set_state(TCP_CLOSE)
-            send_active_reset_closed(self)
-        elif self.linger == 0:
-            self.disconnect()
-            mib.TCPAbortOnData += 1
-        elif self._close_state():
-            send_fin(self)
-        if self.linger > 0 and self.state in (TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK):
-            return self._linger(deadline)
-        self._orphan()
-        return None
+        return tcp_close(self, deadline)
 
-    def _linger(self, deadline: int) -> Blocking[None]:
-        """Wait until the FIN is acknowledged (Linux: sk_stream_wait_close)."""
-        deadline = min(deadline, self.loop.now + self.linger * SEC)
-        try:
-            while self.state in (TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK) and self.loop.now < deadline:
-                yield Wait((self.wait,), EPOLLOUT | EPOLLHUP | EPOLLERR | EPOLLRDHUP | EPOLLIN, deadline)
-        finally:
-            self._orphan()
 
-    def _orphan(self) -> None:
-        """No application holds it any more; the connection may go on for a while (Linux: adjudge_to_death)."""
-        if self.dead:
-            return
-        self.dead = True
-        tcp = self.tcp
-        mib = self.net.mib.tcp_ext
-        if self.memberships:
-            self.af.drop_memberships(self)
-        if self.state == TCP_CLOSE:
-            self.destroy()
-            return
-        tcp.orphans.add(self)
-        if self.state == TCP_FIN_WAIT2:
-            if self.linger2 < 0:
-                self.set_state(TCP_CLOSE)
-                send_active_reset_closed(self)
-                mib.TCPAbortOnLinger += 1
-            else:
-                timeout = self.fin_time()
-                if timeout > TCP_TIMEWAIT_LEN:
-                    self.reset_keepalive_timer(timeout - TCP_TIMEWAIT_LEN)
-                else:
-                    self.time_wait(TCP_FIN_WAIT2, timeout)
-                return
-        if self.state != TCP_CLOSE and len(tcp.orphans) > tcp.tcp_max_orphans:
-            self.set_state(TCP_CLOSE)
-            send_active_reset_closed(self)
-            mib.TCPAbortOnMemory += 1
-        if self.state == TCP_CLOSE:
-            self.clear_timers()
-            self.destroy()
 
     def poll(self) -> int:
-        """Linux: tcp_poll."""
-        state = self.state
-        if state == TCP_LISTEN:
-            return EPOLLIN | EPOLLRDNORM if self.accept_queue else 0
-        mask = 0
-        shutdown = self.shutdown_mask
-        if shutdown == SHUTDOWN_MASK or state == TCP_CLOSE:
-            mask |= EPOLLHUP
-        if shutdown & RCV_SHUTDOWN:
-            mask |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP
-        if state != TCP_SYN_SENT and (state != TCP_SYN_RECV or self.fastopen_pending):
-            target = self.rcvlowat
-            if self.urg_data and self.urg_seq == self.copied_seq and not self.oobinline:
-                target += 1
-            ready = (self.rcv_nxt - self.copied_seq) & SEQ_MASK
-            # A window that is used up must be read, or what SO_RCVLOWAT waits for could never come.
-            if ready and self.receive_queue.first is not None and (
-                ready >= target or self.rmem_alloc > self.rcvbuf or receive_window(self) <= self.rcv_mss
-            ):
-                mask |= EPOLLIN | EPOLLRDNORM
-            if not shutdown & SEND_SHUTDOWN:
-                if self.stream_writeable():
-                    mask |= EPOLLOUT | EPOLLWRNORM
-                else:
-                    self.nospace = True
-            else:
-                mask |= EPOLLOUT | EPOLLWRNORM
-            if self.urg_data & TCP_URG_VALID:
-                mask |= EPOLLPRI
-        if self.err or self.error_queue:
-            mask |= EPOLLERR
-        return mask
+        return tcp_poll(self)
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         _sockopt.setsockopt(self, level, option, value)
@@ -1166,12 +837,6 @@ class TcpSock(InetSock):
         return _recvmsg.tcp_ioctl(self, request)
 
 
-def send_active_reset_closed(sk: TcpSock) -> None:
-    """Reset from a socket that is in CLOSE already, on its way out."""
-    state = sk.state
-    sk.state = TCP_CLOSE_WAIT
-    send_active_reset(sk)
-    sk.state = state
 
 
 def _wfree(skb: SKBuff) -> None:
@@ -1183,18 +848,3 @@ def _wfree(skb: SKBuff) -> None:
         sk.loop.softirq.defer(sk.resume_output)
 
 
-# Linux: new_state[] in tcp.c. A state's successor when the application closes, and whether a FIN is sent.
-_CLOSE_TRANSITIONS: tuple[tuple[int, bool], ...] = (
-    (TCP_CLOSE, False),
-    (TCP_FIN_WAIT1, True),  # ESTABLISHED
-    (TCP_CLOSE, False),  # SYN_SENT
-    (TCP_FIN_WAIT1, True),  # SYN_RECV
-    (TCP_FIN_WAIT1, False),  # FIN_WAIT1
-    (TCP_FIN_WAIT2, False),  # FIN_WAIT2
-    (TCP_CLOSE, False),  # TIME_WAIT
-    (TCP_CLOSE, False),  # CLOSE
-    (TCP_LAST_ACK, True),  # CLOSE_WAIT
-    (TCP_LAST_ACK, False),  # LAST_ACK
-    (TCP_CLOSE, False),  # LISTEN
-    (TCP_CLOSING, False),  # CLOSING
-)
