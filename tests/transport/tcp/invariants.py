@@ -44,7 +44,7 @@ def broken(sk: TcpSock) -> list[str]:
     return [f"{STATE_NAMES[sk.state]}: {line}" for line in wrong]
 
 
-def _check_sending(sk: TcpSock, same, wrong: list[str]) -> None:  # type: ignore[no-untyped-def]
+def _check_sending(sk: TcpSock, same, wrong: list[str]) -> None:
     rtx = list(sk.rtx_queue)
     write = list(sk.write_queue)
     same("packets_out", sk.packets_out, sum(skb.gso_segs for skb in rtx))
@@ -114,7 +114,7 @@ def _check_sending(sk: TcpSock, same, wrong: list[str]) -> None:  # type: ignore
         wrong.append(f"wmem_alloc {sk.wmem_alloc}")
 
 
-def _check_receiving(sk: TcpSock, same, wrong: list[str]) -> None:  # type: ignore[no-untyped-def]
+def _check_receiving(sk: TcpSock, same, wrong: list[str]) -> None:
     held = list(sk.receive_queue)
     ofo = list(sk.ofo or ())
     same("rmem_alloc", sk.rmem_alloc, sum(skb.truesize for skb in held + ofo))

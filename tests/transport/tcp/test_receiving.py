@@ -23,7 +23,7 @@ def sound(sock: UserSocket) -> None:
     assert broken(sock_of(sock)) == []
 
 
-def relative(peer: Peer, segment) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def]
+def relative(peer: Peer, segment) -> list[tuple[int, int]]:
     """A segment's SACK blocks, counted from the peer's initial number."""
     return [(low - peer.iss, high - peer.iss) for low, high in segment.options.sacks or ()]
 

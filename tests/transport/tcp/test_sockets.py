@@ -124,7 +124,7 @@ class TestBacklog:
         assert peer.accept(server).recv(9) == b"hello"
 
     def test_the_options_of_a_listener_are_its_childrens(self, peer: Peer) -> None:
-        def prepare(sock) -> None:  # type: ignore[no-untyped-def]
+        def prepare(sock) -> None:
             sock.setsockopt(SOL_TCP, std.TCP_NODELAY, 1)
             sock.setsockopt(SOL_TCP, std.TCP_CONGESTION, b"reno")
             sock.setsockopt(std.SOL_SOCKET, std.SO_KEEPALIVE, 1)
@@ -133,7 +133,9 @@ class TestBacklog:
         knock(peer, 1000)
         child = peer.accept(server)
         assert child.getsockopt(SOL_TCP, std.TCP_NODELAY) == 1
-        assert child.getsockopt(SOL_TCP, std.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+        name = child.getsockopt(SOL_TCP, std.TCP_CONGESTION, 16)
+        assert isinstance(name, bytes)
+        assert name.rstrip(b"\0") == b"reno"
         assert child.getsockopt(std.SOL_SOCKET, std.SO_KEEPALIVE) == 1
         peer.run(7201.0)
         assert peer.sent()
@@ -188,7 +190,7 @@ class TestPorts:
         assert min(counts) >= 5
 
     def test_a_listener_on_one_address_goes_before_one_on_all(self, peer: Peer) -> None:
-        def prepare(sock) -> None:  # type: ignore[no-untyped-def]
+        def prepare(sock) -> None:
             sock.setsockopt(std.SOL_SOCKET, std.SO_REUSEPORT, 1)
 
         everywhere = peer.listen(prepare=prepare)
@@ -250,10 +252,11 @@ class TestOptions:
         sock.send(b"x" * 5000)
         peer.settle()
         info = sock.getsockopt(SOL_TCP, std.TCP_INFO, 256)
+        assert isinstance(info, bytes)
         assert info[0] == 1
         unacked = struct.unpack_from("=I", info, 24)[0]
         assert unacked == 4
-        assert len(sock.getsockopt(SOL_TCP, std.TCP_INFO, 8)) == 8
+        assert sock.getsockopt(SOL_TCP, std.TCP_INFO, 8) == info[:8]
 
     def test_the_window_is_clamped(self, peer: Peer) -> None:
         peer.dial(lambda sock: sock.setsockopt(SOL_TCP, std.TCP_WINDOW_CLAMP, 5000))

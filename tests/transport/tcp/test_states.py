@@ -28,6 +28,7 @@ from tests.transport.tcp.harness import (
 )
 from tests.transport.tcp.states import STATES, SYNCHRONISED, enter
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLRDNORM, EPOLLWRNORM
+from usernet.sockets.user import UserSocket
 from usernet.transport.tcp.const import (
     TCP_CLOSE,
     TCP_CLOSE_WAIT,
@@ -455,9 +456,9 @@ class TestClosing:
 
 
 class TestLinger:
-    def linger(self, seconds: int) -> Callable[[object], None]:
+    def linger(self, seconds: int) -> Callable[[UserSocket], None]:
         value = (1).to_bytes(4, "little") + seconds.to_bytes(4, "little")
-        return lambda sock: sock.setsockopt(std.SOL_SOCKET, std.SO_LINGER, value)  # type: ignore[attr-defined]
+        return lambda sock: sock.setsockopt(std.SOL_SOCKET, std.SO_LINGER, value)
 
     @pytest.mark.parametrize("state", ["ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT2"])
     def test_zero_aborts(self, peer: Peer, state: str) -> None:
@@ -671,9 +672,11 @@ class TestTimeWait:
         assert code(peer.socket().bind, ("0.0.0.0", port)) == errno.EADDRINUSE
 
     def test_connecting_again_from_the_same_port_goes_on_from_the_old_numbers(self, peer: Peer) -> None:
-        sock = peer.active(
-            lambda sock: (sock.setsockopt(std.SOL_SOCKET, std.SO_REUSEADDR, 1), sock.bind(("10.0.0.1", 6000))), ts=True
-        )
+        def prepare(sock: UserSocket) -> None:
+            sock.setsockopt(std.SOL_SOCKET, std.SO_REUSEADDR, 1)
+            sock.bind(("10.0.0.1", 6000))
+
+        sock = peer.active(prepare, ts=True)
         sock.close()
         peer.settle()
         fin = peer.expect(flags(FIN | ACK))
