@@ -56,6 +56,8 @@ from usernet.transport.tcp.const import (
     TCP_TIMEWAIT_LEN,
     TCP_URG_VALID,
 )
+from usernet.transport.tcp.fastopen import TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, set_queue
+from usernet.transport.tcp.fastopen_client import defer_connect
 from usernet.transport.tcp.transmit import send_active_reset
 from usernet.transport.tcp.window import receive_window
 
@@ -92,21 +94,40 @@ def stream_connect(sk: TcpSock, name: Name, flags: int, deadline: int) -> Blocki
     if not isinstance(name, SockAddr) or name.family != sk.family:
         raise error(errno.EAFNOSUPPORT)
     pending = errno.EINPROGRESS
-    if sk.ss_state == SS_CONNECTED:
-        raise error(errno.EISCONN)
     if sk.ss_state == SS_CONNECTING:
-        pending = errno.EALREADY
+        pending = errno.EISCONN if sk.defer_connect else errno.EALREADY
     else:
-        if sk.state != TCP_CLOSE:
-            raise error(errno.EISCONN)
-        _start_connect(sk, name)
-        sk.ss_state = SS_CONNECTING
+        check_connect(sk)
+        begin_connect(sk, name)
+        if sk.defer_connect:
+            return None
     if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
         if flags & O_NONBLOCK:
             raise error(pending)
         return _wait_connect(sk, pending, deadline)
     _connected(sk)
     return None
+
+
+def check_connect(sk: TcpSock) -> None:
+    """Raises OSError where the socket can't start to connect: EISCONN, EALREADY."""
+    if sk.ss_state == SS_CONNECTED:
+        raise error(errno.EISCONN)
+    if sk.ss_state == SS_CONNECTING:
+        raise error(errno.EALREADY)
+    if sk.state != TCP_CLOSE:
+        raise error(errno.EISCONN)
+
+
+def begin_connect(sk: TcpSock, name: SockAddr) -> None:
+    """Send the SYN, or with TCP_FASTOPEN_CONNECT put it off to the first write."""
+    _start_connect(sk, name)
+    sk.ss_state = SS_CONNECTING
+
+
+def connected(sk: TcpSock) -> None:
+    """The attempt is over: raises OSError where it failed."""
+    _connected(sk)
 
 
 def _connected(sk: TcpSock) -> None:
@@ -174,7 +195,8 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
     if not sk.write_seq:
         sk.write_seq = tcp.secure_seq(sk.saddr, daddr, sk.sport, sk.dport)
     sk.tsoffset = tcp.secure_ts_offset(sk.saddr, daddr)
-    connect(sk)
+    if not sk.fastopen_connect or not defer_connect(sk):
+        connect(sk)
 
 
 def tcp_disconnect(sk: TcpSock) -> None:
@@ -243,6 +265,9 @@ def _reset_connection(sk: TcpSock) -> None:
     sk.duplicate_sack = None
     sk.selective_acks = ()
     sk.buffers_ready = sk.fin_received = False
+    sk.fastopen_req = None
+    sk.fastopen_client_fail = 0
+    sk.defer_connect = sk.syn_data = sk.syn_data_acked = sk.syn_fastopen = sk.syn_fastopen_exp = False
     sk.ca_state = TCP_CA_OPEN
     sk.tstamp_ok = sk.sack_ok = sk.wscale_ok = False
     sk.snd_wscale = sk.rcv_wscale = 0
@@ -278,6 +303,9 @@ def tcp_listen(sk: TcpSock, backlog: int) -> None:
         sk.bound_port = False
     sk.sport = sk.num
     sk.accept_queue = deque()
+    wanted = TFO_SERVER_ENABLE | TFO_SERVER_WO_SOCKOPT1
+    if sk.tcp.tcp_fastopen & wanted == wanted and not sk.fastopen_max_qlen:
+        set_queue(sk, sk.backlog)
     sk.set_state(TCP_LISTEN)
     sk.tcp.listen(sk)
 
@@ -475,6 +503,9 @@ def tcp_poll(sk: TcpSock) -> int:
             mask |= EPOLLOUT | EPOLLWRNORM
         if sk.urg_data & TCP_URG_VALID:
             mask |= EPOLLPRI
+    elif state == TCP_SYN_SENT and sk.defer_connect:
+        # The first write makes the connection.
+        mask |= EPOLLOUT | EPOLLWRNORM
     if sk.err or sk.error_queue:
         mask |= EPOLLERR
     return mask

@@ -80,9 +80,16 @@ def connect(sk: TcpSock) -> None:
     sk.rtx_queue.append(skb)
     sk.wmem_queued += skb.truesize
     sk.packets_out += 1
-    transmit_skb(sk, skb)
-    sk.snd_nxt = sk.write_seq
-    sk.pushed_seq = sk.write_seq
+    if sk.fastopen_req is None:
+        transmit_skb(sk, skb)
+    else:
+        from usernet.transport.tcp.fastopen_client import send_syn_data
+
+        send_syn_data(sk, skb)
+        if sk.fastopen_req.message is None:
+            sk.fastopen_req = None
+    head = sk.write_queue.first
+    sk.snd_nxt = sk.pushed_seq = sk.write_seq if head is None else head.seq
     sk.net.mib.tcp.ActiveOpens += 1
     reset_xmit_timer(sk, ICSK_TIME_RETRANS, sk.rto)
 

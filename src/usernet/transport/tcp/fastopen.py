@@ -131,7 +131,7 @@ def set_keys(sk: TcpSock, value: bytes) -> None:
 
 def add_data(sk: TcpSock, skb: SKBuff, doff: int) -> None:
     """Queue the data of a SYN or SYN+ACK, a copy of which is taken (Linux: tcp_fastopen_add_skb)."""
-    from usernet.transport.tcp.input import queue_rcv, tcp_fin
+    from usernet.transport.tcp.data import queue_rcv, tcp_fin
 
     if skb.end_seq == sk.rcv_nxt:
         return

@@ -23,9 +23,11 @@ from usernet.transport.tcp.fastopen import (
     FastopenRequest,
     add_data,
 )
-from usernet.transport.tcp.output import connect, mtu_to_mss, new_segment, sync_mss, transmit_skb
+from usernet.transport.tcp.mss import mtu_to_mss, sync_mss
 from usernet.transport.tcp.rack import mark_skb_lost
 from usernet.transport.tcp.recovery import non_congestion_loss_retransmit
+from usernet.transport.tcp.segment import new_segment
+from usernet.transport.tcp.transmit import transmit_skb
 from usernet.wire.tcp import ACK, PSH, SYN
 
 if TYPE_CHECKING:
@@ -133,8 +135,11 @@ def sendmsg_fastopen(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> tup
         raise error(errno.EOPNOTSUPP)
     if sk.fastopen_req is not None:
         raise error(errno.EALREADY)
+    from usernet.transport.tcp.calls import begin_connect, check_connect
+    from usernet.transport.tcp.connect import connect
+
     if not sk.defer_connect:
-        sk.check_connect()
+        check_connect(sk)
         if not isinstance(name, SockAddr):
             raise error(errno.EINVAL)
     request = FastopenRequest(msg)
@@ -143,7 +148,7 @@ def sendmsg_fastopen(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> tup
         if sk.defer_connect:
             connect(sk)
         elif isinstance(name, SockAddr):
-            sk.begin_connect(name)
+            begin_connect(sk, name)
     except OSError:
         sk.fastopen_req = None
         raise
@@ -162,12 +167,14 @@ def _done(sk: TcpSock) -> None:
 
 def _wait(sk: TcpSock, deadline: int) -> Blocking[None]:
     """Wait for the end of the handshake."""
+    from usernet.transport.tcp.calls import connected
+
     try:
         while sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
             if sk.loop.now >= deadline:
                 raise error(errno.EINPROGRESS)
             yield Wait((sk.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP, deadline)
-        sk.finish_connect_call()
+        connected(sk)
     finally:
         _done(sk)
 

@@ -19,10 +19,11 @@ from usernet.transport.tcp.fastopen import (
     make_cookie,
 )
 from usernet.transport.tcp.handshake import RequestSock, create_child
-from usernet.transport.tcp.input import init_transfer, paws_reject, tcp_reset
 from usernet.transport.tcp.output import rearm_rto, reset_xmit_timer
 from usernet.transport.tcp.recovery import enter_loss, try_undo_recovery
+from usernet.transport.tcp.synsent import init_transfer
 from usernet.transport.tcp.timer import write_err
+from usernet.transport.tcp.validate import paws_reject, tcp_reset
 from usernet.transport.tcp.window import in_window
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, RST, SYN

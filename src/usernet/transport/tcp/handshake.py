@@ -31,6 +31,7 @@ from usernet.transport.tcp.const import (
     TCP_TIMEOUT_INIT,
     after,
 )
+from usernet.transport.tcp.fastopen import TFO_SERVER_ENABLE
 from usernet.transport.tcp.input import rcv_state_process
 from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.validate import paws_reject
@@ -50,7 +51,7 @@ class RequestSock:
     `rcv_isn` is the peer's, `snt_isn` ours."""
 
     __slots__ = (
-        "acked", "advmss", "af", "bound_dev_if", "created", "daddr", "dport", "dst", "key", "last_oow_ack_time",
+        "acked", "advmss", "af", "bound_dev_if", "cookie", "cookie_exp", "created", "daddr", "dport", "dst", "key", "last_oow_ack_time",
         "listener", "mark", "mss", "num_retrans", "num_timeout", "oif", "options", "rcv_isn", "rcv_nxt", "rcv_wnd",
         "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "tcp",
         "timer", "tos",
@@ -89,6 +90,8 @@ class RequestSock:
         self.window_clamp: int = 0
         self.advmss: int = 0
         self.acked: bool = False
+        self.cookie: bytes | None = None
+        self.cookie_exp: bool = False
         self.num_retrans: int = 0
         self.num_timeout: int = 0
         self.created: int = tcp.net.loop.now
@@ -130,8 +133,15 @@ class RequestSock:
             except OSError:
                 return
         stamps = ((now // MSEC + self.ts_off) & SEQ_MASK, self.ts_recent) if self.tstamp_ok else None
+        # A Fast Open cookie goes with the first only.
+        cookie, self.cookie = self.cookie, None
         options = wire.build_syn_options(
-            self.advmss, self.rcv_wscale if self.wscale_ok else -1, self.sack_ok, stamps
+            self.advmss,
+            self.rcv_wscale if self.wscale_ok else -1,
+            self.sack_ok,
+            stamps,
+            cookie,
+            fastopen_exp=self.cookie_exp,
         )
         size = wire.TCP_HLEN + len(options)
         check = self.af.pseudo_sum(self.saddr, self.daddr, 6, size)
@@ -249,6 +259,17 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
     request.ts_off = tcp.secure_ts_offset(request.saddr, request.daddr) if request.tstamp_ok else 0
     request.snt_isn = isn or tcp.secure_seq(request.saddr, request.daddr, request.sport, request.dport)
     request.init_window(dst)
+    if tcp.tcp_fastopen & TFO_SERVER_ENABLE:
+        from usernet.transport.tcp.fastopen_server import try_fastopen
+
+        child = try_fastopen(tcp, listener, request, skb, th, options)
+        if child is not None:
+            request.send_synack()
+            queue.append(child)
+            child.listener = listener
+            listener.data_ready()
+            skb.consume()
+            return
     listener.syn_queue += 1
     listener.young += 1
     tcp.add_request(request)
@@ -412,7 +433,7 @@ INHERITED = (
     "zerocopy", "filter", "max_pacing_rate", "incoming_cpu", "busy_poll", "tos", "ttl", "min_ttl", "mc_ttl", "mc_loop",
     "mc_all", "pmtudisc", "recverr", "freebind", "transparent", "cmsg_flags", "nonagle", "user_mss", "window_clamp",
     "user_timeout", "syn_retries", "keepidle", "keepintvl", "keepcnt", "linger2", "thin_lto", "notsent_lowat",
-    "inq_wanted", "rto_max",
+    "inq_wanted", "rto_max", "fastopen_no_cookie",
 )  # fmt: skip
 
 

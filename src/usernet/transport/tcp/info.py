@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 TCPI_OPT_TIMESTAMPS: Final = 1
 TCPI_OPT_SACK: Final = 2
 TCPI_OPT_WSCALE: Final = 4
+TCPI_OPT_SYN_DATA: Final = 32
 
 FIELDS: Final = (
     "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "delivery_rate_app_limited",
@@ -63,8 +64,10 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     if sk.wscale_ok:
         options |= TCPI_OPT_WSCALE
         info["wscale"] = sk.snd_wscale | sk.rcv_wscale << 4
+    if sk.syn_data_acked:
+        options |= TCPI_OPT_SYN_DATA
     info["options"] = options
-    info["delivery_rate_app_limited"] = int(sk.rate_app_limited)
+    info["delivery_rate_app_limited"] = int(sk.rate_app_limited) | sk.fastopen_client_fail << 1
     info["ato"] = sk.ack_ato // 1000
     info["snd_mss"] = sk.mss_cache
     info["rcv_mss"] = sk.rcv_mss

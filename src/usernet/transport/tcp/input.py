@@ -190,6 +190,13 @@ def rcv_state_process(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> bool:
     if not flags & (ACK | RST | SYN):
         skb.drop(DropReason.TCP_FLAGS, drops)
         return False
+    request = sk.fastopen_rsk
+    if request is not None:
+        from usernet.transport.tcp import fastopen_server
+
+        if not fastopen_server.check_request(sk, request, skb, th):
+            fastopen_server.discard(skb, sk)
+            return False
     reason = validate_incoming(sk, skb, doff, False)
     if reason is not None:
         skb.drop(reason, drops)
@@ -209,6 +216,8 @@ def rcv_state_process(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> bool:
     if state == TCP_SYN_RECV:
         _syn_recv_acked(sk, skb, window)
     elif state == TCP_FIN_WAIT1:
+        if request is not None:
+            fastopen_server.established(sk)
         if sk.snd_una == sk.write_seq and not _fin_wait1_acked(sk, skb, doff):
             return False
     elif state == TCP_CLOSING:
@@ -252,7 +261,12 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
     sk.delivered += 1
     if not sk.srtt_us:
         sk.synack_rtt_measure()
-    init_transfer(sk)
+    if sk.fastopen_rsk is not None:
+        from usernet.transport.tcp.fastopen_server import established
+
+        established(sk)
+    else:
+        init_transfer(sk)
     sk.copied_seq = sk.rcv_nxt if not sk.buffers_ready else sk.copied_seq
     sk.set_state(TCP_ESTABLISHED)
     sk.state_change()

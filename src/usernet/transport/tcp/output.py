@@ -174,6 +174,9 @@ def event_new_data_sent(sk: TcpSock, skb: SKBuff) -> None:
 
 def rearm_rto(sk: TcpSock) -> None:
     """Restart the retransmission timer, or stop it where nothing is under way (RFC 6298 section 5; tcp_rearm_rto)."""
+    if sk.fastopen_pending:
+        # The timer is the SYN+ACK's still.
+        return
     if not sk.packets_out:
         sk.clear_xmit_timer()
         return

@@ -186,7 +186,8 @@ def _non_sack_preventing_reopen(sk: TcpSock) -> bool:
     return False
 
 
-def _try_undo_recovery(sk: TcpSock) -> bool:
+def try_undo_recovery(sk: TcpSock) -> bool:
+    """Recovery is complete: undo it where it was needless. True where the state stays (Linux: tcp_try_undo_recovery)."""
     mib = sk.net.mib.tcp_ext
     if _may_undo(sk):
         undo_cwnd_reduction(sk, False)
@@ -391,6 +392,11 @@ def simple_retransmit(sk: TcpSock) -> None:
         return
     if not sk.sack_ok:
         limit_reno_sacked(sk)
+    non_congestion_loss_retransmit(sk)
+
+
+def non_congestion_loss_retransmit(sk: TcpSock) -> None:
+    """Send again what is marked lost for a reason that is not congestion (Linux: tcp_non_congestion_loss_retransmit)."""
     if sk.ca_state != TCP_CA_LOSS:
         sk.high_seq = sk.snd_nxt
         sk.snd_ssthresh = sk.current_ssthresh()
@@ -444,7 +450,7 @@ def _process_loss(sk: TcpSock, flag: int, duplicates: int) -> int:
                 return REXMIT_NEW
             sk.frto = False
     if recovered:
-        _try_undo_recovery(sk)
+        try_undo_recovery(sk)
         return REXMIT_NONE
     if not sk.sack_ok:
         # A Reno duplicate says that a packet has left, but not in the window of the time-out.
@@ -479,7 +485,7 @@ def fastretrans_alert(sk: TcpSock, prior_snd_una: int, duplicates: int, flag: in
         elif state == TCP_CA_RECOVERY:
             if not sk.sack_ok:
                 sk.sacked_out = 0
-            if _try_undo_recovery(sk):
+            if try_undo_recovery(sk):
                 return flag, REXMIT_NONE
             end_cwnd_reduction(sk)
     rexmit = REXMIT_NONE

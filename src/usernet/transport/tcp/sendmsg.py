@@ -14,7 +14,7 @@ from usernet.core.errors import error
 from usernet.core.iov import Payload
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Blocking, Wait
 from usernet.skbuff.skbuff import SKBuff
-from usernet.sock.msg import MSG_DONTWAIT, MSG_EOR, MSG_MORE, MSG_OOB, SEND_SHUTDOWN, MsgHdr
+from usernet.sock.msg import MSG_DONTWAIT, MSG_EOR, MSG_FASTOPEN, MSG_MORE, MSG_OOB, SEND_SHUTDOWN, MsgHdr
 from usernet.transport.tcp.const import (
     SEQ_MASK,
     TCP_CLOSE,
@@ -27,6 +27,7 @@ from usernet.transport.tcp.const import (
     TCP_SYN_SENT,
     after,
 )
+from usernet.transport.tcp.fastopen_client import sendmsg_fastopen
 from usernet.transport.tcp.mss import bound_to_half_wnd, current_mss
 from usernet.transport.tcp.output import push_pending_frames, slow_start_after_idle_check, write_xmit
 from usernet.transport.tcp.rate import rate_check_app_limited
@@ -182,7 +183,12 @@ def tcp_sendmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking
 
     Raises OSError: EPIPE (closed or not connected), the connection's error, EAGAIN.
     """
-    if sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT):
+    if flags & MSG_FASTOPEN or sk.defer_connect:
+        taken, waiting = sendmsg_fastopen(sk, msg, flags, deadline)
+        if waiting is None:
+            return taken
+        return _send_connected(sk, msg, flags, deadline, taken, waiting)
+    if sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT) and not sk.fastopen_pending:
         if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
             if flags & MSG_DONTWAIT:
                 raise error(errno.EAGAIN)
@@ -207,9 +213,19 @@ def tcp_sendmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking
     return _send_blocked(sk, msg, flags, deadline, copied)
 
 
+def _send_connected(
+    sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, taken: int, waiting: Blocking[None]
+) -> Blocking[int]:
+    """The rest of a call that connects first: `taken` bytes went with the SYN."""
+    yield from waiting
+    if not msg.iter.length:
+        return taken
+    return taken + (yield from _send_blocked(sk, msg, flags, deadline, 0))
+
+
 def _send_blocked(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: int) -> Blocking[int]:
     """The rest of a call that has to wait: for the connection, then for room, again and again."""
-    while sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+    while sk.state in (TCP_SYN_SENT, TCP_SYN_RECV) and not sk.fastopen_pending:
         if sk.loop.now >= deadline:
             raise error(errno.EAGAIN)
         yield Wait((sk.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP, deadline)
@@ -217,7 +233,9 @@ def _send_blocked(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: i
         if sk.state == TCP_CLOSE:
             raise error(errno.EPIPE)
     while True:
-        if sk.err or sk.shutdown_mask & SEND_SHUTDOWN or sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT):
+        if sk.err or sk.shutdown_mask & SEND_SHUTDOWN or (
+            sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT) and not sk.fastopen_pending
+        ):
             if copied:
                 return copied
             _check(sk)

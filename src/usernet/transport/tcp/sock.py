@@ -92,9 +92,9 @@ from usernet.transport.tcp.validate import replace_ts_recent
 from usernet.wire import checksum
 
 if TYPE_CHECKING:
+    from usernet.net.protocols import ErrorReport
     from usernet.transport.tcp.fastopen import FastopenRequest
     from usernet.transport.tcp.handshake import RequestSock
-    from usernet.net.protocols import ErrorReport
 
 
 IPPROTO_TCP = 6

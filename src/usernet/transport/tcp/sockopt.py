@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from usernet.core.errors import error
 from usernet.sock.options import sock_getsockopt, sock_setsockopt
 from usernet.sock.optval import decode_int, encode_int
+from usernet.transport.tcp import fastopen
 from usernet.transport.tcp.congestion import base as congestion
 from usernet.transport.tcp.const import (
     MAX_TCP_KEEPCNT,
@@ -53,6 +54,10 @@ TCP_CONGESTION: Final = 13
 TCP_THIN_LINEAR_TIMEOUTS: Final = 16
 TCP_THIN_DUPACK: Final = 17
 TCP_USER_TIMEOUT: Final = 18
+TCP_FASTOPEN: Final = 23
+TCP_FASTOPEN_CONNECT: Final = 30
+TCP_FASTOPEN_KEY: Final = 33
+TCP_FASTOPEN_NO_COOKIE: Final = 34
 TCP_TIMESTAMP: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
 TCP_CC_INFO: Final = 26
@@ -106,6 +111,9 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
     if option == TCP_CONGESTION:
         _set_congestion(sk, value)
         return
+    if option == TCP_FASTOPEN_KEY:
+        fastopen.set_keys(sk, value)
+        return
     number = decode_int(value)
     if option == TCP_NODELAY:
         set_nodelay(sk, bool(number))
@@ -157,6 +165,22 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
     elif option == TCP_RTO_MAX_MS:
         _check("TCP_RTO_MAX_MS", number, 1000, 120_000)
         sk.rto_max = number * MSEC
+    elif option == TCP_FASTOPEN:
+        if number < 0 or sk.state not in (TCP_CLOSE, TCP_LISTEN):
+            raise error(errno.EINVAL)
+        fastopen.set_queue(sk, number)
+    elif option == TCP_FASTOPEN_CONNECT:
+        _check("TCP_FASTOPEN_CONNECT", number, 0, 1)
+        if not sk.tcp.tcp_fastopen & fastopen.TFO_CLIENT_ENABLE:
+            raise error(errno.EOPNOTSUPP)
+        if sk.state != TCP_CLOSE:
+            raise error(errno.EINVAL)
+        sk.fastopen_connect = bool(number)
+    elif option == TCP_FASTOPEN_NO_COOKIE:
+        _check("TCP_FASTOPEN_NO_COOKIE", number, 0, 1)
+        if sk.state not in (TCP_CLOSE, TCP_LISTEN):
+            raise error(errno.EINVAL)
+        sk.fastopen_no_cookie = bool(number)
     elif option == TCP_TIMESTAMP:
         raise error(errno.EPERM, "TCP_TIMESTAMP can be set in repair mode only")
     else:
@@ -235,6 +259,8 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
         return sk.af.getsockopt(sk, option, length)
     if option == TCP_INFO:
         return pack_info(sk)[:length]
+    if option == TCP_FASTOPEN_KEY:
+        return b"".join(fastopen.keys_of(sk.tcp, sk))[:length]
     if option == TCP_CC_INFO:
         return sk.ca.pack_info(sk)[:length]
     if option == TCP_CONGESTION:
@@ -279,6 +305,12 @@ def _get_int(sk: TcpSock, option: int) -> int:
         return 0
     if option == TCP_INQ:
         return int(sk.inq_wanted)
+    if option == TCP_FASTOPEN:
+        return sk.fastopen_max_qlen
+    if option == TCP_FASTOPEN_CONNECT:
+        return int(sk.fastopen_connect)
+    if option == TCP_FASTOPEN_NO_COOKIE:
+        return int(sk.fastopen_no_cookie)
     if option == TCP_RTO_MAX_MS:
         return sk.rto_max // MSEC
     if option == TCP_TIMESTAMP:

@@ -26,6 +26,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.data import data_queue, fast_path_check
 from usernet.transport.tcp.delack import enter_quickack_mode
+from usernet.transport.tcp.fastopen_client import rcv_synack
 from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.output import push_pending
 from usernet.transport.tcp.transmit import send_ack
@@ -110,9 +111,17 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         _take_syn_options(sk, options, saw_tstamp)
         sk.copied_seq = sk.rcv_nxt
         finish_connect(sk)
+        fastopen = sk.syn_fastopen or sk.syn_data
+        failed = fastopen and rcv_synack(sk, skb, options, doff)
         sk.state_change()
+        if failed:
+            skb.consume()
+            if sk.write_queue.first is not None:
+                push_pending(sk)
+            return
         if (
             sk.write_queue.first is not None
+            or (sk.fastopen_req is not None and sk.fastopen_req.pending)
             or sk.defer_accept
             or sk.in_pingpong()
         ) and not flags & FIN:
@@ -125,7 +134,7 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
                 push_pending(sk)
             return
         send_ack(sk)
-        if skb.len > doff or flags & FIN:
+        if not fastopen and (skb.len > doff or flags & FIN):
             skb.seq = (skb.seq + 1) & SEQ_MASK
             data_queue(sk, skb, doff)
         else:

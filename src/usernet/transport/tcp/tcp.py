@@ -110,6 +110,9 @@ class TcpSettings:
         self.tcp_pingpong_thresh: int = 1
         self.tcp_challenge_ack_limit: int = INT_MAX
         self.tcp_invalid_ratelimit: int = 500
+        self.tcp_fastopen: int = 1
+        self.tcp_fastopen_key: str = ""
+        self.tcp_fastopen_blackhole_timeout_sec: int = 0
         self.tcp_congestion_control: str = "cubic"
         self.cubic_initial_ssthresh: int = 0
         bounds = {

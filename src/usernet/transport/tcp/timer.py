@@ -146,6 +146,13 @@ def clamp_rto_to_user_timeout(sk: TcpSock) -> int:
 
 def retransmit_timer(sk: TcpSock) -> None:
     """The RTO is over (RFC 6298 section 5.4 to 5.7; Linux: tcp_retransmit_timer)."""
+    request = sk.fastopen_rsk
+    if request is not None:
+        # Nothing else is sent again before the SYN+ACK is acknowledged.
+        from usernet.transport.tcp.fastopen_server import synack_timer
+
+        synack_timer(sk, request)
+        return
     head = sk.rtx_queue.first
     if not sk.packets_out or head is None:
         return

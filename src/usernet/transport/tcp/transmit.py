@@ -57,7 +57,17 @@ def syn_options(sk: TcpSock) -> bytes:
     tcp = sk.tcp
     stamps = (time_stamp(sk), sk.ts_recent) if tcp.tcp_timestamps else None
     wscale = sk.rcv_wscale if tcp.tcp_window_scaling else -1
-    return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps)
+    request = sk.fastopen_req
+    if request is None or request.cookie is None:
+        return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps)
+    options = wire.build_syn_options(
+        advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps, request.cookie, fastopen_exp=request.cookie_exp
+    )
+    if len(options) > 40:
+        return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps)
+    sk.syn_fastopen = True
+    sk.syn_fastopen_exp = request.cookie_exp
+    return options
 
 
 def synack_options(sk: TcpSock) -> bytes:

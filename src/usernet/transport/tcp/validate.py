@@ -91,15 +91,15 @@ def oow_rate_limited(sk: TcpSock, skb: SKBuff) -> bool:
     return sk.oow_limited()
 
 
-def _sequence(sk: TcpSock, seq: int, end_seq: int) -> DropReason | None:
+def _sequence(sk: TcpSock, seq: int, end_seq: int, fin: int) -> DropReason | None:
     """Whether a segment is acceptable (RFC 9293 section 3.10.7.4, first; Linux: tcp_sequence)."""
     if before(end_seq, sk.rcv_wup):
         return DropReason.TCP_OLD_SEQUENCE
     edge = (sk.rcv_nxt + receive_window(sk)) & SEQ_MASK
-    if after(end_seq, edge):
+    if after((end_seq - fin) & SEQ_MASK, edge):
         if after(seq, edge):
             return DropReason.TCP_INVALID_SEQUENCE
-        # Beyond the window in part: only where nothing waits to be read.
+        # Beyond the window in part (a FIN alone takes no room): only where nothing waits to be read.
         if sk.receive_queue.first is not None:
             return DropReason.TCP_INVALID_END_SEQUENCE
     return None
@@ -141,7 +141,7 @@ def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, syn_inerr: bool) -> D
                 send_dupack(sk, skb)
             return DropReason.TCP_RFC7323_PAWS
         # A reset is taken even so.
-    reason = _sequence(sk, skb.seq, skb.end_seq)
+    reason = _sequence(sk, skb.seq, skb.end_seq, flags & FIN)
     if reason is not None:
         if not flags & RST:
             if flags & SYN:
