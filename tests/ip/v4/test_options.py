@@ -199,11 +199,11 @@ def test_a_record_route_that_passes_has_the_way_out(router: Host) -> None:
     assert passed.options == b"\x07\x0b\x08" + addr("10.1.0.1") + bytes(4) + b"\0"
 
 
-def test_a_timestamp_that_passes_has_the_way_out(router: Host) -> None:
+def test_a_timestamp_that_passes_has_the_way_in(router: Host) -> None:
     stamp = ipv4.build_timestamp(ipv4.IPOPT_TS_TSANDADDR, 1)
     router.receive(packet(b"12345678", protocol=17, daddr=addr("10.1.0.9"), options=stamp))
     [passed] = router.sent("eth1")
-    assert passed.options == b"\x44\x0c\x0d\x01" + addr("10.1.0.1") + NOW
+    assert passed.options == b"\x44\x0c\x0d\x01" + US + NOW
 
 
 # -- answers

@@ -198,8 +198,9 @@ class OptionsInput:
                 options = _put(options, at + 2, bytes((pointer,)))
             options = ipv4.source_route_advance(options, at, saddr)
             daddr = state.nexthop
-        if state.stamped:
-            options = _put(options, state.ts + options[state.ts + 2] - 9, saddr)
+            # RFC 791 has a timestamp registered under any address of ours; Linux makes it the way out's here alone.
+            if state.stamped:
+                options = _put(options, state.ts + options[state.ts + 2] - 9, saddr)
         if daddr or options != original:
             _rewrite(skb, options, daddr)
         if daddr:
