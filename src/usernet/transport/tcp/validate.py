@@ -26,7 +26,7 @@ from usernet.transport.tcp.const import (
 from usernet.transport.tcp.delack import send_dupack
 from usernet.transport.tcp.window import receive_window
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, RST, SYN
+from usernet.wire.tcp import ACK, FIN, RST, SYN
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
