@@ -130,6 +130,19 @@ class TestAcknowledging:
         assert peer.sent()[-1].window >= 1000
         sound(sock)
 
+    def test_a_fin_behind_the_last_byte_of_the_window_is_taken(self, peer: Peer) -> None:
+        sock = peer.active(lambda sock: sock.setsockopt(std.SOL_SOCKET, std.SO_RCVBUF, 8192))
+        at, last = 1, False
+        while not last:
+            sk = sock_of(sock)
+            room = (sk.rcv_wup + sk.rcv_wnd - sk.rcv_nxt) & 0xFFFFFFFF
+            last = room <= 1000
+            peer.send(ACK | FIN if last else ACK, at, 1, b"x" * min(room, 1000))
+            at += min(room, 1000)
+            peer.run(0.3)
+        assert state_of(sock) == 8
+        assert peer.sent()[-1].ack == at + 1
+
     def test_a_window_is_never_opened_by_a_little(self, peer: Peer) -> None:
         sock = peer.active(lambda sock: sock.setsockopt(std.SOL_SOCKET, std.SO_RCVBUF, 8192))
         at = 1
