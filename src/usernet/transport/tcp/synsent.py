@@ -133,12 +133,12 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
             if sk.write_queue.first is not None:
                 push_pending(sk)
             return
-        send_ack(sk)
         if not fastopen and (skb.len > doff or flags & FIN):
             skb.seq = (skb.seq + 1) & SEQ_MASK
             data_queue(sk, skb, doff)
         else:
             skb.consume()
+        send_ack(sk)
         return
     if flags & RST:
         skb.drop(DropReason.TCP_RESET, drops)
