@@ -315,6 +315,10 @@ class SystemCalls:
             if isinstance(outcome, int):
                 target.put(sink.getvalue())
                 return outcome
+            if source.sk.receive_queue:
+                # What is there can't be spliced: the urgent byte (Linux: tcp_splice_read).
+                outcome.close()
+                return 0
             return self._splice_later(target, sink, outcome)
         if isinstance(source, PipeEnd) and isinstance(target, Socket):
             data = source.take(length)

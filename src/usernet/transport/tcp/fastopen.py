@@ -83,7 +83,8 @@ def siphash(data: bytes, key: bytes) -> int:
             v3 = _rotate(v3, 21) ^ v0
             v2 = _rotate(v2, 32)
         v0 ^= word
-    return v0 ^ v1 ^ v2 ^ v3
+    mixed: int = v0 ^ v1 ^ v2 ^ v3
+    return mixed
 
 
 def parse_keys(text: str) -> list[bytes]:

@@ -217,7 +217,9 @@ def rcv_state_process(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> bool:
         _syn_recv_acked(sk, skb, window)
     elif state == TCP_FIN_WAIT1:
         if request is not None:
-            fastopen_server.established(sk)
+            from usernet.transport.tcp.fastopen_server import established
+
+            established(sk)
         if sk.snd_una == sk.write_seq and not _fin_wait1_acked(sk, skb, doff):
             return False
     elif state == TCP_CLOSING:

@@ -396,7 +396,7 @@ def simple_retransmit(sk: TcpSock) -> None:
 
 
 def non_congestion_loss_retransmit(sk: TcpSock) -> None:
-    """Send again what is marked lost for a reason that is not congestion (Linux: tcp_non_congestion_loss_retransmit)."""
+    """Send again what is marked lost for a reason that is not congestion (tcp_non_congestion_loss_retransmit)."""
     if sk.ca_state != TCP_CA_LOSS:
         sk.high_seq = sk.snd_nxt
         sk.snd_ssthresh = sk.current_ssthresh()

@@ -237,9 +237,15 @@ def _receive_blocked(
 def _finish(sk: TcpSock, msg: MsgHdr, flags: int, copied: int) -> int:
     if sk.state != TCP_CLOSE:
         cleanup_rbuf(sk, copied)
-    if sk.inq_wanted and msg.control is not None:
-        msg.put_control(SOL_TCP, TCP_CM_INQ, _INT.pack(inq(sk)))
+    if sk.inq_wanted:
+        msg.put_control(SOL_TCP, TCP_CM_INQ, _INT.pack(_inq_hint(sk)))
     return copied
+
+
+def _inq_hint(sk: TcpSock) -> int:
+    """What TCP_CM_INQ tells: at least 1 after the FIN, so that the reader comes back for the end (tcp_inq_hint)."""
+    count = (sk.rcv_nxt - sk.copied_seq) & SEQ_MASK
+    return 1 if not count and sk.fin_received else count
 
 
 def inq(sk: TcpSock) -> int:

@@ -130,7 +130,7 @@ def _fill(sk: TcpSock, msg: MsgHdr, flags: int, mss: int, goal: int) -> int:
         skb = queue.last
         room = goal - skb.len if skb is not None else 0
         if skb is None or room <= 0 or skb.tx.eor or (skb.frags is not None and len(skb.frags) >= MAX_SKB_FRAGS):
-            if sk.wmem_queued >= sk.sndbuf:
+            if sk.wmem_queued >= sk.sndbuf or not sk.notsent_below():
                 return copied
             skb = new_segment(sk.write_seq, ACK)
             if queue.first is None:

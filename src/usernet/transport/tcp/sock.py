@@ -603,6 +603,12 @@ class TcpSock(InetSock):
         queued = self.wmem_queued
         if self.sndbuf - queued < queued >> 1:
             return False
+        # Half of what stops a writer, so that it is not woken for each acknowledgement.
+        lowat = self.notsent_lowat or self.tcp.tcp_notsent_lowat
+        return ((self.write_seq - self.snd_nxt) & SEQ_MASK) << 1 < lowat
+
+    def notsent_below(self) -> bool:
+        """Whether less waits to be sent than TCP_NOTSENT_LOWAT lets wait (Linux: __tcp_stream_memory_free)."""
         lowat = self.notsent_lowat or self.tcp.tcp_notsent_lowat
         return (self.write_seq - self.snd_nxt) & SEQ_MASK < lowat
 

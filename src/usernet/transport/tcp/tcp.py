@@ -115,6 +115,12 @@ class TcpSettings:
         self.tcp_fastopen_blackhole_timeout_sec: int = 0
         self.tcp_congestion_control: str = "cubic"
         self.cubic_initial_ssthresh: int = 0
+        self.cubic_fast_convergence: int = 1
+        self.cubic_tcp_friendliness: int = 1
+        self.cubic_hystart: int = 1
+        self.cubic_hystart_detect: int = 3
+        self.cubic_hystart_low_window: int = 16
+        self.cubic_hystart_ack_delta_us: int = 2000
         bounds = {
             "tcp_retries1": (0, 255), "tcp_syn_retries": (1, 127), "tcp_synack_retries": (0, 255),
             "tcp_syn_linear_timeouts": (0, 127), "tcp_early_retrans": (0, 4), "tcp_app_win": (0, 31),
@@ -127,6 +133,9 @@ class TcpSettings:
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":
                 net.sysctl.register(f"net.ipv4.{name}", self, choices=congestion.available)
+            elif name.startswith("cubic_"):
+                # Parameters of the module tcp_cubic, here each namespace's own.
+                net.sysctl.register(f"module.tcp_cubic.{name[6:]}", self, name)
             elif name.startswith("tcp_"):
                 low, high = bounds.get(name, (0, INT_MAX))
                 net.sysctl.register(f"net.ipv4.{name}", self, low=low, high=high)

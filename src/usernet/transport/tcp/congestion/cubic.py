@@ -37,8 +37,6 @@ HYSTART_DELAY: Final = 2
 HYSTART_MIN_SAMPLES: Final = 8
 HYSTART_DELAY_MIN_US: Final = 4000
 HYSTART_DELAY_MAX_US: Final = 16000
-HYSTART_LOW_WINDOW: Final = 16
-HYSTART_ACK_DELTA_US: Final = 2000
 
 
 def cube_root(value: int) -> int:
@@ -64,6 +62,8 @@ class Cubic(CongestionControl):
     tcp_friendliness: bool = True
     hystart: bool = True
     hystart_detect: int = HYSTART_ACK_TRAIN | HYSTART_DELAY
+    hystart_low_window: int = 16
+    hystart_ack_delta_us: int = 2000
 
     def __init__(self) -> None:
         self.cnt: int = 0
@@ -90,6 +90,13 @@ class Cubic(CongestionControl):
         self.found = False
 
     def init(self, sk: TcpSock) -> None:
+        tcp = sk.tcp
+        self.fast_convergence = bool(tcp.cubic_fast_convergence)
+        self.tcp_friendliness = bool(tcp.cubic_tcp_friendliness)
+        self.hystart = bool(tcp.cubic_hystart)
+        self.hystart_detect = tcp.cubic_hystart_detect
+        self.hystart_low_window = tcp.cubic_hystart_low_window
+        self.hystart_ack_delta_us = tcp.cubic_hystart_ack_delta_us
         self._reset()
         if self.hystart:
             self._hystart_reset(sk)
@@ -184,7 +191,7 @@ class Cubic(CongestionControl):
         delay = rtt_us or 1
         if self.delay_min == 0 or self.delay_min > delay:
             self.delay_min = delay
-        if not self.found and sk.snd_cwnd < sk.snd_ssthresh and self.hystart and sk.snd_cwnd >= HYSTART_LOW_WINDOW:
+        if not self.found and sk.snd_cwnd < sk.snd_ssthresh and self.hystart and sk.snd_cwnd >= self.hystart_low_window:
             self._hystart_update(sk, delay)
 
     def _hystart_update(self, sk: TcpSock, delay: int) -> None:
@@ -193,7 +200,7 @@ class Cubic(CongestionControl):
         mib = sk.net.mib.tcp_ext
         if self.hystart_detect & HYSTART_ACK_TRAIN:
             now = sk.loop.now // 1000
-            if now - self.last_ack <= HYSTART_ACK_DELTA_US:
+            if now - self.last_ack <= self.hystart_ack_delta_us:
                 self.last_ack = now
                 threshold = self.delay_min
                 # Paced segments arrive spread out anyway: only unpaced ones at half the RTT.
