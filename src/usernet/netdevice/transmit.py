@@ -109,7 +109,8 @@ class Transmit:
         size = skb.len
         if packets > 1:
             # On the wire each segment has a header of its own.
-            size += (packets - 1) * gso_header_length(skb)
+            # When sent, a super-segment's linear part is its headers; one that is forwarded may be linear altogether.
+            size += (packets - 1) * (skb.len - skb.data_len if skb.data_len else gso_header_length(skb))
         probes = dev.net.trace.net_dev_xmit.probes
         # The driver may give it to another stack; what is shown afterwards is as it was before.
         shown = skb.clone() if probes else skb

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from usernet.skbuff.skbuff import SKBuff
+from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
 from usernet.transport.tcp.congestion.base import CA_EVENT_CWND_RESTART
 from usernet.transport.tcp.const import (
     ICSK_TIME_LOSS_PROBE,
@@ -20,6 +20,7 @@ from usernet.transport.tcp.const import (
     MSEC,
     SEQ_MASK,
     TCP_CA_CWR,
+    TCP_CA_OPEN,
     TCP_CA_RECOVERY,
     TCP_CLOSE,
     TCP_NAGLE_CORK,
@@ -28,9 +29,10 @@ from usernet.transport.tcp.const import (
     before,
 )
 from usernet.transport.tcp.mss import current_mss
-from usernet.transport.tcp.segment import GSO_MAX_PAYLOAD, fragment, init_tso_segs
-from usernet.transport.tcp.transmit import transmit_skb
-from usernet.wire.tcp import FIN
+from usernet.transport.tcp.rate import rate_skb_sent
+from usernet.transport.tcp.segment import GSO_MAX_PAYLOAD, TxInfo, fragment, init_tso_segs
+from usernet.transport.tcp.transmit import AF_INET, local_congestion, transmit_skb
+from usernet.wire.tcp import FIN, PSH, TCP_CHECK_OFFSET, build_ts
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -277,6 +279,111 @@ def pacing_check(sk: TcpSock) -> bool:
     return True
 
 
+def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
+    """Send the whole super-segments at the head of the queue that nothing speaks against, at a fraction of the cost of
+    weighing each; returns how many packets they stand for. What `write_xmit` and `transmit_skb` do for them, with all
+    that is the same for each done once.
+
+    Only while nothing is unusual: no loss, no urgent data, nothing to report by SACK, no pacing, an empty device queue.
+    """
+    dst = sk.dst
+    loop = sk.loop
+    now = loop.now
+    if (
+        dst is None
+        or sk.ca_state != TCP_CA_OPEN
+        or not sk.packets_out
+        or not sk.tstamp_ok
+        or sk.urg_mode
+        or sk.selective_acks
+        or sk.duplicate_sack is not None
+        or sk.pacing_needed
+        or sk.ack_pending
+        or sk.ack_quick
+        or sk.wmem_alloc
+        or sk.rcv_wup != sk.rcv_nxt
+        or sk.rmem_alloc
+        or sk.rcv_wnd < sk.rcv_ssthresh
+        or not dst.valid()
+    ):
+        return 0
+    queue = sk.write_queue
+    rtx_queue = sk.rtx_queue
+    sent_queue = sk.sent
+    xmit = sk.af.xmit
+    sport, dport, rcv_nxt, ts_recent, pseudo = sk.sport, sk.dport, sk.rcv_nxt, sk.ts_recent, sk.pseudo_base + 32
+    tsval = (now // MSEC + sk.tsoffset) & SEQ_MASK
+    field = min(sk.rcv_wnd, 65535 << sk.rcv_wscale) >> sk.rcv_wscale
+    edge = sk.snd_una + sk.snd_wnd
+    room = sk.snd_cwnd - (sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out)
+    gso_type = SKB_GSO_TCPV4 if sk.family == AF_INET else SKB_GSO_TCPV6
+    if sk.wstamp < now:
+        sk.wstamp = now
+    packets = size = 0
+    skb = queue.first
+    while skb is not None:
+        length = skb.len
+        segments = length // mss
+        if (
+            skb.next is None
+            or segments < 2
+            or segments * mss != length
+            or segments > max_segs
+            or segments > room
+            or (edge - skb.end_seq) & 0x80000000
+        ):
+            break
+        skb.gso_size = mss
+        skb.gso_segs = segments
+        check = (pseudo + length) % 0xFFFF
+        packet = SKBuff(
+            build_ts(sport, dport, skb.seq, rcv_nxt, skb.tcp_flags | PSH, field, check, tsval, ts_recent)
+        )
+        frags = skb.frags
+        packet.frags = frags[:] if frags is not None else None
+        packet.data_len = length
+        packet.len += length
+        packet.truesize += length
+        packet.transport_header = packet.csum_start = 0
+        packet.ip_summed = CHECKSUM_PARTIAL
+        packet.csum_offset = TCP_CHECK_OFFSET
+        packet.gso_size = mss
+        packet.gso_segs = segments
+        packet.gso_type = gso_type
+        sk.charge_send(packet)
+        result = xmit(sk, packet, dst)
+        if result and local_congestion(sk, result):
+            break
+        tx: TxInfo = skb.tx
+        tx.mstamp = sk.wstamp
+        rate_skb_sent(sk, skb, tx)
+        sent_queue.append(tx)
+        queue.popleft()
+        rtx_queue.append(skb)
+        if sk.highest_sack is None:
+            sk.highest_sack = skb
+        sk.snd_nxt = skb.end_seq
+        sk.packets_out += segments
+        room -= segments
+        packets += segments
+        size += length
+        if result or sk.wmem_alloc:
+            # The device's queue fills up: back to weighing.
+            break
+        skb = queue.first
+    if packets:
+        sk.lsndtime = now
+        if now - sk.ack_lrcvtime < sk.ack_ato:
+            sk.inc_pingpong()
+        sk.data_segs_out += packets
+        sk.segs_out += packets
+        sk.bytes_sent += size
+        mib = sk.net.mib
+        mib.tcp.OutSegs += packets
+        mib.tcp_ext.TCPOrigDataSent += packets
+    return packets
+
+
 def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
     """Send what may be sent (Linux: tcp_write_xmit). push_one: 0, 1 for one segment, 2 for one past the window (TLP).
 
@@ -287,6 +394,9 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
     limited = [False, False]
     max_segs = tso_segs(sk, mss)
     queue = sk.write_queue
+    first = queue.first
+    if first is not None and first.next is not None and first.len > mss and not push_one:
+        sent = _transmit_burst(sk, mss, max_segs)
     while True:
         skb = queue.first
         if skb is None:

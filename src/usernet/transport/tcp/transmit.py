@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 NET_XMIT_CN: Final = 2
-_AF_INET: Final = 2
+AF_INET: Final = 2
 
 
 def time_stamp(sk: TcpSock) -> int:
@@ -152,7 +152,7 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
         if segments > 1:
             packet.gso_size = skb.gso_size
             packet.gso_segs = segments
-            packet.gso_type = SKB_GSO_TCPV4 if sk.family == _AF_INET else SKB_GSO_TCPV6
+            packet.gso_type = SKB_GSO_TCPV4 if sk.family == AF_INET else SKB_GSO_TCPV6
         sk.data_segs_out += segments
         sk.bytes_sent += length
         if sk.packets_out == 0:
@@ -169,7 +169,7 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     sk.charge_send(packet)
     result = sk.af.xmit(sk, packet, dst)
     if result:
-        result = _local_congestion(sk, result)
+        result = local_congestion(sk, result)
         if result:
             return result
     tx: TxInfo = skb.tx
@@ -207,7 +207,7 @@ def _full_header(sk: TcpSock, seq: int, flags: int, window: int, length: int) ->
     return established_header(sk, seq, flags, window, _checksum_base(sk, size + length), urg_ptr)
 
 
-def _local_congestion(sk: TcpSock, result: int) -> int:
+def local_congestion(sk: TcpSock, result: int) -> int:
     """The device's queue had no place for a packet, or hardly any: slow down. Returns what became of the packet."""
     from usernet.transport.tcp.recovery import enter_cwr
 
@@ -262,7 +262,7 @@ def _send_control(sk: TcpSock, seq: int, flags: int) -> int:
     sk.segs_out += 1
     sk.net.mib.tcp.OutSegs += 1
     result = _send(sk, packet, dst)
-    return _local_congestion(sk, result) if result else 0
+    return local_congestion(sk, result) if result else 0
 
 
 def send_active_reset(sk: TcpSock) -> None:
