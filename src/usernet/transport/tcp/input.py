@@ -263,6 +263,9 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
     sk.delivered += 1
     if not sk.srtt_us:
         sk.synack_rtt_measure()
+    if sk.tstamp_ok and sk.rtx_queue.first is None and sk.synack_mstamp == 0:
+        # A simultaneous open: the SYN+ACK announced the MSS without the time stamp taken off.
+        sk.advmss -= wire.TCPOLEN_TSTAMP_ALIGNED
     if sk.fastopen_rsk is not None:
         from usernet.transport.tcp.fastopen_server import established
 

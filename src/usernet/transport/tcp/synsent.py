@@ -108,7 +108,7 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         tcp_ack(sk, skb, window, FLAG_SLOWPATH)
         sk.rcv_wup = (skb.seq + 1) & SEQ_MASK
         sk.snd_wnd = window
-        _take_syn_options(sk, options, saw_tstamp)
+        _take_syn_options(sk, options, saw_tstamp, True)
         sk.copied_seq = sk.rcv_nxt
         finish_connect(sk)
         fastopen = sk.syn_fastopen or sk.syn_data
@@ -158,7 +158,7 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         sk.snd_wnd = window
         sk.snd_wl1 = skb.seq
         sk.max_window = window
-        _take_syn_options(sk, options, saw_tstamp)
+        _take_syn_options(sk, options, saw_tstamp, False)
         send_synack(sk)
         skb.consume()
         return
@@ -173,7 +173,7 @@ def _echo_possible(sk: TcpSock, tsecr: int) -> bool:
     return not before(echoed, (sk.retrans_stamp - 1) & SEQ_MASK) and not after(echoed, now & SEQ_MASK)
 
 
-def _take_syn_options(sk: TcpSock, options: wire.TcpOptions, saw_tstamp: bool) -> None:
+def _take_syn_options(sk: TcpSock, options: wire.TcpOptions, saw_tstamp: bool, synack: bool) -> None:
     """What the peer's SYN says of itself: scale, time stamps, MSS."""
     if options.wscale >= 0 and sk.tcp.tcp_window_scaling:
         sk.wscale_ok = True
@@ -185,7 +185,8 @@ def _take_syn_options(sk: TcpSock, options: wire.TcpOptions, saw_tstamp: bool) -
     if saw_tstamp:
         sk.tstamp_ok = True
         sk.tcp_header_len = wire.TCP_HLEN + wire.TCPOLEN_TSTAMP_ALIGNED
-        sk.advmss -= wire.TCPOLEN_TSTAMP_ALIGNED
+        if synack:
+            sk.advmss -= wire.TCPOLEN_TSTAMP_ALIGNED
         sk.ts_recent = options.tsval
         sk.ts_recent_stamp = sk.loop.now
     else:
