@@ -8,7 +8,19 @@ import struct
 
 import pytest
 
-from tests.transport.tcp.harness import LOCAL, Pair, Peer, ack, code, flags, left_over, seq, sock_of, state_of
+from tests.transport.tcp.harness import (
+    LOCAL,
+    Pair,
+    Peer,
+    ack,
+    code,
+    flags,
+    icmp_packet,
+    left_over,
+    seq,
+    sock_of,
+    state_of,
+)
 from tests.transport.tcp.states import enter
 from usernet.transport.tcp.handshake import RequestSock
 from usernet.wire.tcp import ACK, FIN, RST, SYN
@@ -85,6 +97,15 @@ class TestBacklog:
         knock(peer, 1000, answer=False)
         assert peer.expect(flags(SYN | ACK)).raw_seq == first.raw_seq
         assert sock_of(server).syn_queue == 1
+
+    @pytest.mark.parametrize(("icmp_code", "stays"), [(0, False), (1, False), (3, True), (4, True)])
+    def test_an_icmp_error_about_the_syn_and_ack(self, peer: Peer, icmp_code: int, stays: bool) -> None:
+        server = peer.listen()
+        knock(peer, 1000, answer=False)
+        packet = peer.nic.sent[0][0]
+        peer.packet(icmp_packet(3, icmp_code, 576, packet[:28]))
+        assert sock_of(server).syn_queue == int(stays)
+        assert len(peer.tcp.table) == int(stays)
 
     def test_a_wrong_acknowledgement_of_a_request_is_reset(self, peer: Peer) -> None:
         server = enter(peer, "NEW_SYN_RECV")
@@ -327,6 +348,27 @@ class TestCalls:
                 client.send(b"%d" % number)
             pair.run(1.0)
             assert sorted(int(sock.recv(99)) for sock in accepted) == list(range(200))
+
+    def test_over_the_loopback(self, peer: Peer) -> None:
+        server = peer.listen()
+        client = peer.socket()
+        client.connect_ex(("127.0.0.1", 80))
+        peer.settle()
+        accepted = peer.accept(server)
+        data = bytes(range(256)) * 1000
+        sent, received = 0, bytearray()
+        while len(received) < len(data):
+            try:
+                sent += client.send(data[sent:]) if sent < len(data) else 0
+            except BlockingIOError:
+                pass
+            peer.run(0.05)
+            try:
+                received += accepted.recv(1 << 20)
+            except BlockingIOError:
+                pass
+        assert bytes(received) == data
+        assert peer.mib.tcp_ext.TCPTimeouts == 0
 
     def test_two_stacks_with_the_same_addresses_do_not_see_each_other(self) -> None:
         with Pair() as one, Pair() as two:

@@ -150,6 +150,55 @@ class TestOpening:
         peer.expect(flags(ACK), ack(2))
 
 
+    def test_data_and_a_fin_with_the_syn_and_ack(self, peer: Peer) -> None:
+        sock = peer.dial()
+        peer.expect(flags(SYN))
+        peer.send(SYN | FIN, 0, 1, b"hi", options=peer.syn_options())
+        peer.expect(flags(ACK), ack(4))
+        assert sock.recv(9) == b"hi"
+        assert sock.recv(9) == b""
+        assert state_of(sock) == TCP_CLOSE_WAIT
+
+    def test_data_with_the_first_syn_is_not_taken(self, peer: Peer) -> None:
+        server = peer.listen()
+        peer.local_port, peer.port = 80, 40000
+        peer.send(SYN, 0, None, b"early", options=peer.syn_options())
+        peer.expect(flags(SYN | ACK), ack(1))
+        peer.send(ACK, 1, 1, b"early")
+        assert peer.accept(server).recv(9) == b"early"
+
+    def test_closed_before_the_simultaneous_open_is_complete(self, peer: Peer) -> None:
+        sock = enter(peer, "SYN_RECV")
+        assert sock is not None
+        sock.close()
+        peer.settle()
+        peer.expect(flags(FIN | ACK), seq(1))
+        peer.send(ACK, 1, 2)
+        peer.send(FIN, 1, 2)
+        peer.expect(flags(ACK), ack(2))
+        assert len(records(peer)) == 1
+
+    def test_a_simultaneous_open_that_is_not_answered_gives_up(self, peer: Peer) -> None:
+        sock = enter(peer, "SYN_RECV")
+        assert sock is not None
+        peer.run(400.0)
+        assert [round(segment.at / SEC) - 1 for segment in peer.sent()] == [1, 3, 7, 15, 31, 63]
+        assert sock.connect_ex(("10.0.0.2", 80)) == errno.ETIMEDOUT
+
+
+class TestOrphans:
+    def test_are_bounded(self) -> None:
+        with Peer(tcp_max_orphans=2) as peer:
+            for _ in range(4):
+                sock = peer.active()
+                sock.send(b"x")
+                sock.close()
+                peer.settle()
+            assert peer.sent()[-1].flags & RST
+            assert len(peer.tcp.orphans) == 2
+            assert peer.mib.tcp_ext.TCPAbortOnMemory == 2
+
+
 class TestFailedConnect:
     def check(self, peer: Peer, wanted: int) -> None:
         sock = peer.sock
@@ -469,6 +518,52 @@ class TestLinger:
         peer.settle()
         peer.expect(flags(RST | ACK))
         peer.silent()
+        assert left_over(peer.stack) == []
+
+    def step(self, peer: Peer, call: Iterator[object]) -> bool:
+        """Run a waiting call on; returns whether it still waits."""
+        loop = peer.stack.loop
+        loop.enter()
+        try:
+            next(call)
+        except StopIteration:
+            return False
+        finally:
+            loop.leave()
+        return True
+
+    def close(self, peer: Peer, sock: UserSocket) -> Iterator[object]:
+        loop = peer.stack.loop
+        loop.enter()
+        try:
+            call = sock_of(sock).close()
+        finally:
+            loop.leave()
+        assert call is not None
+        return call
+
+    def test_waits_until_all_is_acknowledged(self, peer: Peer) -> None:
+        sock = peer.active(self.linger(5))
+        sock.send(b"x")
+        call = self.close(peer, sock)
+        peer.settle()
+        assert self.step(peer, call)
+        peer.send(ACK, 1, 2)
+        assert self.step(peer, call)
+        peer.send(ACK, 1, 3)
+        assert not self.step(peer, call)
+        assert records(peer)[0].substate == TCP_FIN_WAIT2
+
+    def test_waits_no_longer_than_it_says(self, peer: Peer) -> None:
+        sock = peer.active(self.linger(5))
+        call = self.close(peer, sock)
+        assert self.step(peer, call)
+        peer.run(5.1)
+        assert not self.step(peer, call)
+        # The connection goes on closing without anyone.
+        assert sock_of(sock).dead
+        assert state_of(sock) == TCP_FIN_WAIT1
+        peer.run(300.0)
         assert left_over(peer.stack) == []
 
     def test_zero_drops_what_was_not_sent(self, peer: Peer) -> None:

@@ -153,7 +153,8 @@ def transfer(
     else:
         # An end that was closed, and gave up on its data, is known by the counter; the other, asking whether it is
         # still there, is told by a reset.
-        gave_up = any(stack.mib.tcp_ext.TCPAbortOnTimeout for stack in pair.stacks)
+        # So is one whose handshake the other end gave up on.
+        gave_up = any(stack.mib.tcp_ext.TCPAbortOnTimeout for stack in pair.stacks) or not right
         assert all(end.failure in (0, errno.ECONNRESET, *TIMED_OUT) for end in ends) and gave_up, report
     server.close()
     pair.checks.clear()
