@@ -129,6 +129,7 @@ class Runner(Trampoline):
         self._asleep: bool = False
         self._wanted: bool = False
         self._wakes_at: int = NEVER
+        self._left: int = 0
         self._looked: int = 0
         self._background: ThreadWaiter | None = None
         self._dormant: bool = False
@@ -246,8 +247,18 @@ class Runner(Trampoline):
                     draining.discard(ident)
         if self._asleep and (self._wanted or self._ready):
             self.kick()
-        elif self.leader is None and self._watched and _monotonic_ns() - self._looked >= POLL_EVERY:
-            self._glance()
+        if self._watched:
+            now = _monotonic_ns()
+            leader = self.leader
+            if leader is None:
+                if now - self._looked >= POLL_EVERY:
+                    self._glance()
+            elif leader is self._background and now - self._left < POLL_EVERY and not leader.woken:
+                # Call follows call: this thread looks after the devices on its way out from now on.
+                if leader.ident != threading.get_ident():
+                    leader.woken = True
+                    self.rouse()
+            self._left = now
 
     def _glance(self) -> None:
         """A thread that is busy with calls looks after the devices on its way out, when nobody leads.

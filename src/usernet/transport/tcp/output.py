@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
-from usernet.transport.tcp.congestion.base import CA_EVENT_CWND_RESTART
+from usernet.transport.tcp.congestion.base import CA_EVENT_CWND_RESTART, CA_EVENT_TX_START
 from usernet.transport.tcp.const import (
     ICSK_TIME_LOSS_PROBE,
     ICSK_TIME_REO_TIMEOUT,
@@ -292,7 +292,6 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
     if (
         dst is None
         or sk.ca_state != TCP_CA_OPEN
-        or not sk.packets_out
         or not sk.tstamp_ok
         or sk.urg_mode
         or sk.selective_acks
@@ -320,6 +319,7 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
     if sk.wstamp < now:
         sk.wstamp = now
     packets = size = 0
+    idle = not sk.packets_out
     skb = queue.first
     while skb is not None:
         length = skb.len
@@ -333,6 +333,8 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
             or (edge - skb.end_seq) & 0x80000000
         ):
             break
+        if idle and not packets:
+            sk.ca.cwnd_event(sk, CA_EVENT_TX_START)
         skb.gso_size = mss
         skb.gso_segs = segments
         check = (pseudo + length) % 0xFFFF
@@ -372,6 +374,8 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
             break
         skb = queue.first
     if packets:
+        if idle:
+            rearm_rto(sk)
         sk.lsndtime = now
         if now - sk.ack_lrcvtime < sk.ack_ato:
             sk.inc_pingpong()
