@@ -189,12 +189,14 @@ class TestOpening:
 class TestOrphans:
     def test_are_bounded(self) -> None:
         with Peer(tcp_max_orphans=2) as peer:
+            ends = []
             for _ in range(4):
                 sock = peer.active()
                 sock.send(b"x")
                 sock.close()
                 peer.settle()
-            assert peer.sent()[-1].flags & RST
+                ends.append(peer.sent()[-1].flags & (FIN | RST))
+            assert ends == [FIN, FIN, RST, RST]
             assert len(peer.tcp.orphans) == 2
             assert peer.mib.tcp_ext.TCPAbortOnMemory == 2
 
