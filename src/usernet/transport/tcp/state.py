@@ -1,0 +1,265 @@
+"""The state of a TCP socket (Linux: `struct tcp_sock`, `struct inet_connection_sock`).
+
+One object holds it all, as in Linux, its attributes grouped by who works with them. Sequence numbers are 32 bits and
+wrap. Windows are in bytes, `snd_cwnd` and all that counts packets in packets; times in ns, those named _us in µs
+(`srtt_us` eightfold, `mdev_us` fourfold, as in Linux).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from usernet.core.timer import Timer
+from usernet.net.pernet import Net
+from usernet.skbuff.queue import SKBuffQueue
+from usernet.skbuff.skbuff import SKBuff
+from usernet.sock.af_ops import AddressFamily
+from usernet.sock.inet import InetSock
+from usernet.sock.sock import SOCK_STREAM
+from usernet.transport.tcp.calls import (
+    SS_UNCONNECTED,
+)
+from usernet.transport.tcp.congestion.base import CongestionControl
+from usernet.transport.tcp.const import (
+    MSEC,
+    SEC,
+    TCP_CA_OPEN,
+    TCP_DEFAULT_SCALING_RATIO,
+    TCP_DELACK_MAX,
+    TCP_INFINITE_SSTHRESH,
+    TCP_MSS_DEFAULT,
+    TCP_TIMEOUT_INIT,
+)
+from usernet.transport.tcp.mtup import MtuProbe
+from usernet.transport.tcp.segment import SentQueue
+from usernet.transport.tcp.tcp import Tcp
+
+if TYPE_CHECKING:
+    from usernet.transport.tcp.fastopen import FastopenRequest
+    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.sock import TcpSock
+
+IPPROTO_TCP = 6
+
+
+class TcpState(InetSock):
+    """What `TcpSock` is made of."""
+
+    def __init__(self, net: Net, af: AddressFamily) -> None:
+        super().__init__(net, af, SOCK_STREAM, IPPROTO_TCP)
+        tcp = net.get(Tcp)
+        self.tcp = tcp
+        self.ss_state: int = SS_UNCONNECTED
+        self.key: bytes = b""
+        self.rcvbuf = tcp.tcp_rmem[1]
+        self.sndbuf = tcp.tcp_wmem[1]
+        # What was sent and is not acknowledged, and what is to be sent.
+        self.write_queue = SKBuffQueue()
+        self.rtx_queue = SKBuffQueue()
+        self.sent = SentQueue()
+        self.wmem_queued: int = 0
+        self.page: bytearray | None = None
+        self.page_used: int = 0
+        self.nospace: bool = False
+        self.nonagle: int = 0
+        self.tsq_throttled: bool = False
+        # Sending: RFC 9293 section 3.3.1.
+        self.snd_una: int = 0
+        self.snd_nxt: int = 0
+        self.snd_wnd: int = 0
+        self.snd_wl1: int = 0
+        self.snd_up: int = 0
+        self.urg_mode: bool = False
+        self.write_seq: int = 0
+        self.pushed_seq: int = 0
+        self.snd_sml: int = 0
+        self.max_window: int = 0
+        self.snd_wscale: int = 0
+        self.mss_cache: int = TCP_MSS_DEFAULT
+        self.mss_clamp: int = 0xFFFF
+        self.user_mss: int = 0
+        self.pmtu_cookie: int = 0
+        self.tcp_header_len: int = 20
+        self.pseudo_base: int = 0
+        self.mtup = MtuProbe()
+        # Receiving.
+        self.rcv_nxt: int = 0
+        self.rcv_wup: int = 0
+        self.rcv_wnd: int = 0
+        self.rcv_wscale: int = 0
+        self.copied_seq: int = 0
+        self.window_clamp: int = 0
+        self.rcv_ssthresh: int = 0
+        self.scaling_ratio: int = TCP_DEFAULT_SCALING_RATIO
+        self.advmss: int = 65535
+        self.pred_ok: bool = False
+        self.ofo: list[SKBuff] | None = None
+        self.selective_acks: tuple[tuple[int, int], ...] = ()
+        self.duplicate_sack: tuple[int, int] | None = None
+        self.urg_data: int = 0
+        self.urg_seq: int = 0
+        self.rcvq_space: int = 0
+        self.rcvq_seq: int = 0
+        self.rcvq_mstamp: int = 0
+        self.rcv_rtt_us: int = 0
+        self.rcv_rtt_seq: int = 0
+        self.rcv_rtt_time: int = 0
+        self.rcv_rtt_last_tsecr: int = 0
+        self.buffers_ready: bool = False
+        self.fin_received: bool = False
+        self.inq_wanted: bool = False
+        # Options of the connection, and of the segment being processed.
+        self.tstamp_ok: bool = False
+        self.sack_ok: bool = False
+        self.wscale_ok: bool = False
+        self.ts_recent: int = 0
+        self.ts_recent_stamp: int = 0
+        self.tsoffset: int = 0
+        self.saw_tstamp: bool = False
+        self.rx_tsval: int = 0
+        self.rx_tsecr: int = 0
+        self.rx_sacks: list[tuple[int, int]] | None = None
+        # Acknowledging (icsk_ack).
+        self.ack_pending: int = 0
+        self.ack_quick: int = 0
+        self.ack_pingpong: int = 0
+        self.ack_ato: int = 0
+        self.ack_lrcvtime: int = 0
+        self.rcv_mss: int = TCP_MSS_DEFAULT
+        self.last_seg_size: int = 0
+        self.dst_quick_ack: bool = False
+        self.delack_max: int = TCP_DELACK_MAX
+        self.compressed_ack: int = 0
+        self.compressed_ack_rcv_nxt: int = 0
+        self.dup_ack_counter: int = 0
+        self.last_oow_ack_time: int = -SEC
+        # Round trip and time-outs.
+        self.srtt_us: int = 0
+        self.mdev_us: int = TCP_TIMEOUT_INIT // 1000
+        self.mdev_max_us: int = 0
+        self.rttvar_us: int = 0
+        self.rtt_seq: int = 0
+        self.rtt_min: tuple[int, int] = (0xFFFFFFFF, 0)
+        self.rto: int = TCP_TIMEOUT_INIT
+        self.rto_init: int = TCP_TIMEOUT_INIT
+        self.rto_max: int = tcp.tcp_rto_max_ms * MSEC
+        self.backoff: int = 0
+        self.icsk_pending: int = 0
+        self.icsk_retransmits: int = 0
+        self.total_rto: int = 0
+        self.probes_out: int = 0
+        self.probes_tstamp: int = 0
+        self.rcv_tstamp: int = 0
+        self.lsndtime: int = 0
+        self.user_timeout: int = 0
+        self.syn_retries: int = 0
+        self.keepidle: int = 0
+        self.keepintvl: int = 0
+        self.keepcnt: int = 0
+        self.linger2: int = 0
+        self.thin_lto: bool = False
+        self.synack_mstamp: int = 0
+        timers = net.loop.timers
+        self.retransmit_timer = Timer(timers, self._on_write_timer)
+        self.delack_timer = Timer(timers, self._on_delack_timer)
+        self.keepalive_timer: Timer | None = None
+        self.pacing_timer: Timer | None = None
+        self.comp_sack_timer: Timer | None = None
+        # Congestion and recovery.
+        self.ca: CongestionControl = tcp.new_congestion_control()
+        self.ca_ready: bool = False
+        self.ca_state: int = TCP_CA_OPEN
+        self.snd_cwnd: int = 10
+        self.snd_cwnd_cnt: int = 0
+        self.snd_cwnd_clamp: int = 0xFFFFFFFF
+        self.snd_cwnd_used: int = 0
+        self.snd_cwnd_stamp: int = 0
+        self.snd_ssthresh: int = TCP_INFINITE_SSTHRESH
+        self.prior_cwnd: int = 0
+        self.prior_ssthresh: int = 0
+        self.prr_delivered: int = 0
+        self.prr_out: int = 0
+        self.is_cwnd_limited: bool = False
+        self.rwnd_limited: bool = False
+        self.max_packets_out: int = 0
+        self.cwnd_usage_seq: int = 0
+        self.packets_out: int = 0
+        self.sacked_out: int = 0
+        self.retrans_out: int = 0
+        self.lost_out: int = 0
+        self.highest_sack: SKBuff | None = None
+        self.retransmit_hint: SKBuff | None = None
+        self.recv_sack_cache: list[tuple[int, int]] = []
+        self.high_seq: int = 0
+        self.reordering: int = tcp.tcp_reordering
+        self.reord_seen: int = 0
+        self.undo_marker: int = 0
+        self.undo_active: bool = False
+        self.undo_retrans: int = -1
+        self.retrans_stamp: int = 0
+        self.is_sack_reneg: bool = False
+        self.frto: bool = False
+        self.tlp_high_seq: int = 0
+        self.tlp_retrans: bool = False
+        self.dsack_dups: int = 0
+        self.rack_advanced: bool = False
+        self.rack_mstamp: int = 0
+        self.rack_end_seq: int = 0
+        self.rack_rtt_us: int = 0
+        self.rack_reo_wnd_steps: int = 1
+        self.rack_reo_wnd_persist: int = 0
+        self.rack_dsack_seen: bool = False
+        self.rack_last_delivered: int = 0
+        # Pacing and delivery rate.
+        self.pacing_rate: int = 1 << 40
+        self.pacing_needed: bool = False
+        self.wstamp: int = 0
+        self.delivered: int = 0
+        self.delivered_mstamp: int = 0
+        self.first_tx_mstamp: int = 0
+        self.app_limited: int = 0
+        self.rate_delivered: int = 0
+        self.rate_interval: int = 0
+        self.rate_app_limited: bool = False
+        self.lost: int = 0
+        # What tcp_info tells.
+        self.segs_in: int = 0
+        self.segs_out: int = 0
+        self.data_segs_in: int = 0
+        self.data_segs_out: int = 0
+        self.bytes_acked: int = 0
+        self.bytes_received: int = 0
+        self.bytes_sent: int = 0
+        self.bytes_retrans: int = 0
+        self.total_retrans: int = 0
+        self.rcv_ooopack: int = 0
+        self.notsent_lowat: int = 0
+        # Listening.
+        self.backlog: int = 0
+        self.accept_queue: deque[TcpSock] | None = None
+        self.syn_queue: int = 0
+        self.young: int = 0
+        self.listener: TcpSock | None = None
+        self.defer_accept: int = 0
+        self.fastopen_pending: bool = False
+        # Fast Open: as a client, as a listener, and as a connection whose handshake isn't done (fastopen.py).
+        self.fastopen_req: FastopenRequest | None = None
+        self.fastopen_connect: bool = False
+        self.fastopen_no_cookie: bool = False
+        self.fastopen_client_fail: int = 0
+        self.defer_connect: bool = False
+        self.syn_data: bool = False
+        self.syn_data_acked: bool = False
+        self.syn_fastopen: bool = False
+        self.syn_fastopen_exp: bool = False
+        self.fastopen_keys: list[bytes] = []
+        self.fastopen_max_qlen: int = 0
+        self.fastopen_qlen: int = 0
+        self.fastopen_rsk: RequestSock | None = None
+
+    def _on_write_timer(self, now: int) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define _on_write_timer()")
+
+    def _on_delack_timer(self, now: int) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define _on_delack_timer()")
