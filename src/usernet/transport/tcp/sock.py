@@ -530,9 +530,10 @@ class TcpSock(TcpState):
             self.state == TCP_SYN_RECV and not (self.fastopen_pending and self.listener is None)
         ):
             self.err = report.errno
+            self.write_queue_purge()
+            self.done()
             if not self.dead:
                 self.error_report()
-            self.done()
             return
         # An established connection is only told, and only where it asked (RFC 1122 section 4.2.3.9).
         if self.recverr and not self.dead:
