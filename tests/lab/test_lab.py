@@ -6,6 +6,8 @@ import errno
 import http.client
 import http.server
 import io
+import os
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -250,6 +252,30 @@ def test_an_error_in_the_with_block_still_closes():
         lab.spawn(lab.sleep, 5)
         lab.sleep(1)
         raise KeyError
+
+
+def test_an_interrupt_ends_the_run_and_the_lab_stays_whole():
+    with usernet.Lab(seed=1) as lab:
+        a, b = lab.hosts(2, delay=0.1)
+        steps: list[float] = []
+
+        def worker() -> None:
+            lab.sleep(1)
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                lab.sleep(1)
+                steps.append(lab.now)
+
+        task = lab.spawn(worker)
+        with pytest.raises(KeyboardInterrupt):
+            lab.run(until=500)
+        assert len(steps) < 500
+        received: list[bytes] = []
+        transfer(lab, a, b, b"after all", received)
+        lab.run()
+        assert task.done
+        assert steps == [float(second) for second in range(2, 1002)]
+        assert received == [b"after all"]
 
 
 def test_run_is_not_for_tasks_and_waiting_not_for_strange_threads():

@@ -324,7 +324,7 @@ def closing(show: Show, settings: Settings, good: bool, spent: float) -> int:
         (f"usernet demo --seed {settings.seed + 1}", "the same with other chances; one seed: the same bytes"),
         ("sudo usernet demo --tap", "the same with the Linux kernel on the other end"),
     ):
-        stage.say(f"  {command:<44} {what}")
+        stage.say(f"  {command:<50} {what}")
     stage.say("")
     stage.say(f"took {spent:.1f} s", "dim")
     return 0 if good else 1

@@ -66,10 +66,13 @@ class Task:
         except BaseException as problem:
             self.error = problem
 
-    def resume(self) -> None:
-        """Hand the baton to this task."""
-        self._gate.release()
+    def nudge(self) -> None:
+        """Have `sleep` return."""
+        try:
+            self._gate.release()
+        except RuntimeError:
+            pass  # it was nudged already, and has not looked yet
 
-    def park(self) -> None:
-        """Wait for the baton."""
+    def sleep(self) -> None:
+        """Sleep until nudged. It may have been nudged before, for a reason that is gone: look again, and again."""
         self._gate.acquire()

@@ -158,7 +158,7 @@ class VirtualTime(Trampoline):
 
     def _run(self, task: Task) -> None:
         """A task's thread."""
-        task.park()
+        self._await_turn(task)
         if not self.closing:
             task.call()
         task.done = True
@@ -196,17 +196,22 @@ class VirtualTime(Trampoline):
         self._block(task, waiter)
 
     def _block(self, task: Task, waiter: TaskWaiter) -> None:
+        main = task is self.main
         try:
-            if self.closing and task is not self.main:
+            if self.closing and not main:
                 raise LabClosedError
-            self._drive(task)
+            while True:
+                # Also where it is woken already: those that were woken before have their turn first.
+                self._drive(task)
+                if self.closing and not main:
+                    raise LabClosedError
+                if self._stalled and main:
+                    self._stalled = False
+                    raise StalledError("nothing is planned that could end this wait, and no other task can run")
+                if waiter.woken:
+                    return
         finally:
             waiter.woken = True  # an event of it that is still filed does nothing
-        if self.closing and task is not self.main:
-            raise LabClosedError
-        if self._stalled and task is self.main:
-            self._stalled = False
-            raise StalledError("nothing is planned that could end this wait, and no other task can run")
 
     # -- the heart of it
 
@@ -216,8 +221,7 @@ class VirtualTime(Trampoline):
         while True:
             if self._recall:
                 self._recall = False
-                if task is not self.main:
-                    self._hand_over(task, self.main)
+                self._hand_over(task, self.main)
                 return
             if self._ready:
                 self._drain(-1)
@@ -231,17 +235,25 @@ class VirtualTime(Trampoline):
                 runnable.append(self.main)
 
     def _hand_over(self, task: Task | None, chosen: Task) -> None:
-        self._current = chosen
-        chosen.resume()
-        if task is None:
-            return
         try:
-            task.park()
+            self._current = chosen
+            chosen.nudge()
+            if task is not None:
+                self._await_turn(task)
         except BaseException:
-            # Only the main thread can be interrupted here. It must have the baton before it goes on.
+            # Only the main thread can be interrupted here, and anywhere. It must have the baton before it goes on.
             self._recall = True
-            task.park()
+            chosen.nudge()
+            self._await_turn(self.main)
+            self._recall = False
+            if not chosen.done:
+                # It may not have had its turn; one too many only makes it look, and wait on.
+                self.runnable.append(chosen)
             raise
+
+    def _await_turn(self, task: Task) -> None:
+        while self._current is not task:
+            task.sleep()
 
     def _advance(self) -> bool:
         """Move the clock on to the next event. False where there is none."""
