@@ -16,6 +16,7 @@ from usernet.transport.tcp.const import (
     FLAG_DATA,
     FLAG_DATA_ACKED,
     FLAG_DSACKING_ACK,
+    FLAG_ECE,
     FLAG_FORWARD_PROGRESS,
     FLAG_NO_CHALLENGE_ACK,
     FLAG_NOT_DUP,
@@ -62,7 +63,7 @@ from usernet.transport.tcp.recovery import (
 )
 from usernet.transport.tcp.sack import SackState, check_sack_reordering, highest_sack_seq, sacktag_write_queue
 from usernet.transport.tcp.segment import TxInfo, trim_head
-from usernet.wire.tcp import SYN
+from usernet.wire.tcp import ECE, SYN
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -349,6 +350,8 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
         sacks = sk.rx_sacks
         if sacks:
             flag |= sacktag_write_queue(sk, ack, sacks, prior_snd_una, state)
+        if sk.ecn_flags and skb.tcp_flags & (ECE | SYN) == ECE:
+            flag |= FLAG_ECE
     sk.err_soft = 0
     sk.probes_out = 0
     sk.rcv_tstamp = sk.loop.now

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.const import (
     ICSK_TIME_RETRANS,
     MSEC,
@@ -22,7 +23,7 @@ from usernet.transport.tcp.segment import add_write_queue_tail, fragment, new_se
 from usernet.transport.tcp.transmit import transmit_skb, xmit_probe
 from usernet.transport.tcp.window import full_space, init_rcv_mss, select_initial_window
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, FIN, PSH, SYN
+from usernet.wire.tcp import ACK, CWR, ECE, FIN, PSH, SYN
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -75,6 +76,7 @@ def connect(sk: TcpSock) -> None:
     """Send the SYN (Linux: tcp_connect). Raises nothing: what fails is tried again by the timer."""
     connect_init(sk)
     skb = new_segment(sk.write_seq, SYN)
+    skb.tcp_flags |= ecn.send_syn(sk)
     sk.write_seq = skb.end_seq
     sk.retrans_stamp = sk.loop.now // MSEC or 1
     sk.rtx_queue.append(skb)
@@ -100,7 +102,9 @@ def send_synack(sk: TcpSock) -> None:
     if skb is None or not skb.tcp_flags & SYN:
         return
     if not skb.tcp_flags & ACK:
-        skb.tcp_flags |= ACK
+        skb.tcp_flags = skb.tcp_flags & ~(ECE | CWR) | ACK
+        if sk.ecn_flags & ecn.ECN_OK:
+            skb.tcp_flags |= ECE
     transmit_skb(sk, skb)
 
 

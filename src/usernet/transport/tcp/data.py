@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.msg import RCV_SHUTDOWN
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.const import (
     ICSK_ACK_NOMEM,
     ICSK_ACK_NOW,
@@ -96,6 +97,8 @@ def data_queue(sk: TcpSock, skb: SKBuff, doff: int) -> None:
     skb.len -= doff
     skb.dst = None
     sk.duplicate_sack = None
+    if sk.ecn_flags:
+        ecn.accept_cwr(sk, skb, skb.len > 0)
     seq = skb.seq
     end_seq = skb.end_seq
     rcv_nxt = sk.rcv_nxt

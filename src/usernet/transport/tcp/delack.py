@@ -141,5 +141,9 @@ def event_data_recv(sk: TcpSock, skb: SKBuff) -> None:
             # A long pause: the sender has probably restarted its window.
             incr_quickack(sk, TCP_MAX_QUICKACKS)
     sk.ack_lrcvtime = now
+    if sk.ecn_flags:
+        from usernet.transport.tcp.ecn import data_check
+
+        data_check(sk, skb)
     if skb.len >= 128:
         grow_window(sk, skb, True)

@@ -98,6 +98,7 @@ def _send_data(sk: TcpSock, syn: SKBuff, request: FastopenRequest) -> bool:
     room = mtu_to_mss(sk, sk.pmtu_cookie) + sk.tcp_header_len - 20 - MAX_TCP_OPTION_SPACE
     size = min(room, message.iter.length) if message is not None else 0
     data = new_segment(syn.seq, SYN)
+    data.tcp_flags = syn.tcp_flags
     data.cb = -1
     if size and message is not None:
         try:

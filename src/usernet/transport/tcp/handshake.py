@@ -18,6 +18,7 @@ from usernet.net.pernet import Net
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.const import (
     MSEC,
     SEC,
@@ -37,7 +38,7 @@ from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.validate import paws_reject
 from usernet.transport.tcp.window import full_space, in_window, init_rcv_mss, select_initial_window
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, FIN, RST, SYN
+from usernet.wire.tcp import ACK, ECE, FIN, RST, SYN
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -51,7 +52,7 @@ class RequestSock:
     `rcv_isn` is the peer's, `snt_isn` ours."""
 
     __slots__ = (
-        "acked", "advmss", "af", "bound_dev_if", "cookie", "cookie_exp", "created", "daddr", "dport", "dst", "key", "last_oow_ack_time",
+        "acked", "advmss", "af", "bound_dev_if", "cookie", "cookie_exp", "created", "daddr", "ecn_ok", "dport", "dst", "key", "last_oow_ack_time",
         "listener", "mark", "mss", "num_retrans", "num_timeout", "oif", "options", "rcv_isn", "rcv_nxt", "rcv_wnd",
         "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "tcp",
         "timer", "tos",
@@ -92,6 +93,7 @@ class RequestSock:
         self.acked: bool = False
         self.cookie: bytes | None = None
         self.cookie_exp: bool = False
+        self.ecn_ok: bool = False
         self.num_retrans: int = 0
         self.num_timeout: int = 0
         self.created: int = tcp.net.loop.now
@@ -143,10 +145,11 @@ class RequestSock:
             cookie,
             fastopen_exp=self.cookie_exp,
         )
+        flags = SYN | ACK | ECE if self.ecn_ok else SYN | ACK
         size = wire.TCP_HLEN + len(options)
         check = self.af.pseudo_sum(self.saddr, self.daddr, 6, size)
         header = wire.build(
-            self.sport, self.dport, self.snt_isn, self.rcv_nxt, SYN | ACK, min(self.rcv_wnd, 65535), check, 0, options
+            self.sport, self.dport, self.snt_isn, self.rcv_nxt, flags, min(self.rcv_wnd, 65535), check, 0, options
         )
         self.sent_mstamp = now
         tcp.net.mib.tcp.OutSegs += 1
@@ -259,6 +262,7 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
     request.ts_off = tcp.secure_ts_offset(request.saddr, request.daddr) if request.tstamp_ok else 0
     request.snt_isn = isn or tcp.secure_seq(request.saddr, request.daddr, request.sport, request.dport)
     request.init_window(dst)
+    request.ecn_ok = ecn.request_wants(tcp, skb, dst)
     if tcp.tcp_fastopen & TFO_SERVER_ENABLE:
         from usernet.transport.tcp.fastopen_server import try_fastopen
 
@@ -402,6 +406,7 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
         child.tcp_header_len += wire.TCPOLEN_TSTAMP_ALIGNED
         child.tsoffset = request.ts_off
     child.dst = request.dst
+    child.ecn_flags = ecn.ECN_OK if request.ecn_ok else 0
     child.mss_clamp = request.mss
     child.advmss = request.advmss - (wire.TCPOLEN_TSTAMP_ALIGNED if request.tstamp_ok else 0)
     child.mtup.init(child)

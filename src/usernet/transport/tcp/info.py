@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 TCPI_OPT_TIMESTAMPS: Final = 1
 TCPI_OPT_SACK: Final = 2
 TCPI_OPT_WSCALE: Final = 4
+TCPI_OPT_ECN: Final = 8
+TCPI_OPT_ECN_SEEN: Final = 16
 TCPI_OPT_SYN_DATA: Final = 32
 
 FIELDS: Final = (
@@ -64,6 +66,10 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     if sk.wscale_ok:
         options |= TCPI_OPT_WSCALE
         info["wscale"] = sk.snd_wscale | sk.rcv_wscale << 4
+    if sk.ecn_flags & 1:
+        options |= TCPI_OPT_ECN
+    if sk.ecn_flags & 8:
+        options |= TCPI_OPT_ECN_SEEN
     if sk.syn_data_acked:
         options |= TCPI_OPT_SYN_DATA
     info["options"] = options

@@ -91,6 +91,10 @@ def data_queue_ofo(sk: TcpSock, skb: SKBuff) -> None:
         sk.data_ready()
         skb.drop(DropReason.PROTO_MEM, net.drops)
         return
+    if sk.ecn_flags:
+        from usernet.transport.tcp.ecn import data_check
+
+        data_check(sk, skb)
     sk.pred_ok = False
     sk.ack_pending |= ICSK_ACK_SCHED
     measure_rcv_mss(sk, skb)

@@ -56,6 +56,7 @@ from usernet.transport.tcp.const import (
     before,
 )
 from usernet.transport.tcp.mss import current_mss
+from usernet.transport.tcp.ecn import queue_cwr
 from usernet.transport.tcp.output import packets_in_flight, push_pending_frames, rearm_rto, reset_xmit_timer, wnd_end
 from usernet.transport.tcp.rack import (
     mark_skb_lost,
@@ -256,6 +257,8 @@ def init_cwnd_reduction(sk: TcpSock) -> None:
     sk.prr_delivered = 0
     sk.prr_out = 0
     sk.snd_ssthresh = sk.ca.ssthresh(sk)
+    if sk.ecn_flags:
+        queue_cwr(sk)
 
 
 def cwnd_reduction(sk: TcpSock, delivered: int, lost: int, flag: int) -> None:
@@ -358,6 +361,8 @@ def enter_loss(sk: TcpSock) -> None:
     sk.set_ca_state(TCP_CA_LOSS)
     sk.high_seq = sk.snd_nxt
     sk.tlp_high_seq = 0
+    if sk.ecn_flags:
+        queue_cwr(sk)
     sk.frto = bool(sk.tcp.tcp_frto) and (new_recovery or bool(sk.icsk_retransmits)) and not sk.mtup.probe_size
 
 

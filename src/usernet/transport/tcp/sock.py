@@ -94,7 +94,7 @@ class TcpSock(TcpState):
         "ca_ready", "ca_state", "comp_sack_timer", "compressed_ack", "compressed_ack_rcv_nxt", "copied_seq",
         "cwnd_usage_seq", "data_segs_in", "data_segs_out", "defer_accept", "delack_max", "delack_timer", "delivered",
         "delivered_mstamp", "dsack_dups", "dst_quick_ack", "dup_ack_counter", "duplicate_sack", "fastopen_pending",
-        "defer_connect", "fastopen_client_fail", "fastopen_connect", "fastopen_keys", "fastopen_max_qlen",
+        "defer_connect", "ecn_flags", "fastopen_client_fail", "fastopen_connect", "fastopen_keys", "fastopen_max_qlen",
         "fastopen_no_cookie", "fastopen_qlen", "fastopen_req", "fastopen_rsk", "syn_data", "syn_data_acked",
         "syn_fastopen", "syn_fastopen_exp",
         "fin_received", "first_tx_mstamp", "frto", "high_seq", "highest_sack", "icsk_pending", "icsk_retransmits",

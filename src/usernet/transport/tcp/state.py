@@ -244,6 +244,7 @@ class TcpState(InetSock):
         self.defer_accept: int = 0
         self.fastopen_pending: bool = False
         # Fast Open: as a client, as a listener, and as a connection whose handshake isn't done (fastopen.py).
+        self.ecn_flags: int = 0
         self.fastopen_req: FastopenRequest | None = None
         self.fastopen_connect: bool = False
         self.fastopen_no_cookie: bool = False

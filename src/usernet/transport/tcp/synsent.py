@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.ack import tcp_ack
 from usernet.transport.tcp.connect import send_synack
 from usernet.transport.tcp.const import (
@@ -101,6 +102,8 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         if not flags & SYN:
             skb.drop(DropReason.TCP_FLAGS, drops)
             return
+        if sk.ecn_flags:
+            ecn.receive_synack(sk, flags)
         sk.snd_wl1 = skb.seq
         # The window of a SYN is never scaled.
         sk.rcv_nxt = (skb.seq + 1) & SEQ_MASK
@@ -150,6 +153,8 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         return
     if flags & SYN:
         # Both open at the same time (RFC 9293 section 3.5, figure 8).
+        if sk.ecn_flags:
+            ecn.receive_syn(sk, flags)
         sk.set_state(TCP_SYN_RECV)
         sk.sack_ok = options.sack_ok and bool(sk.tcp.tcp_sack)
         sk.rcv_nxt = (skb.seq + 1) & SEQ_MASK

@@ -110,6 +110,8 @@ class TcpSettings:
         self.tcp_pingpong_thresh: int = 1
         self.tcp_challenge_ack_limit: int = INT_MAX
         self.tcp_invalid_ratelimit: int = 500
+        self.tcp_ecn: int = 2
+        self.tcp_ecn_fallback: int = 1
         self.tcp_fastopen: int = 1
         self.tcp_fastopen_key: str = ""
         self.tcp_fastopen_blackhole_timeout_sec: int = 0
@@ -128,7 +130,7 @@ class TcpSettings:
             "tcp_min_snd_mss": (48, 65535), "tcp_mtu_probe_floor": (48, 65535), "tcp_comp_sack_nr": (0, 255),
             "tcp_rto_max_ms": (1000, 120_000), "tcp_rto_min_us": (1, INT_MAX), "tcp_min_rtt_wlen": (0, 86400),
             "tcp_pingpong_thresh": (1, 255), "tcp_notsent_lowat": (0, 0xFFFFFFFF), "tcp_rmem": (1, INT_MAX),
-            "tcp_wmem": (1, INT_MAX),
+            "tcp_wmem": (1, INT_MAX), "tcp_ecn": (0, 2), "tcp_ecn_fallback": (0, 1),
         }  # fmt: skip
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":

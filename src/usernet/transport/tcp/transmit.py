@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from usernet.core.timer import NEVER
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
 from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.const import MSEC, SEQ_MASK, TCP_CLOSE, after, before
 from usernet.transport.tcp.mss import advertise_mss, options_size
 from usernet.transport.tcp.rate import rate_skb_sent
@@ -119,6 +120,8 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
             # A receiver merges segments up to a PSH: so it need not wait for more. Not for single ones, whose
             # acknowledgement may well wait.
             flags |= PSH
+        if sk.ecn_flags:
+            flags |= ecn.send(sk, length > 0 and (seq - sk.snd_nxt) & 0x80000000 == 0)
         if sk.rcv_wup == sk.rcv_nxt and not sk.rmem_alloc and sk.rcv_wnd >= sk.rcv_ssthresh:
             # Nothing was received since the window was last chosen.
             wscale = sk.rcv_wscale
@@ -256,6 +259,8 @@ def _send_control(sk: TcpSock, seq: int, flags: int) -> int:
     except OSError as failure:
         return -(failure.errno or errno.EHOSTUNREACH)
     window = select_window(sk)
+    if sk.ecn_flags:
+        flags |= ecn.send(sk, False)
     size = wire.TCP_HLEN + options_size(sk)
     packet = SKBuff(established_header(sk, seq, flags, window, _checksum_base(sk, size), 0))
     event_ack_sent(sk)
