@@ -135,12 +135,12 @@ class IcmpOutput:
     def _push(self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, tos: int, options: bytes, kind: int) -> None:
         """Linux: icmp_push_reply."""
         skb.transport_header = skb.data
+        # Before it is on its way: whoever has the answer finds it counted.
+        self.out_count(kind)
         try:
             self.af.xmit_skb(skb, dst, saddr, daddr, IPPROTO_ICMP, tos, 0, False, None, options)
         except OSError:
             self._mib.OutErrors += 1
-            return
-        self.out_count(kind)
 
     def reply(self, answer: SKBuff, kind: int, code: int, skb: SKBuff) -> None:
         """Send `answer`, a complete ICMP message, to the sender of the received `skb` (Linux: icmp_reply)."""
