@@ -79,6 +79,12 @@ class Connection:
         """The same for the stack's own."""
         return self.live_local_isn - self.script_local_isn if flags & tcp.SYN else self.live_local_isn
 
+    def owns(self, live: Live) -> bool:
+        """Whether a sent packet's addresses and ports are this connection's, which are known."""
+        return self.local_port != 0 and (live.source, live.source_port, live.destination, live.destination_port) == (
+            self.local_address, self.local_port, self.remote_address, self.remote_port,
+        )
+
     @property
     def is_icmp(self) -> bool:
         return self.protocol in (IPPROTO_ICMP, IPPROTO_ICMPV6)
@@ -271,6 +277,8 @@ class Exchange:
 
     def _is_first_outbound(self, connection: Connection, live: Live) -> bool:
         if live.destination != connection.remote_address:
+            return False
+        if any(other.owns(live) for other in self.connections if other is not connection):
             return False
         opens = live.is_tcp and live.flags & (tcp.SYN | tcp.ACK) == tcp.SYN
         if connection.protocol == IPPROTO_TCP:

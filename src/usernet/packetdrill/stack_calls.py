@@ -32,6 +32,7 @@ from usernet.sock.msg import MSG_CTRUNC, MSG_MORE, MsgHdr, SockAddr
 from usernet.sock.sock import O_NONBLOCK, Sock
 from usernet.sockets.arguments import fit_control
 from usernet.sockets.socket import Socket
+from usernet.transport.tcp.sock import TcpSock
 
 Outcome: TypeAlias = int | Blocking[int]
 
@@ -41,6 +42,7 @@ F_SETFD: Final = 2
 F_GETFL: Final = 3
 F_SETFL: Final = 4
 FIONBIO: Final = 0x5421
+SIOCATMARK: Final = 0x8905
 SPLICE_F_NONBLOCK: Final = 2
 SPLICE_F_MORE: Final = 4
 EPOLL_CTL_ADD: Final = 1
@@ -310,15 +312,14 @@ class SystemCalls:
         target = self.fds.get(_int(call.arguments[2]))
         length, flags = _int(call.arguments[4]), _int(call.arguments[5])
         if isinstance(target, PipeEnd) and isinstance(source, Socket):
+            if isinstance(source.sk, TcpSock) and source.sk.ioctl(SIOCATMARK):
+                # The urgent byte can't be spliced, and stops what is behind it (Linux: tcp_splice_read).
+                return 0
             sink = CollectIter(min(length, target.room()))
             outcome = source.recvmsg(MsgHdr(sink), 0)
             if isinstance(outcome, int):
                 target.put(sink.getvalue())
                 return outcome
-            if source.sk.receive_queue:
-                # What is there can't be spliced: the urgent byte (Linux: tcp_splice_read).
-                outcome.close()
-                return 0
             return self._splice_later(target, sink, outcome)
         if isinstance(source, PipeEnd) and isinstance(target, Socket):
             data = source.take(length)

@@ -129,17 +129,21 @@ def sendmsg_fastopen(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> tup
     """Connect and send in one (Linux: tcp_sendmsg_fastopen, __inet_stream_connect).
 
     Returns how much of the message went with the SYN, and what to wait for before the rest is sent: None where the call
-    ends with that. Raises OSError: EOPNOTSUPP, EALREADY, EISCONN, EINPROGRESS, and what connect raises.
+    ends with that. Returns -1 where the socket is connected already, and the message is to be sent as ever. Raises OSError: EOPNOTSUPP, EALREADY, EISCONN, EINPROGRESS, and what connect raises.
     """
     name = msg.name
     if not sk.tcp.tcp_fastopen & TFO_CLIENT_ENABLE or (name is not None and name.family == 0):
         raise error(errno.EOPNOTSUPP)
     if sk.fastopen_req is not None:
         raise error(errno.EALREADY)
-    from usernet.transport.tcp.calls import begin_connect, check_connect
+    from usernet.transport.tcp.calls import SS_CONNECTING, begin_connect, check_connect, connected
     from usernet.transport.tcp.connect import connect
 
     if not sk.defer_connect:
+        if sk.ss_state == SS_CONNECTING and sk.state not in (TCP_SYN_SENT, TCP_SYN_RECV):
+            # The attempt begun before has succeeded meanwhile: this is a plain send.
+            connected(sk)
+            return -1, None
         check_connect(sk)
         if not isinstance(name, SockAddr):
             raise error(errno.EINVAL)

@@ -1,8 +1,8 @@
 """TCP Fast Open, the server: a socket as soon as the SYN comes (RFC 7413 section 4.2; Linux: tcp_try_fastopen).
 
-A SYN with a valid cookie makes the connection's socket at once, in SYN-RECEIVED, with the SYN's data to be read; it goes
-to the accept queue, and may send. The request stays with it until the handshake's last acknowledgement: it repeats the
-SYN+ACK, by the socket's own timer, and judges segments until then.
+A SYN with a valid cookie makes the connection's socket at once, in SYN-RECEIVED, with the SYN's data to be read; it
+goes to the accept queue, and may send. The request stays with it until the handshake's last acknowledgement: it repeats
+the SYN+ACK, by the socket's own timer, and judges segments until then.
 """
 
 from __future__ import annotations

@@ -194,6 +194,7 @@ class RequestSock:
         defer = listener.defer_accept
         resend = not self.acked or self.num_timeout >= defer - 1 if defer else True
         expire = self.num_timeout >= limit and (not self.acked or self.num_timeout >= max(limit, defer))
+        self.tcp.net.mib.tcp_ext.TCPTimeouts += 1
         if expire:
             self.drop()
             return

@@ -185,9 +185,10 @@ def tcp_sendmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking
     """
     if flags & MSG_FASTOPEN or sk.defer_connect:
         taken, waiting = sendmsg_fastopen(sk, msg, flags, deadline)
-        if waiting is None:
+        if waiting is None and taken >= 0:
             return taken
-        return _send_connected(sk, msg, flags, deadline, taken, waiting)
+        if waiting is not None:
+            return _send_connected(sk, msg, flags, deadline, taken, waiting)
     if sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT) and not sk.fastopen_pending:
         if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
             if flags & MSG_DONTWAIT:

@@ -482,7 +482,9 @@ class Tcp(TcpSettings, NetProtocol):
                 self.net.mib.tcp_ext.ListenDrops += 1
             return True
         sk: TcpSock = entry
-        if sk.state != TCP_LISTEN and not between(seq, sk.snd_una, sk.snd_nxt):
+        request = sk.fastopen_rsk
+        oldest = sk.snd_una if request is None else request.snt_isn
+        if sk.state != TCP_LISTEN and not between(seq, oldest, sk.snd_nxt):
             self.net.mib.tcp_ext.OutOfWindowIcmps += 1
             return True
         sk.icmp_error(report, seq)
