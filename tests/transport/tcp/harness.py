@@ -345,6 +345,8 @@ class Peer:
         self.tsecr = 0
         self.sock: UserSocket | None = None
         self.open: list[UserSocket] = []
+        self.last: bytes = b""
+        """The packet that the stack sent last, of those that were taken."""
         self.run()
         self.nic.sent.clear()
 
@@ -439,6 +441,7 @@ class Peer:
             packet, segs, at = self.nic.sent.popleft()
             if packet[9] != 6 or len(packet) < 40:
                 continue
+            self.last = packet
             segment = Segment(packet, self.their_iss, self.iss, segs, at)
             if segment.flags & SYN and not segment.flags & RST:
                 self.their_iss = segment.raw_seq

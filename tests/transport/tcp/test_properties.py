@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.transport.tcp.harness import LOCAL, Pair, Peer, ip_packet, left_over, sock_of
+from tests.transport.tcp.harness import LOCAL, Pair, Peer, icmp_packet, ip_packet, left_over, sock_of
 from tests.transport.tcp.invariants import broken
 from tests.transport.tcp.states import STATES, enter
 from tests.transport.tcp.transfer import check_invariants, transfer
@@ -195,6 +195,7 @@ DEEDS = st.lists(
         st.tuples(st.just("wait"), st.sampled_from([1, 40, 300, 5000])),
         st.tuples(st.just("shutdown"), st.integers(0, 2)),
         st.tuples(st.just("close")),
+        st.tuples(st.just("icmp"), st.sampled_from([0, 1, 3, 4, 4]), st.sampled_from([0, 68, 576, 1400, 9000])),
     ),
     max_size=40,
 )  # fmt: skip
@@ -222,6 +223,8 @@ def _hostile(peer: Peer, deed: tuple[Any, ...], sock: UserSocket | None) -> None
         )  # fmt: skip
     elif what == "wait":
         peer.run(deed[1] / 1000)
+    elif what == "icmp":
+        peer.packet(icmp_packet(3, deed[1], deed[2], peer.last[:28]))
     elif sock is None:
         return
     elif what == "send":

@@ -26,6 +26,7 @@ from tests.transport.tcp.harness import (
     sock_of,
     state_of,
 )
+from tests.transport.tcp.invariants import broken
 from tests.transport.tcp.states import STATES, SYNCHRONISED, enter
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLRDNORM, EPOLLWRNORM
 from usernet.sockets.user import UserSocket
@@ -206,6 +207,7 @@ class TestFailedConnect:
         sock = peer.sock
         assert sock is not None
         assert sock_of(sock).poll() & (EPOLLERR | EPOLLHUP) == EPOLLERR | EPOLLHUP
+        assert broken(sock_of(sock)) == []
         assert sock.connect_ex(("10.0.0.2", 80)) == wanted
         assert peer.tcp.table == {}
         assert peer.tcp.ports.buckets == {}
