@@ -110,7 +110,7 @@ class Rtable(Dst):
         metric = self.metrics.get(RTAX_ADVMSS, 0)
         if metric:
             return metric
-        return min(max(self.interface_mtu() - _TCP_IP_HEADERS, self.routes.min_adv_mss), IP_MAX_MTU - _TCP_IP_HEADERS)
+        return min(max(self.mtu() - _TCP_IP_HEADERS, self.routes.min_adv_mss), IP_MAX_MTU - _TCP_IP_HEADERS)
 
     def update_pmtu(self, mtu: int) -> None:
         self.routes.update_pmtu(self, mtu)

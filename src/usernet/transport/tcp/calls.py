@@ -213,6 +213,10 @@ def tcp_disconnect(sk: TcpSock) -> None:
         elif old == TCP_SYN_SENT:
             sk.err = errno.ECONNRESET
     sk.clear_timers()
+    if sk.fastopen_rsk is not None:
+        sk.fastopen_rsk.listener.fastopen_qlen -= 1
+        sk.fastopen_rsk = None
+        sk.fastopen_pending = False
     if old != TCP_CLOSE:
         sk.set_state(TCP_CLOSE)
     if old != TCP_LISTEN:

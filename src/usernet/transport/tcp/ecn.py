@@ -1,8 +1,8 @@
 """Explicit congestion notification (RFC 3168; Linux: tcp_ecn_* in tcp_input.c and tcp_output.c).
 
 Both sides agree on it in the handshake: SYN with ECE and CWR, SYN+ACK with ECE alone. Then data is sent as ECN-capable
-(ECT(0) in the IP header); a router that is congested marks it (CE) instead of dropping it; the receiver says so with ECE
-until the sender, which has reduced its window, says CWR. Retransmissions and bare acknowledgements are not marked.
+(ECT(0) in the IP header); a router that is congested marks it (CE) instead of dropping it; the receiver says so with
+ECE until the sender, which has reduced its window, says CWR. Retransmissions and bare acknowledgements go unmarked.
 """
 
 from __future__ import annotations

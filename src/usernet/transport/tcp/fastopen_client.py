@@ -129,7 +129,9 @@ def sendmsg_fastopen(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> tup
     """Connect and send in one (Linux: tcp_sendmsg_fastopen, __inet_stream_connect).
 
     Returns how much of the message went with the SYN, and what to wait for before the rest is sent: None where the call
-    ends with that. Returns -1 where the socket is connected already, and the message is to be sent as ever. Raises OSError: EOPNOTSUPP, EALREADY, EISCONN, EINPROGRESS, and what connect raises.
+    ends with that. Returns -1 where the socket is connected already, and the message is to be sent as ever.
+
+    Raises OSError: EOPNOTSUPP, EALREADY, EISCONN, EINPROGRESS, and what connect raises.
     """
     name = msg.name
     if not sk.tcp.tcp_fastopen & TFO_CLIENT_ENABLE or (name is not None and name.family == 0):

@@ -52,7 +52,8 @@ class RequestSock:
     `rcv_isn` is the peer's, `snt_isn` ours."""
 
     __slots__ = (
-        "acked", "advmss", "af", "bound_dev_if", "cookie", "cookie_exp", "created", "daddr", "ecn_ok", "dport", "dst", "key", "last_oow_ack_time",
+        "acked", "advmss", "af", "bound_dev_if", "cookie", "cookie_exp", "created", "daddr",
+        "ecn_ok", "dport", "dst", "key", "last_oow_ack_time",
         "listener", "mark", "mss", "num_retrans", "num_timeout", "oif", "options", "rcv_isn", "rcv_nxt", "rcv_wnd",
         "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "tcp",
         "timer", "tos",

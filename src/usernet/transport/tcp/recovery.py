@@ -55,8 +55,8 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
-from usernet.transport.tcp.mss import current_mss
 from usernet.transport.tcp.ecn import queue_cwr
+from usernet.transport.tcp.mss import current_mss
 from usernet.transport.tcp.output import packets_in_flight, push_pending_frames, rearm_rto, reset_xmit_timer, wnd_end
 from usernet.transport.tcp.rack import (
     mark_skb_lost,
@@ -188,7 +188,7 @@ def _non_sack_preventing_reopen(sk: TcpSock) -> bool:
 
 
 def try_undo_recovery(sk: TcpSock) -> bool:
-    """Recovery is complete: undo it where it was needless. True where the state stays (Linux: tcp_try_undo_recovery)."""
+    """Recovery is complete: undo it where it was needless. True where the state stays (tcp_try_undo_recovery)."""
     mib = sk.net.mib.tcp_ext
     if _may_undo(sk):
         undo_cwnd_reduction(sk, False)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from usernet.core.timer import NEVER
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
-from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
 from usernet.transport.tcp import ecn
+from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
 from usernet.transport.tcp.const import MSEC, SEQ_MASK, TCP_CLOSE, after, before
 from usernet.transport.tcp.mss import advertise_mss, options_size
 from usernet.transport.tcp.rate import rate_skb_sent
