@@ -209,17 +209,20 @@ class Runner(Trampoline):
 
     def schedule(self, loop: Loop) -> None:
         self._ready.append(loop)
-        if self._asleep:
-            self.rouse()
+        # Who is inside a stack runs what is ready when it leaves, and wakes the leader only for what it leaves over.
+        if self._asleep and not self._inside():
+            self.kick()
+
+    def _inside(self) -> bool:
+        """Whether this thread is inside a stack that it leaves by `left`."""
+        inside = ENTERED.get(threading.get_ident())
+        return inside is not None and inside.trampoline is self
 
     def rouse(self) -> None:
-        """See to it that a leader that sleeps wakes: now, or when this thread leaves the stack that it is inside of.
-
-        Then because the leader, awake, would at once wait for that stack's lock; and it may have nothing left to do.
-        """
+        """See to it that a leader that sleeps wakes: now, or when this thread leaves the stack that it is inside of,
+        for the leader, awake, would at once wait for that stack's lock."""
         if self._asleep:
-            inside = ENTERED.get(threading.get_ident())
-            if inside is not None and inside.trampoline is self:
+            if self._inside():
                 self._wanted = True
             else:
                 self.kick()
