@@ -284,7 +284,8 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
     weighing each; returns how many packets they stand for. What `write_xmit` and `transmit_skb` do for them, with all
     that is the same for each done once.
 
-    Only while nothing is unusual: no loss, no urgent data, nothing to report by SACK, no pacing, an empty device queue.
+    Only while nothing is unusual: no loss, no urgent data, nothing to report by SACK, no ECN, no pacing, and the
+    device's queue is empty.
     """
     dst = sk.dst
     loop = sk.loop
@@ -297,6 +298,7 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
         or sk.selective_acks
         or sk.duplicate_sack is not None
         or sk.pacing_needed
+        or sk.ecn_flags
         or sk.ack_pending
         or sk.ack_quick
         or sk.wmem_alloc
