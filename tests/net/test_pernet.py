@@ -90,3 +90,12 @@ def test_one_that_fails_to_end_keeps_no_other_from_it():
 def test_drops_are_a_tracepoint():
     net = namespace()
     assert net.drops.probes is net.trace.kfree_skb.probes
+
+
+def test_the_softirqs_budget_is_a_sysctl():
+    net = namespace()
+    assert net.sysctl["net.core.netdev_budget"] == 300
+    net.sysctl["net.core.netdev_budget"] = 64
+    assert net.loop.softirq.budget == 64
+    with pytest.raises(ValueError, match="expected 1 to"):
+        net.sysctl["net.core.netdev_budget"] = 0

@@ -30,6 +30,7 @@ class Net:
         self.loop = Loop(clock)
         self.random = source
         self.sysctl = SysctlTable()
+        self.sysctl.register("net.core.netdev_budget", self.loop.softirq, "budget", low=1)
         self.mib = Mib()
         self.trace = Trace()
         self.drops = Drops(self.trace.kfree_skb.probes)
