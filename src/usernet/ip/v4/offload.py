@@ -172,7 +172,8 @@ class Ipv4Offload(Offload):
         ):
             return False
         # … and it acknowledges more. A duplicate says something of its own.
-        if not 0 < _from_bytes(head[at + 28 : at + 32], "big") - _from_bytes(old[start + 28 : start + 32], "big") < 1 << 31:
+        before = _from_bytes(old[start + 28 : start + 32], "big")
+        if not 0 < _from_bytes(head[at + 28 : at + 32], "big") - before < 1 << 31:
             return False
         held.head = head
         held.data = held.network_header = at
