@@ -33,6 +33,8 @@ class CongestionControl:
     restricted: only the privileged may choose it, unless it is in tcp_allowed_congestion_control.
     """
 
+    __slots__ = ()
+
     name: str = ""
     has_cong_control: bool = False
     needs_pacing: bool = False

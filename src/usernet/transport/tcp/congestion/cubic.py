@@ -56,16 +56,22 @@ def cube_root(value: int) -> int:
 class Cubic(CongestionControl):
     """CUBIC's state of one connection. Windows in packets, times in µs unless said otherwise."""
 
+    __slots__ = (
+        "ack_cnt", "bic_k", "bic_origin_point", "cnt", "curr_rtt", "delay_min", "end_seq", "epoch_start",
+        "fast_convergence", "found", "hystart", "hystart_ack_delta_us", "hystart_detect", "hystart_low_window",
+        "last_ack", "last_cwnd", "last_max_cwnd", "last_time", "round_start", "sample_cnt", "tcp_cwnd",
+        "tcp_friendliness",
+    )  # fmt: skip
+
     name = "cubic"
 
-    fast_convergence: bool = True
-    tcp_friendliness: bool = True
-    hystart: bool = True
-    hystart_detect: int = HYSTART_ACK_TRAIN | HYSTART_DELAY
-    hystart_low_window: int = 16
-    hystart_ack_delta_us: int = 2000
-
     def __init__(self) -> None:
+        self.fast_convergence: bool = True
+        self.tcp_friendliness: bool = True
+        self.hystart: bool = True
+        self.hystart_detect: int = HYSTART_ACK_TRAIN | HYSTART_DELAY
+        self.hystart_low_window: int = 16
+        self.hystart_ack_delta_us: int = 2000
         self.cnt: int = 0
         self.last_max_cwnd: int = 0
         self.last_cwnd: int = 0
