@@ -6,15 +6,18 @@ the same code does the same work on either, so that the ratio is of the two tran
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import usernet
+from usernet import drivers
 from usernet.core.malloc import tune_malloc
 
 _numbers = itertools.count()
@@ -50,6 +53,17 @@ def veth_pair() -> Iterator[tuple[str, str]]:
             run("ip", "-n", name, "link", "set", "veth0", "up")
             use_cubic(name, "10.78.0.0/24", "veth0")
         yield a, b
+
+
+@contextmanager
+def tap_stack(offload: bool = True) -> Iterator[tuple[str, usernet.Stack]]:
+    """A namespace, 10.77.0.1, and a started stack, 10.77.0.2, joined by a TAP. Yields its name and the stack."""
+    with namespace("tap") as name, usernet.Stack("bench") as stack:
+        stack.add_device(
+            drivers.Tap("tap0", offload=offload, address="10.77.0.1/24", netns=name), "eth0", "10.77.0.2/24"
+        )
+        use_cubic(name, "10.77.0.0/24", "tap0")
+        yield name, stack
 
 
 def use_cubic(name: str, prefix: str, dev: str) -> None:
@@ -106,3 +120,42 @@ def prepare() -> None:
     if os.geteuid() != 0:
         sys.exit("this benchmark makes network namespaces and TAP devices: run it as root")
     tune_malloc()
+
+
+def compare(
+    description: str | None,
+    what: str,
+    units: Sequence[str],
+    rows: Sequence[tuple[str, Callable[[float], tuple[float, ...]]]],
+    group: int = 0,
+) -> None:
+    """Parse the command line, measure all rows in each round, and print medians and the ratios to the kernel's figure.
+
+    units: of what a row measures; the first one is compared. rows: name, and what measures for so many seconds. group:
+    so many rows are compared with the first of them; 0 for all.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement (default 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that doesn't (default 5)")
+    arguments = parser.parse_args()
+    prepare()
+    figures: list[list[tuple[float, ...]]] = [[] for _ in rows]
+    ratios: list[list[float]] = [[] for _ in rows]
+    for turn in range(arguments.rounds + 1):
+        values = [measure(arguments.seconds if turn else 0.3) for _, measure in rows]
+        for index, value in enumerate(values if turn else ()):
+            figures[index].append(value)
+            ratios[index].append(value[0] / values[index - index % (group or len(rows))][0])
+    print(f"{describe()}\n")
+    table(
+        (what, *units, "of the kernel", "least–greatest"),
+        [
+            (
+                name,
+                *(f"{median([round_[n] for round_ in figures[i]]):,.0f}" for n in range(len(units))),
+                f"{median(ratios[i]):.3f}",
+                spread(ratios[i]),
+            )
+            for i, (name, _) in enumerate(rows)
+        ],
+    )

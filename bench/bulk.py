@@ -57,7 +57,9 @@ def kernel(seconds: float) -> float:
 def stack_receives(seconds: float, offload: bool) -> float:
     """The kernel sends to the stack (bit/s)."""
     with net.namespace("tap") as name, usernet.Stack("bench") as stack:
-        stack.add_device(drivers.Tap("tap0", offload=offload, address="10.77.0.1/24", netns=name), "eth0", "10.77.0.2/24")
+        stack.add_device(
+            drivers.Tap("tap0", offload=offload, address="10.77.0.1/24", netns=name), "eth0", "10.77.0.2/24"
+        )
         net.use_cubic(name, "10.77.0.0/24", "tap0")
         listener = stack.socket()
         listener.bind(("", PORT))
@@ -82,7 +84,9 @@ def stack_receives(seconds: float, offload: bool) -> float:
 def stack_sends(seconds: float, offload: bool) -> float:
     """The stack sends to the kernel (bit/s)."""
     with net.namespace("tap") as name, usernet.Stack("bench") as stack:
-        stack.add_device(drivers.Tap("tap0", offload=offload, address="10.77.0.1/24", netns=name), "eth0", "10.77.0.2/24")
+        stack.add_device(
+            drivers.Tap("tap0", offload=offload, address="10.77.0.1/24", netns=name), "eth0", "10.77.0.2/24"
+        )
         net.use_cubic(name, "10.77.0.0/24", "tap0")
         receiver = net.peer(name, RECEIVER, str(PORT), str(net.CHUNK))
         connection = stack.socket()
