@@ -122,6 +122,7 @@ def corpora() -> dict[str, dict[str, bytes]]:
             "overlap": series(
                 (0, _ip(ip_frame(17, big), ident=8, offset=0x2000)), (6, _ip(ip_frame(17, big), ident=8, offset=0x2002))
             ),
+            "from_many": series((0, _ip(ip_frame(99, big, b"\x0a\0\0\xff")))),
             "forward": series((0, _ip(ip_frame(17, DATAGRAM, dst=b"\x08\x08\x08\x08")))),
             "protocol": series((0, _ip(ip_frame(99, big)))),
         },

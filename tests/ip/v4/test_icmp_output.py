@@ -90,6 +90,13 @@ def test_never_about_what_was_sent_to_many(host: Host, daddr: str) -> None:
     assert host.sent() == []
 
 
+def test_never_to_many(host: Host) -> None:
+    """The source is the broadcast address of a link, which passes for a sender where rp_filter is off."""
+    host.receive(unknown(saddr=addr("10.0.0.255")))
+    assert host.sent() == []
+    assert host.net.mib.icmp.OutMsgs == 0
+
+
 @pytest.mark.parametrize("pkt_type", [PACKET_BROADCAST, PACKET_MULTICAST])
 def test_never_about_a_frame_to_many(host: Host, pkt_type: int) -> None:
     host.receive(unknown(), pkt_type=pkt_type)

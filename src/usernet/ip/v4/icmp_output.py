@@ -235,6 +235,9 @@ class IcmpOutput:
             dst = af.route(Flow(daddr, saddr, IPPROTO_ICMP, 0, tos))
         except OSError:
             return
+        if dst.broadcast or dst.multicast:
+            # RFC 1122 section 3.2.2: the source must be a single host. (Linux relies on rp_filter for this.)
+            return
         if limited and not self._host_allow(dst, daddr):
             return
         saddr = dst.saddr if dst.saddr != af.any else INADDR_DUMMY
