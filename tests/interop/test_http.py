@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
 import pytest
 
@@ -40,7 +40,6 @@ CASES: Final = [
 ]
 
 
-@final
 class Quiet(SimpleHTTPRequestHandler):
     """The standard handler, without its log on standard error."""
 
