@@ -176,6 +176,12 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
         if result:
             return result
     tx: TxInfo = skb.tx
+    last = sk.sent.last
+    if last is not None and last.mstamp == sk.wstamp and (skb.end_seq - last.skb.end_seq) & 0x80000000:
+        # A retransmission after newer data of the same batch, which is one instant on the stack's clock. Where times
+        # are equal the sequence numbers tell which was sent first, so this one's is later; else the delivery of that
+        # data would prove the retransmission lost.
+        sk.wstamp += 1
     tx.mstamp = sk.wstamp
     sk.sent.append(tx)
     rate_skb_sent(sk, skb, tx)
