@@ -541,6 +541,24 @@ class TestRecovery:
         assert peer.mib.tcp_ext.TCPLossUndo + peer.mib.tcp_ext.TCPFullUndo >= 1
         sound(sock)
 
+    def test_what_was_sent_before_a_retransmission_in_one_batch_does_not_prove_it_lost(self, peer: Peer) -> None:
+        sock = peer.active(sack=True, rtt=0.1)
+        sock.send(b"x" * 20 * MSS)
+        peer.sent()
+        peer.run(0.1)
+        # One instant: a first report sends new data (limited transmit), the next has the first segment sent again.
+        peer.send(ACK, 1, 1, options=sack((1 + MSS, 1 + 2 * MSS), peer=peer))
+        peer.expect(seq(1 + 10 * MSS), length(MSS))
+        peer.send(ACK, 1, 1, options=sack((1 + MSS, 1 + 4 * MSS), peer=peer))
+        peer.expect(seq(1), length(MSS))
+        peer.sent()
+        # A round trip later: the new data arrives in the order it was sent, so before the retransmission.
+        peer.run(0.1)
+        peer.send(ACK, 1, 1, options=sack((1 + MSS, 1 + 11 * MSS), peer=peer))
+        assert peer.stack.mib["TcpExt"]["TCPLostRetransmit"] == 0
+        assert all(segment.seq != 1 for segment in peer.sent())
+        sound(sock)
+
     def test_a_dsack_undoes_a_needless_retransmission(self, peer: Peer) -> None:
         sock = peer.active(sack=True, rtt=0.1)
         sock.send(b"x" * (10 * MSS))
