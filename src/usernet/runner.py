@@ -53,6 +53,9 @@ SELECT_BELOW: Final = 2 * NSEC_PER_MSEC
 LONGEST_SLEEP: Final = 86_400 * NSEC_PER_SEC
 """A sleep (ns) that epoll can be asked for; its milliseconds are a C int."""
 
+DRAIN_ROUNDS: Final = 16
+"""How often a leader serves the stacks that give one another work before it looks at the devices again."""
+
 DRAIN_LIMIT: Final = 64
 """How many batches of other stacks a call runs on its way out before it leaves the rest to the leader."""
 
@@ -236,9 +239,10 @@ class Runner(Trampoline):
         earliest = loop.timers.earliest_entry()
         if earliest < loop.filed:
             self._file(loop, earliest)
-        if loop.softirq.pending:
+        deferred = loop.softirq.deferred
+        if loop.softirq.pending and not (deferred and loop in self._ready):
             self._ready.append(loop)
-        if self._ready:
+        if self._ready and not deferred:
             ident = threading.get_ident()
             draining = self._draining
             # A callback on the way out of a batch may make calls: one drains, not one inside another.
@@ -277,12 +281,16 @@ class Runner(Trampoline):
             self._lead_count += 1
             self._looked = _monotonic_ns()
         self._draining.add(ident)
+        start = self._looked
         try:
-            self._expire(self._looked)
+            self._expire(start)
             self._receive(self._epoll.poll(0, MAX_EVENTS))
-            self._drain(DRAIN_LIMIT, False)
+            self._drain(len(self._ready), False)
         finally:
             self._draining.discard(ident)
+            # Under a flood, at least as much time goes to the calls as to the devices.
+            end = _monotonic_ns()
+            self._looked = max(start, 2 * end - start - POLL_EVERY)
 
     def _file(self, loop: Loop, deadline: int) -> None:
         """Remember when `loop` wants to run next (ns of its own clock)."""
@@ -459,8 +467,10 @@ class Runner(Trampoline):
         ready = self._ready
         signals = INTERRUPTS.pending if waiter.ident == INTERRUPTS.main else ()
         while True:
-            if ready:
-                self._drain(len(ready) + DRAIN_LIMIT, True)
+            rounds = DRAIN_ROUNDS
+            while ready and rounds and not waiter.woken:
+                self._drain(len(ready), True)
+                rounds -= 1
             over = waiter.woken or bool(signals)
             if over:
                 # Others' devices and timers are not forgotten over calls that are all served at once.

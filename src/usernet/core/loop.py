@@ -128,7 +128,7 @@ class Loop:
         softirq = self.softirq
         self._left_by = ident
         try:
-            if softirq.pending or softirq.tasklets:
+            if (softirq.pending and not softirq.deferred) or softirq.tasklets:
                 self._left_by = 0
                 softirq.run()
         finally:

@@ -34,13 +34,16 @@ class SoftIRQ:
     """The scheduled work of one stack: `pending` to be polled, `tasklets` to be called when the batch ends. `budget`:
     how many packets a run may receive. `squeezed`: how often that was not enough (/proc/net/softnet_stat)."""
 
-    __slots__ = ("budget", "pending", "squeezed", "tasklets")
+    __slots__ = ("budget", "deferred", "pending", "squeezed", "tasklets")
 
     def __init__(self) -> None:
         self.pending: deque[Napi] = deque()
         self.tasklets: deque[Callable[[], None]] = deque()
         self.budget: int = NETDEV_BUDGET
         self.squeezed: int = 0
+        self.deferred: bool = False
+        """The last run left work behind: it is for whoever leads, and no call does it on its way out, else a flood
+        would keep the one who reads from reading (Linux: ksoftirqd)."""
 
     def schedule(self, napi: Napi) -> None:
         """Have `napi` polled in the next run. Safe from another stack's thread: it appends, and takes no lock."""
@@ -88,6 +91,7 @@ class SoftIRQ:
                 break
             while tasklets:
                 self._call(tasklets.popleft())
+        self.deferred = bool(pending)
         if pending:
             self.squeezed += 1
 
