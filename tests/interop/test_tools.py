@@ -191,6 +191,7 @@ def compare(
     """Run every command against the stack and, at the same time, against a kernel; fail with what differs."""
     outputs: list[dict[str, str]] = [{}, {}]  # the kernel's and the stack's
     problems: list[BaseException] = []
+    drops = ""
 
     def against_kernel() -> None:
         try:
@@ -217,6 +218,7 @@ def compare(
                     run_all(bed, commands, outputs[1])
             else:
                 run_all(bed, commands, outputs[1])
+            drops = ", ".join(f"{reason.name} {count}" for reason, count in bed.stack.drops.items())
     finally:
         kernel.join()
     if problems:
@@ -227,7 +229,7 @@ def compare(
         if wanted != got:
             different += ["", f"$ {command}", *difflib.unified_diff(wanted, got, "kernel", "stack", n=20, lineterm="")]
     if different:
-        pytest.fail("\n".join(different), pytrace=False)
+        pytest.fail("\n".join([*different, "", f"the stack dropped: {drops or 'nothing'}"]), pytrace=False)
 
 
 @netns.requires_program("ping")
