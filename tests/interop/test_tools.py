@@ -148,8 +148,10 @@ NMAP: Final = [
     "nmap -n -sn -PR --reason 10.77.0.0/29",
 ]
 
+#: -N sets the IP identification. hping3 takes its process id's low byte for fragments, and where that is 0 the sending
+#: kernel gives each fragment another one.
 HPING: Final = [
-    f"hping3 -n -c 2 -i u20000 {arguments} {HOST}"
+    f"hping3 -n -c 2 -i u20000 -N 4660 {arguments} {HOST}"
     for arguments in (
         "-S -p 80", "-S -p 81", "-A -p 80", "-A -p 81", "-F -p 81", "-F -P -U -p 81", "-R -p 80", "-S -F -p 80",
         "-S -A -p 80", "-S -p 80 -d 400 -f", "-S -p 80 -d 1200 -x -m 512 -f", "-S -p 81 -d 3000 -m 600 -f",
