@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from usernet.core.malloc import tune_malloc
+
 
 def main() -> None:
     """Run the command line. Ends the process: 0, 1 where it failed, 2 for a wrong option or argument."""
@@ -14,4 +16,5 @@ def main() -> None:
             raise
         print(f"usernet: the command line needs {missing.name}: pip install 'usernet[cli]'", file=sys.stderr)
         sys.exit(1)
+    tune_malloc()
     sys.exit(run())
