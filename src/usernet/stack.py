@@ -6,6 +6,7 @@ where people type them, nanoseconds in `poll`.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import random
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
 from usernet.core.clock import Clock, ManualClock, MonotonicClock
+from usernet.core.errors import error
 from usernet.core.loop import Loop
 from usernet.core.mib import Mib
 from usernet.core.sysctl import SysctlTable
@@ -87,11 +89,15 @@ ROUTE_METRICS = {
 
 
 def parse_interface(text: str) -> tuple[bytes, int]:
-    """An address with its prefix length, "10.0.0.1/24" (without one: the whole address). Raises ValueError."""
+    """An address with its prefix length, "10.0.0.1/24" (without one: the whole address).
+
+    Raises ValueError for what is none, OSError EAFNOSUPPORT for a family the stack doesn't have.
+    """
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError:
         raise ValueError(f"address: expected something like 10.0.0.1/24, not {text!r}") from None
+    _require_ipv4("address", text, interface.version)
     return interface.packed, interface.network.prefixlen
 
 
@@ -103,15 +109,23 @@ def parse_prefix(text: str) -> tuple[bytes, int]:
         network = ipaddress.ip_network(text)
     except ValueError as cause:
         raise ValueError(f"destination: expected default, an address or a prefix, not {text!r} ({cause})") from None
+    _require_ipv4("destination", text, network.version)
     return network.network_address.packed, network.prefixlen
+
+
+def _require_ipv4(what: str, text: str, version: int) -> None:
+    if version != 4:
+        raise error(errno.EAFNOSUPPORT, f"{what}: {text!r} is of IPv{version}, and this stack has IPv4 only")
 
 
 def parse_address(what: str, text: str) -> bytes:
     """One address, packed. Raises ValueError, which names it `what`."""
     try:
-        return ipaddress.ip_address(text).packed
+        address = ipaddress.ip_address(text)
     except ValueError:
         raise ValueError(f"{what}: expected an IP address, not {text!r}") from None
+    _require_ipv4(what, text, address.version)
+    return address.packed
 
 
 @final
@@ -301,8 +315,8 @@ class Stack:
         """A new device on `driver`, with `addresses` ("10.0.0.1/24"), usable at once.
 
         mac: instead of the driver's own. mtu: in bytes. up: whether to bring it up.
-        Raises ValueError for a name, address or number that is none, OSError where the driver can't be opened; then
-        there is no device.
+        Raises ValueError for a name, address or number that is none, OSError where the driver can't be opened, or for
+        an address of a family that the stack doesn't have (EAFNOSUPPORT); then there is no device.
         """
         parsed = [parse_interface(text) for text in addresses]
         with self._entered():
@@ -315,7 +329,7 @@ class Stack:
                 if up:
                     self.devices.set_up(dev)
                 for packed, length in parsed:
-                    self._add_address(dev, packed, length)
+                    self._addresses.add(dev, packed, length)
             except BaseException:
                 self.devices.remove(dev)
                 raise
@@ -356,15 +370,11 @@ class Stack:
 
     # -- addresses, routes, neighbours
 
-    def _add_address(self, dev: NetDevice, packed: bytes, length: int) -> None:
-        if len(packed) == 4:
-            self._addresses.add(dev, packed, length)
-
     def add_address(self, dev: NetDevice | str, address: str) -> None:
         """address: "10.0.0.1/24". Raises ValueError for what is none, FileExistsError where the device has it."""
         packed, length = parse_interface(address)
         with self._entered():
-            self._add_address(self._device(dev), packed, length)
+            self._addresses.add(self._device(dev), packed, length)
 
     def remove_address(self, dev: NetDevice | str, address: str) -> None:
         """Raises OSError EADDRNOTAVAIL where the device doesn't have it."""
