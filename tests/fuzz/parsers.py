@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 from contextlib import suppress
+from functools import partial
 from io import BytesIO
 
 import usernet
@@ -116,12 +117,13 @@ def packetdrill_scripts(data: bytes) -> None:
 def texts(data: bytes) -> None:
     """What people type: addresses, prefixes, MAC addresses, ports, sysctls. ValueError, and nothing changes."""
     text = data.decode(errors="replace")
-    with suppress(ValueError):
-        stack_module.parse_interface(text)
-    with suppress(ValueError):
-        stack_module.parse_prefix(text)
-    with suppress(ValueError):
-        stack_module.parse_address("via", text)
+    for parse in (stack_module.parse_interface, stack_module.parse_prefix, partial(stack_module.parse_address, "via")):
+        try:
+            parse(text)
+        except ValueError:
+            pass
+        except OSError as refused:
+            assert refused.errno == errno.EAFNOSUPPORT, refused
     with suppress(ValueError):
         assert len(ethernet.parse_mac(text)) == 6
     with suppress(ValueError):
