@@ -411,7 +411,6 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     child.ecn_flags = ecn.ECN_OK if request.ecn_ok else 0
     child.mss_clamp = request.mss
     child.advmss = request.advmss - (wire.TCPOLEN_TSTAMP_ALIGNED if request.tstamp_ok else 0)
-    child.mtup.init(child)
     dst = request.dst
     if dst is not None:
         sync_mss(child, dst.mtu())

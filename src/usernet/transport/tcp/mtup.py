@@ -1,8 +1,16 @@
-"""Path MTU discovery by TCP itself (RFC 4821; Linux: tcp_mtu_probing, struct icsk_mtup)."""
+"""Path MTU discovery by TCP itself (RFC 4821; Linux: struct icsk_mtup, tcp_mtu_probing).
+
+A binary search for what the path takes, with the connection's own data: now and then a segment larger than the MSS is
+sent (mtu_probe.py). Arrives it, then the MSS grows; is it lost, and nothing else, then that size doesn't pass, and it
+was no congestion. `tcp_mtu_probing` 2 searches from the start, from `tcp_base_mss` up; 1 begins where retransmissions
+time out again and again, as they do where a router swallows what is too large and the ICMP error that would say so.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
+
+from usernet.wire.tcp import TCP_HLEN
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -12,18 +20,22 @@ if TYPE_CHECKING:
 class MtuProbe:
     """The search of one connection: between `search_low` and `search_high` (bytes of packet).
 
-    probe_size: payload bytes of the probe that is under way, 0 for none; probe_seq_start, probe_seq_end: where it is.
+    probe_size: bytes of the packet of the probe that is under way, 0 for none; probe_seq_start, probe_seq_end: where it
+    is. probe_timestamp: when the search began, or was last begun anew (ns).
     """
 
-    __slots__ = ("enabled", "probe_seq_end", "probe_seq_start", "probe_size", "search_high", "search_low")
+    __slots__ = (
+        "enabled", "probe_seq_end", "probe_seq_start", "probe_size", "probe_timestamp", "search_high", "search_low",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.enabled: bool = False
-        self.search_high: int = 65535
+        self.search_high: int = 0
         self.search_low: int = 0
         self.probe_size: int = 0
         self.probe_seq_start: int = 0
         self.probe_seq_end: int = 0
+        self.probe_timestamp: int = 0
 
     def init(self, sk: TcpSock) -> None:
         """The connection starts (Linux: tcp_mtup_init)."""
@@ -31,9 +43,11 @@ class MtuProbe:
 
         tcp = sk.tcp
         self.enabled = tcp.tcp_mtu_probing > 1
-        self.search_high = mss_to_mtu(sk, sk.mss_clamp)
+        self.search_high = sk.mss_clamp + TCP_HLEN + sk.af.header_len
         self.search_low = mss_to_mtu(sk, tcp.tcp_base_mss)
         self.probe_size = 0
+        if self.enabled:
+            self.probe_timestamp = sk.loop.now
 
     def failed(self, sk: TcpSock) -> None:
         """The probe was lost, and nothing else: that size doesn't pass (Linux: tcp_mtup_probe_failed)."""
@@ -43,20 +57,25 @@ class MtuProbe:
 
     def succeeded(self, sk: TcpSock) -> None:
         """The probe was acknowledged (Linux: tcp_mtup_probe_success)."""
-        from usernet.transport.tcp.mss import mss_to_mtu, mtu_to_mss, sync_mss
+        from usernet.transport.tcp.mss import mss_to_mtu, sync_mss
 
+        sk.prior_ssthresh = sk.current_ssthresh()
         # The window is counted in packets, which are larger now.
-        cwnd = sk.snd_cwnd * mtu_to_mss(sk, mss_to_mtu(sk, sk.mss_cache)) // max(self.probe_size, 1)
-        sk.snd_cwnd = max(1, cwnd)
+        sk.snd_cwnd = max(1, sk.snd_cwnd * mss_to_mtu(sk, sk.mss_cache) // self.probe_size)
         sk.snd_cwnd_cnt = 0
         sk.snd_cwnd_stamp = sk.loop.now
+        sk.snd_ssthresh = sk.current_ssthresh()
         self.search_low = self.probe_size
         self.probe_size = 0
         sync_mss(sk, sk.pmtu_cookie)
         sk.net.mib.tcp_ext.TCPMTUPSuccess += 1
 
     def black_hole(self, sk: TcpSock) -> None:
-        """Retransmissions of full segments fail: perhaps the path swallows them (Linux: tcp_mtu_probing)."""
+        """Retransmissions of full segments fail: perhaps the path swallows them (Linux: tcp_mtu_probing).
+
+        The first time the search begins, which takes the MSS down to `tcp_base_mss`; then it is halved again and
+        again, down to `tcp_mtu_probe_floor`.
+        """
         from usernet.transport.tcp.mss import mss_to_mtu, mtu_to_mss, sync_mss
 
         tcp = sk.tcp
@@ -64,6 +83,7 @@ class MtuProbe:
             return
         if not self.enabled:
             self.enabled = True
+            self.probe_timestamp = sk.loop.now
         else:
             mss = mtu_to_mss(sk, self.search_low) >> 1
             mss = max(min(tcp.tcp_base_mss, mss), tcp.tcp_mtu_probe_floor, tcp.tcp_min_snd_mss)

@@ -398,11 +398,18 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
     sent = 0
     is_cwnd_limited = False
     limited = [False, False]
+    if sk.mtup.enabled and not push_one:
+        from usernet.transport.tcp.mtu_probe import mtu_probe
+
+        sent = mtu_probe(sk)
+        if not sent:
+            return False
+        sent = max(sent, 0)
     max_segs = tso_segs(sk, mss)
     queue = sk.write_queue
     first = queue.first
     if first is not None and first.next is not None and first.len > mss and not push_one:
-        sent = _transmit_burst(sk, mss, max_segs)
+        sent += _transmit_burst(sk, mss, max_segs)
     while True:
         skb = queue.first
         if skb is None:

@@ -55,6 +55,7 @@ def finish_connect(sk: TcpSock) -> None:
 
 def init_transfer(sk: TcpSock) -> None:
     """Prepare for data (Linux: tcp_init_transfer, tcp_init_metrics)."""
+    sk.mtup.init(sk)
     sk.init_metrics()
     sk.init_congestion_control()
     if not sk.buffers_ready:
@@ -201,5 +202,6 @@ def _take_syn_options(sk: TcpSock, options: wire.TcpOptions, saw_tstamp: bool, s
     if sk.user_mss and sk.user_mss < mss:
         mss = sk.user_mss
     sk.mss_clamp = mss
+    sk.mtup.init(sk)
     sync_mss(sk, sk.pmtu_cookie)
     init_rcv_mss(sk)
