@@ -15,11 +15,8 @@ NOQUEUE_LIMIT: Final = 1000
 """Packets."""
 
 
-@final
-class Pfifo(Qdisc):
+class Fifo(Qdisc):
     """One queue of at most `limit` packets; a packet that finds it full is dropped."""
-
-    kind = "pfifo"
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -52,6 +49,24 @@ class Pfifo(Qdisc):
     def reset(self) -> list[SKBuff]:
         self.qlen = self.backlog = 0
         return self._queue.take()
+
+
+@final
+class Pfifo(Fifo):
+    """A queue whose limit is set by hand (`tc qdisc add … pfifo limit N`)."""
+
+    kind = "pfifo"
+
+
+@final
+class NoQueue(Fifo):
+    """For devices that take all they are given (Linux: noqueue): only a packet sent inside another's sending waits,
+    and what a driver that breaks its word does not take; at most `NOQUEUE_LIMIT`, one more is dropped."""
+
+    kind = "noqueue"
+
+    def __init__(self) -> None:
+        super().__init__(NOQUEUE_LIMIT)
 
 
 @final
@@ -101,41 +116,3 @@ class PfifoFast(Qdisc):
         for band in self._bands or ():
             left.extend(band.take())
         return left
-
-
-@final
-class NoQueue(Qdisc):
-    """For devices that take all they are given (Linux: noqueue): only a packet sent inside another's sending waits,
-    and what a driver that breaks its word does not take; at most `NOQUEUE_LIMIT`, one more is dropped."""
-
-    kind = "noqueue"
-    can_bypass = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._queue = SKBuffQueue()
-
-    def enqueue(self, skb: SKBuff) -> SKBuff | None:
-        if self.qlen >= NOQUEUE_LIMIT:
-            self.drops += 1
-            return skb
-        self._queue.append(skb)
-        self.qlen += 1
-        self.backlog += skb.len
-        return None
-
-    def dequeue(self) -> SKBuff | None:
-        skb = self._queue.popleft()
-        if skb is not None:
-            self.qlen -= 1
-            self.backlog -= skb.len
-            self.count(skb)
-        return skb
-
-    def requeue(self, skb: SKBuff) -> None:
-        self._queue.appendleft(skb)
-        self.take_back(skb)
-
-    def reset(self) -> list[SKBuff]:
-        self.qlen = self.backlog = 0
-        return self._queue.take()
