@@ -21,7 +21,15 @@ from usernet.netdevice.namespace import DeviceNamespace
 from usernet.sock.cookies import SockCookies
 from usernet.sock.filter import BPF_INSN_SIZE, Program
 from usernet.sock.optval import UINT_MAX, decode_int, encode_int, pack_name
-from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, Sock, set_buffer
+from usernet.sock.sock import (
+    SK_PACING_NEEDED,
+    SK_PACING_NONE,
+    SOCK_DGRAM,
+    SOCK_RAW,
+    SOCK_STREAM,
+    Sock,
+    set_buffer,
+)
 from usernet.sock.sockopt import (
     SO_ACCEPTCONN,
     SO_ATTACH_BPF,
@@ -223,6 +231,10 @@ def sock_setsockopt(sk: Sock, option: int, value: bytes) -> None:
         rate: int = _U64.unpack_from(value)[0] if len(value) >= 8 else number & UINT_MAX
         unlimited = rate == (1 << 64) - 1 if len(value) >= 8 else rate == UINT_MAX
         sk.max_pacing_rate = 0 if unlimited else rate
+        if not unlimited:
+            if sk.pacing_status == SK_PACING_NONE:
+                sk.pacing_status = SK_PACING_NEEDED
+            sk.pacing_rate = min(sk.pacing_rate, rate)
     elif option == SO_ZEROCOPY:
         if not (sk.sock_type == SOCK_STREAM or (sk.sock_type == SOCK_DGRAM and sk.protocol == IPPROTO_UDP)):
             raise error(errno.EOPNOTSUPP)

@@ -48,6 +48,13 @@ SOCK_MIN_SNDBUF: Final = 4608
 WAKE_READ: Final = EPOLLIN | EPOLLPRI | EPOLLRDNORM | EPOLLRDBAND
 WAKE_WRITE: Final = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
 
+# Who paces what a socket sends (Linux: enum sk_pacing): nobody, the transport itself, the device's qdisc (fq).
+SK_PACING_NONE: Final = 0
+SK_PACING_NEEDED: Final = 1
+SK_PACING_FQ: Final = 2
+PACING_UNLIMITED: Final = (1 << 64) - 1
+"""A rate that is no limit (Linux: ~0UL)."""
+
 
 class SockNet:
     """The settings of all sockets of a namespace (net.core.*)."""
@@ -76,10 +83,10 @@ class Sock:
     __slots__ = (
         "bound_dev_if", "broadcast", "busy_poll", "cookie", "dead", "dontroute", "drops", "dst", "err", "err_soft",
         "error_queue", "filter", "incoming_cpu", "keepopen", "linger", "loop", "mark", "max_pacing_rate", "net",
-        "no_check_tx", "oobinline", "peek_off", "priority", "rcvbuf", "rcvbuf_locked", "rcvlowat", "rcvtimeo",
-        "rcvtstamp", "receive_queue", "reuse", "reuseport", "reuseport_filter", "rmem_alloc", "rxq_ovfl", "settings",
-        "shutdown_mask", "sndbuf", "sndbuf_locked", "sndtimeo", "sock_flags", "stamp", "state", "tsflags", "tskey",
-        "wait", "wmem_alloc", "zerocopy",
+        "no_check_tx", "oobinline", "pacing_rate", "pacing_status", "peek_off", "priority", "rcvbuf", "rcvbuf_locked",
+        "rcvlowat", "rcvtimeo", "rcvtstamp", "receive_queue", "reuse", "reuseport", "reuseport_filter", "rmem_alloc",
+        "rxq_ovfl", "settings", "shutdown_mask", "sndbuf", "sndbuf_locked", "sndtimeo", "sock_flags", "stamp",
+        "state", "tsflags", "tskey", "wait", "wmem_alloc", "zerocopy",
     )  # fmt: skip
 
     family: int = 0
@@ -131,6 +138,10 @@ class Sock:
         self.filter: Any = None
         """A classic BPF program (sock/filter.py), run on what is received."""
         self.max_pacing_rate: int = 0
+        """Bytes per second; 0 where there is no limit."""
+        self.pacing_rate: int = PACING_UNLIMITED
+        """Bytes per second at which it sends, as far as something paces."""
+        self.pacing_status: int = SK_PACING_NONE
         self.incoming_cpu: int = -1
         self.busy_poll: int = 0
         self.rxq_ovfl: bool = False

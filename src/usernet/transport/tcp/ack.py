@@ -251,7 +251,7 @@ def clean_rtx_queue(
             check_sack_reordering(sk, reord, False)
     elif skb is not None and updated and sack_rtt_us >= 0 and sack_rtt_us > (now - skb.tx.mstamp) // 1000:
         flag |= FLAG_SET_XMIT_TIMER
-    if acked_packets or state.sack_delivered:
+    if (acked_packets or state.sack_delivered) and sk.ca_ready:
         sk.ca.pkts_acked(sk, acked_packets, ca_rtt_us, packets_in_flight(sk))
     return flag
 
@@ -357,6 +357,8 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
     sk.rcv_tstamp = sk.loop.now
     rexmit = REXMIT_NONE
     if not prior_packets:
+        if sk.ca.has_in_ack_event and sk.ca_ready:
+            sk.ca.in_ack_event(sk, flag)
         if flag & FLAG_DSACKING_ACK:
             flag, rexmit = fastretrans_alert(sk, prior_snd_una, 0, flag)
         _ack_probe(sk)
@@ -365,6 +367,11 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
         return 1
     flag |= clean_rtx_queue(sk, prior_fack, prior_snd_una, state, flag)
     rack_update_reo_wnd(sk, sample)
+    if flag & FLAG_ECE:
+        sk.delivered_ce += sk.delivered - delivered
+    if sk.ca.has_in_ack_event and sk.ca_ready:
+        sk.ca.in_ack_event(sk, flag)
+    counted = sk.delivered
     if sk.tlp_high_seq:
         process_tlp_ack(sk, ack, flag)
     if not flag & FLAG_NOT_DUP or flag & FLAG_CA_ALERT or sk.ca_state != TCP_CA_OPEN:
@@ -378,7 +385,13 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
         dst = sk.dst
         if dst is not None:
             dst.confirm()
+    if flag & FLAG_ECE:
+        # What duplicates without SACK stand for is counted by the state machine.
+        sk.delivered_ce += sk.delivered - counted
+        sample.is_ece = True
+        mib.TCPDeliveredCE += sk.delivered - delivered
     delivered = sk.delivered - delivered
+    mib.TCPDelivered += delivered
     sample.is_ack_delayed = bool(flag & FLAG_ACK_MAYBE_DELAYED)
     rate_gen(sk, delivered, sk.lost - lost, is_sack_reneg, sample)
     _cong_control(sk, ack, delivered, flag, sample)
@@ -400,6 +413,10 @@ def _old_ack(sk: TcpSock, skb: SKBuff, prior_snd_una: int, flag: int) -> int:
 def _cong_control(sk: TcpSock, ack: int, delivered: int, flag: int, sample: RateSample) -> None:
     """Let the window follow (Linux: tcp_cong_control)."""
     ca = sk.ca
+    if not sk.ca_ready:
+        # The acknowledgement of a SYN: the controller starts when the connection is there.
+        update_pacing_rate(sk)
+        return
     if ca.has_cong_control:
         ca.cong_control(sk, ack, flag, sample)
         return

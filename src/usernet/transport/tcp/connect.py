@@ -8,6 +8,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from usernet.transport.tcp import ecn
+from usernet.transport.tcp.congestion.base import assign_from_route
 from usernet.transport.tcp.const import (
     ICSK_TIME_RETRANS,
     MSEC,
@@ -75,6 +76,7 @@ def connect_init(sk: TcpSock) -> None:
 def connect(sk: TcpSock) -> None:
     """Send the SYN (Linux: tcp_connect). Raises nothing: what fails is tried again by the timer."""
     connect_init(sk)
+    assign_from_route(sk)
     skb = new_segment(sk.write_seq, SYN)
     skb.tcp_flags |= ecn.send_syn(sk)
     sk.write_seq = skb.end_seq

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from usernet.net.dst import RTAX_FEATURES
+from usernet.transport.tcp.congestion import base as congestion
+from usernet.transport.tcp.congestion.base import CA_EVENT_ECN_IS_CE, CA_EVENT_ECN_NO_CE
 from usernet.transport.tcp.const import ICSK_ACK_NOW
 from usernet.wire.tcp import CWR, ECE
 
@@ -38,7 +40,7 @@ def _route_wants(dst: Dst | None) -> bool:
 def send_syn(sk: TcpSock) -> int:
     """The flags to ask for ECN with in a SYN, 0 for none (Linux: tcp_ecn_send_syn)."""
     sk.ecn_flags = 0
-    if sk.tcp.tcp_ecn == 1 or _route_wants(sk.dst):
+    if sk.tcp.tcp_ecn == 1 or sk.ca.needs_ecn or _route_wants(sk.dst):
         sk.ecn_flags = ECN_OK
         return ECE | CWR
     return 0
@@ -56,9 +58,15 @@ def receive_syn(sk: TcpSock, flags: int) -> None:
         sk.ecn_flags &= ~ECN_OK
 
 
-def request_wants(tcp: Tcp, skb: SKBuff, dst: Dst | None) -> bool:
+def request_wants(tcp: Tcp, listener: TcpSock, skb: SKBuff, dst: Dst | None) -> bool:
     """Whether to agree to a SYN's wish (Linux: tcp_ecn_create_request)."""
-    if skb.tcp_flags & (ECE | CWR) != ECE | CWR or not (tcp.tcp_ecn or _route_wants(dst)):
+    if skb.tcp_flags & (ECE | CWR) != ECE | CWR:
+        return False
+    if listener.ca.needs_ecn:
+        return True
+    if dst is not None and dst.congestion_control and congestion.find(dst.congestion_control).needs_ecn:
+        return True
+    if not (tcp.tcp_ecn or _route_wants(dst)):
         return False
     # A SYN that is itself marked as ECN-capable comes from a middlebox that doesn't know what it does.
     tos: int = skb.af.header_of(skb)[0]
@@ -74,7 +82,7 @@ def send(sk: TcpSock, new_data: bool) -> int:
         if ecn & ECN_QUEUE_CWR:
             sk.ecn_flags = ecn & ~ECN_QUEUE_CWR
             flags = CWR
-    else:
+    elif not sk.ca.needs_ecn:
         sk.tos &= ~INET_ECN_MASK
     if ecn & ECN_DEMAND_CWR:
         flags |= ECE
@@ -99,6 +107,8 @@ def data_check(sk: TcpSock, skb: SKBuff) -> None:
             # Probably a retransmission.
             enter_quickack_mode(sk, 2)
         return
+    if sk.ca.needs_ecn:
+        sk.ca.cwnd_event(sk, CA_EVENT_ECN_IS_CE if mark == INET_ECN_CE else CA_EVENT_ECN_NO_CE)
     if mark == INET_ECN_CE and not sk.ecn_flags & ECN_DEMAND_CWR:
         # The sender's window may be very small: don't delay its acknowledgements.
         enter_quickack_mode(sk, 2)

@@ -18,7 +18,9 @@ from usernet.net.pernet import Net
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
+from usernet.sock.sock import SK_PACING_NEEDED
 from usernet.transport.tcp import ecn
+from usernet.transport.tcp.congestion.base import assign, assign_from_route
 from usernet.transport.tcp.const import (
     MSEC,
     SEC,
@@ -264,7 +266,7 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
     request.ts_off = tcp.secure_ts_offset(request.saddr, request.daddr) if request.tstamp_ok else 0
     request.snt_isn = isn or tcp.secure_seq(request.saddr, request.daddr, request.sport, request.dport)
     request.init_window(dst)
-    request.ecn_ok = ecn.request_wants(tcp, skb, dst)
+    request.ecn_ok = ecn.request_wants(tcp, listener, skb, dst)
     if tcp.tcp_fastopen & TFO_SERVER_ENABLE:
         from usernet.transport.tcp.fastopen_server import try_fastopen
 
@@ -408,6 +410,7 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
         child.tcp_header_len += wire.TCPOLEN_TSTAMP_ALIGNED
         child.tsoffset = request.ts_off
     child.dst = request.dst
+    assign_from_route(child)
     child.ecn_flags = ecn.ECN_OK if request.ecn_ok else 0
     child.mss_clamp = request.mss
     child.advmss = request.advmss - (wire.TCPOLEN_TSTAMP_ALIGNED if request.tstamp_ok else 0)
@@ -429,8 +432,15 @@ def inherit(child: TcpSock, listener: TcpSock) -> None:
     """The options of a listener are those of its children (Linux: sk_clone_lock)."""
     for name in INHERITED:
         setattr(child, name, getattr(listener, name))
-    if listener.ca.name != child.ca.name:
-        child.ca = type(listener.ca)()
+    # The system's default as it is now, unless the program chose one for the listener (tcp_ca_openreq_child).
+    if listener.ca_setsockopt:
+        child.ca_setsockopt = True
+        assign(child, type(listener.ca)())
+    else:
+        assign(child, child.ca)
+    if child.max_pacing_rate:
+        child.pacing_status = SK_PACING_NEEDED
+        child.pacing_rate = child.max_pacing_rate
 
 
 INHERITED = (

@@ -103,6 +103,7 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     info["data_segs_out"] = sk.data_segs_out
     info["delivery_rate"] = delivery_rate(sk)
     info["delivered"] = sk.delivered & SEQ_MASK
+    info["delivered_ce"] = sk.delivered_ce & SEQ_MASK
     info["bytes_sent"] = sk.bytes_sent
     info["bytes_retrans"] = sk.bytes_retrans
     info["dsack_dups"] = sk.dsack_dups

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
+from usernet.sock.sock import SK_PACING_NEEDED, SK_PACING_NONE
 from usernet.transport.tcp.congestion.base import CA_EVENT_CWND_RESTART, CA_EVENT_TX_START
 from usernet.transport.tcp.const import (
     ICSK_TIME_LOSS_PROBE,
@@ -257,10 +258,12 @@ def small_queue_full(sk: TcpSock, skb: SKBuff, factor: int) -> bool:
     queued = sk.wmem_alloc
     if not queued:
         return False
-    limit = min(max(2 * skb.truesize, sk.pacing_rate >> 10), sk.tcp.tcp_limit_output_bytes) << factor
-    if queued > limit:
+    limit = max(2 * skb.truesize, sk.pacing_rate >> 10)
+    if sk.pacing_status == SK_PACING_NONE:
+        limit = min(limit, sk.tcp.tcp_limit_output_bytes)
+    if queued > limit << factor:
         # A retransmission queue that is empty, or a single segment: never wait for nothing.
-        if sk.rtx_queue.first is None:
+        if sk.rtx_queue.first is sk.rtx_queue.last:
             return False
         sk.tsq_throttled = True
         return True
@@ -269,7 +272,7 @@ def small_queue_full(sk: TcpSock, skb: SKBuff, factor: int) -> bool:
 
 def pacing_check(sk: TcpSock) -> bool:
     """Whether internal pacing holds the next segment back (Linux: tcp_pacing_check)."""
-    if not sk.pacing_needed or sk.wstamp <= sk.loop.now:
+    if sk.pacing_status != SK_PACING_NEEDED or sk.wstamp <= sk.loop.now:
         return False
     timer = sk.pacing_timer
     if timer is None:
@@ -297,7 +300,7 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
         or sk.urg_mode
         or sk.selective_acks
         or sk.duplicate_sack is not None
-        or sk.pacing_needed
+        or sk.pacing_status
         or sk.ecn_flags
         or sk.ack_pending
         or sk.ack_quick
@@ -414,7 +417,7 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
         skb = queue.first
         if skb is None:
             break
-        if sk.pacing_needed and pacing_check(sk):
+        if sk.pacing_status and pacing_check(sk):
             break
         length = skb.len
         segments = init_tso_segs(skb, mss)

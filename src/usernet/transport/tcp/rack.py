@@ -84,15 +84,17 @@ def mark_skb_lost(sk: TcpSock, skb: SKBuff) -> None:
     if (hint is None and sk.retrans_out >= sk.lost_out) or (hint is not None and before(skb.seq, hint.seq)):
         sk.retransmit_hint = skb
     if sacked & TCPCB_LOST:
-        if sacked & TCPCB_SACKED_RETRANS:
-            skb.sacked = sacked & ~TCPCB_SACKED_RETRANS
-            sk.retrans_out -= count
-            sk.net.mib.tcp_ext.TCPLostRetransmit += count
-            sk.lost += count
+        if not sacked & TCPCB_SACKED_RETRANS:
+            return
+        skb.sacked = sacked & ~TCPCB_SACKED_RETRANS
+        sk.retrans_out -= count
+        sk.net.mib.tcp_ext.TCPLostRetransmit += count
     else:
         sk.lost_out += count
         skb.sacked = sacked | TCPCB_LOST
-        sk.lost += count
+    sk.lost += count
+    if sk.ca.has_skb_marked_lost:
+        sk.ca.skb_marked_lost(sk, skb)
 
 
 def rack_detect_loss(sk: TcpSock) -> int:

@@ -21,19 +21,26 @@ if TYPE_CHECKING:
 class RateSample:
     """What one acknowledgement tells (Linux: `struct rate_sample`). Times in ns, `rtt_us` in µs, counts in packets.
 
-    delivered: packets delivered over interval; -1 for no sample. losses: newly marked lost. acked_sacked: newly
-    delivered. prior_in_flight: before the acknowledgement.
+    delivered: packets delivered over interval; -1 for no sample; delivered_ce: those of them reported as marked (CE).
+    lost: lost since the sampled packet was sent. losses: newly marked lost. acked_sacked: newly delivered.
+    prior_in_flight: before the acknowledgement; tx_in_flight: when the sampled packet had been sent.
     """
 
     __slots__ = (
-        "acked_sacked", "interval", "is_ack_delayed", "is_app_limited", "is_retrans", "last_end_seq", "losses",
-        "prior_delivered", "prior_in_flight", "prior_mstamp", "rcv_interval", "rtt_us", "snd_interval", "delivered",
+        "acked_sacked", "delivered", "delivered_ce", "interval", "is_ack_delayed", "is_app_limited", "is_ece",
+        "is_retrans", "last_end_seq", "losses", "lost", "prior_delivered", "prior_delivered_ce", "prior_in_flight",
+        "prior_lost", "prior_mstamp", "rcv_interval", "rtt_us", "snd_interval", "tx_in_flight",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.prior_mstamp: int = 0
         self.prior_delivered: int = 0
+        self.prior_delivered_ce: int = 0
+        self.prior_lost: int = 0
+        self.tx_in_flight: int = 0
         self.delivered: int = 0
+        self.delivered_ce: int = 0
+        self.lost: int = 0
         self.interval: int = 0
         self.snd_interval: int = 0
         self.rcv_interval: int = 0
@@ -45,6 +52,7 @@ class RateSample:
         self.is_app_limited: bool = False
         self.is_retrans: bool = False
         self.is_ack_delayed: bool = False
+        self.is_ece: bool = False
 
 
 def rate_skb_sent(sk: TcpSock, skb: SKBuff, tx: TxInfo) -> None:
@@ -54,6 +62,10 @@ def rate_skb_sent(sk: TcpSock, skb: SKBuff, tx: TxInfo) -> None:
     tx.first_tx_mstamp = sk.first_tx_mstamp
     tx.delivered_mstamp = sk.delivered_mstamp
     tx.delivered = sk.delivered
+    tx.delivered_ce = sk.delivered_ce
+    tx.lost = sk.lost
+    # A retransmission is not counted yet, nor is new data.
+    tx.in_flight = sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out + skb.gso_segs
     tx.app_limited = sk.app_limited != 0
 
 
@@ -63,9 +75,13 @@ def rate_skb_delivered(sk: TcpSock, skb: SKBuff, sample: RateSample) -> None:
     if not tx.delivered_mstamp:
         return
     if not sample.prior_delivered or (
-        tx.mstamp > sk.first_tx_mstamp or (tx.mstamp == sk.first_tx_mstamp and skb.end_seq - sample.last_end_seq > 0)
+        tx.mstamp > sk.first_tx_mstamp
+        or (tx.mstamp == sk.first_tx_mstamp and (sample.last_end_seq - skb.end_seq) & 0x80000000)
     ):
         sample.prior_delivered = tx.delivered
+        sample.prior_delivered_ce = tx.delivered_ce
+        sample.prior_lost = tx.lost
+        sample.tx_in_flight = tx.in_flight
         sample.prior_mstamp = tx.delivered_mstamp
         sample.is_app_limited = tx.app_limited
         sample.is_retrans = bool(skb.sacked & 0x92)  # TCPCB_RETRANS
@@ -90,6 +106,8 @@ def rate_gen(sk: TcpSock, delivered: int, lost: int, sack_reneging: bool, sample
         sample.interval = -1
         return
     sample.delivered = sk.delivered - sample.prior_delivered
+    sample.delivered_ce = sk.delivered_ce - sample.prior_delivered_ce
+    sample.lost = sk.lost - sample.prior_lost
     sample.rcv_interval = sk.loop.now - sample.prior_mstamp
     sample.interval = max(sample.snd_interval, sample.rcv_interval)
     if sample.interval // 1000 < sk.min_rtt_us():

@@ -201,7 +201,7 @@ def xmit_retransmit_queue(sk: TcpSock) -> None:
     max_segs = tso_segs(sk, current_mss(sk))
     mib = sk.net.mib.tcp_ext
     while skb is not None:
-        if pacing_check(sk):
+        if sk.pacing_status and pacing_check(sk):
             break
         if hole is None:
             sk.retransmit_hint = skb

@@ -28,15 +28,16 @@ class TxInfo:
     with what follows (MSG_EOR). `next`, `prev` link it in the order of sending (`SentQueue`)."""
 
     __slots__ = (
-        "app_limited", "delivered", "delivered_mstamp", "eor", "first_tx_mstamp", "in_flight", "listed",
-        "mstamp", "next",
-        "prev", "skb",
+        "app_limited", "delivered", "delivered_ce", "delivered_mstamp", "eor", "first_tx_mstamp", "in_flight",
+        "listed", "lost", "mstamp", "next", "prev", "skb",
     )  # fmt: skip
 
     def __init__(self, skb: SKBuff) -> None:
         self.skb = skb
         self.mstamp: int = 0
         self.delivered: int = 0
+        self.delivered_ce: int = 0
+        self.lost: int = 0
         self.delivered_mstamp: int = 0
         self.first_tx_mstamp: int = 0
         self.app_limited: bool = False
@@ -183,6 +184,8 @@ def fragment(sk: TcpSock, queue: SKBuffQueue, skb: SKBuff, length: int, mss: int
     rest_tx = TxInfo(rest)
     rest_tx.mstamp = tx.mstamp
     rest_tx.delivered = tx.delivered
+    rest_tx.delivered_ce = tx.delivered_ce
+    rest_tx.lost = tx.lost
     rest_tx.delivered_mstamp = tx.delivered_mstamp
     rest_tx.first_tx_mstamp = tx.first_tx_mstamp
     rest_tx.app_limited = tx.app_limited

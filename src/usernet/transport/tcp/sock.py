@@ -45,6 +45,7 @@ from usernet.transport.tcp.calls import (
     tcp_poll,
     tcp_shutdown,
 )
+from usernet.transport.tcp.congestion.base import start
 from usernet.transport.tcp.const import (
     ICSK_TIME_PROBE0,
     MSEC,
@@ -281,13 +282,7 @@ class TcpSock(TcpState):
 
     def init_congestion_control(self) -> None:
         """Start the congestion control (Linux: tcp_init_congestion_control)."""
-        self.prior_ssthresh = 0
-        dst = self.dst
-        if dst is not None and dst.congestion_control and dst.congestion_control != self.ca.name:
-            self.ca = self.tcp.new_congestion_control(dst.congestion_control)
-        self.ca.init(self)
-        self.pacing_needed = self.ca.needs_pacing
-        self.ca_ready = True
+        start(self)
 
     def init_metrics(self) -> None:
         """What the route says of the path (Linux: tcp_init_metrics)."""

@@ -25,7 +25,6 @@ from usernet.transport.tcp.const import (
     TCP_MIN_MSS,
     TCP_NAGLE_CORK,
     TCP_NAGLE_OFF,
-    TCP_SYN_SENT,
     TCP_TIMEOUT_INIT,
 )
 from usernet.transport.tcp.info import pack_info
@@ -210,15 +209,15 @@ def _set_congestion(sk: TcpSock, value: bytes) -> None:
         raise error(errno.EINVAL, "TCP_CONGESTION: expected a name")
     name = value[: TCP_CA_NAME_MAX - 1].split(b"\0")[0].decode("ascii", "replace")
     control = congestion.find(name)
+    sk.ca_setsockopt = True
     if type(sk.ca) is control:
         return
     if sk.ca_ready:
+        sk.ca_ready = False
         sk.ca.release(sk)
-    sk.ca = control()
-    if sk.ca_ready or sk.state not in (TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT):
-        sk.ca.init(sk)
-        sk.ca_ready = True
-        sk.pacing_needed = sk.ca.needs_pacing
+    congestion.assign(sk, control())
+    if sk.state not in (TCP_CLOSE, TCP_LISTEN):
+        congestion.start(sk)
 
 
 def _set_window_clamp(sk: TcpSock, number: int) -> None:

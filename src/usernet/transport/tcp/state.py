@@ -20,7 +20,7 @@ from usernet.sock.sock import SOCK_STREAM
 from usernet.transport.tcp.calls import (
     SS_UNCONNECTED,
 )
-from usernet.transport.tcp.congestion.base import CongestionControl
+from usernet.transport.tcp.congestion.base import CongestionControl, mark_capable
 from usernet.transport.tcp.const import (
     MSEC,
     SEC,
@@ -49,32 +49,31 @@ class TcpState(InetSock):
     __slots__: tuple[str, ...] = (
         "accept_queue", "ack_ato", "ack_lrcvtime", "ack_pending", "ack_pingpong", "ack_quick", "advmss",
         "app_limited", "backlog", "backoff", "buffers_ready", "bytes_acked", "bytes_received", "bytes_retrans",
-        "bytes_sent", "ca", "ca_ready", "ca_state", "comp_sack_timer", "compressed_ack", "compressed_ack_rcv_nxt",
-        "copied_seq", "cwnd_usage_seq", "data_segs_in", "data_segs_out", "defer_accept", "defer_connect",
-        "delack_max", "delack_timer", "delivered", "delivered_mstamp", "dsack_dups", "dst_quick_ack",
-        "dup_ack_counter", "duplicate_sack", "ecn_flags", "fastopen_client_fail", "fastopen_connect",
+        "bytes_sent", "ca", "ca_ready", "ca_setsockopt", "ca_state", "comp_sack_timer", "compressed_ack",
+        "compressed_ack_rcv_nxt", "copied_seq", "cwnd_usage_seq", "data_segs_in", "data_segs_out", "defer_accept",
+        "defer_connect", "delack_max", "delack_timer", "delivered", "delivered_ce", "delivered_mstamp", "dsack_dups",
+        "dst_quick_ack", "dup_ack_counter", "duplicate_sack", "ecn_flags", "fastopen_client_fail", "fastopen_connect",
         "fastopen_keys", "fastopen_max_qlen", "fastopen_no_cookie", "fastopen_pending", "fastopen_qlen",
         "fastopen_req", "fastopen_rsk", "fin_received", "first_tx_mstamp", "frto", "high_seq", "highest_sack",
         "icsk_pending", "icsk_retransmits", "inq_wanted", "is_cwnd_limited", "is_sack_reneg", "keepalive_timer",
         "keepcnt", "keepidle", "keepintvl", "key", "last_oow_ack_time", "last_seg_size", "linger2", "listener",
         "lost", "lost_out", "lsndtime", "max_packets_out", "max_window", "mdev_max_us", "mdev_us", "mss_cache",
-        "mss_clamp", "mtup", "nonagle", "nospace", "notsent_lowat", "ofo", "pacing_needed", "pacing_rate",
-        "pacing_timer", "packets_out", "page", "page_used", "pmtu_cookie", "pred_ok", "prior_cwnd",
-        "prior_ssthresh", "probes_out", "probes_tstamp", "prr_delivered", "prr_out", "pseudo_base", "pushed_seq",
-        "rack_advanced", "rack_dsack_seen", "rack_end_seq", "rack_last_delivered", "rack_mstamp",
-        "rack_reo_wnd_persist", "rack_reo_wnd_steps", "rack_rtt_us", "rate_app_limited", "rate_delivered",
-        "rate_interval", "rcv_mss", "rcv_nxt", "rcv_ooopack", "rcv_rtt_last_tsecr", "rcv_rtt_seq", "rcv_rtt_time",
-        "rcv_rtt_us", "rcv_ssthresh", "rcv_tstamp", "rcv_wnd", "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq",
-        "rcvq_space", "recv_sack_cache", "reord_seen", "reordering", "retrans_out", "retrans_stamp",
-        "retransmit_hint", "retransmit_timer", "rto", "rto_init", "rto_max", "rtt_min", "rtt_seq", "rttvar_us",
-        "rtx_queue", "rwnd_limited", "rx_sacks", "rx_tsecr", "rx_tsval", "sack_ok", "sacked_out", "saw_tstamp",
-        "scaling_ratio", "segs_in", "segs_out", "selective_acks", "sent", "snd_cwnd", "snd_cwnd_clamp",
-        "snd_cwnd_cnt", "snd_cwnd_stamp", "snd_cwnd_used", "snd_nxt", "snd_sml", "snd_ssthresh", "snd_una",
-        "snd_up", "snd_wl1", "snd_wnd", "snd_wscale", "srtt_us", "ss_state", "syn_data", "syn_data_acked",
-        "syn_fastopen", "syn_fastopen_exp", "syn_queue", "syn_retries", "synack_mstamp", "tcp", "tcp_header_len",
-        "thin_lto", "tlp_high_seq", "tlp_retrans", "total_retrans", "total_rto", "ts_recent", "ts_recent_stamp",
-        "tsoffset", "tsq_throttled", "tstamp_ok", "undo_active", "undo_marker", "undo_retrans", "urg_data",
-        "urg_mode", "urg_seq", "user_mss", "user_timeout", "window_clamp", "wmem_queued", "write_queue",
+        "mss_clamp", "mtup", "nonagle", "nospace", "notsent_lowat", "ofo", "pacing_timer", "packets_out", "page",
+        "page_used", "pmtu_cookie", "pred_ok", "prior_cwnd", "prior_ssthresh", "probes_out", "probes_tstamp",
+        "prr_delivered", "prr_out", "pseudo_base", "pushed_seq", "rack_advanced", "rack_dsack_seen", "rack_end_seq",
+        "rack_last_delivered", "rack_mstamp", "rack_reo_wnd_persist", "rack_reo_wnd_steps", "rack_rtt_us",
+        "rate_app_limited", "rate_delivered", "rate_interval", "rcv_mss", "rcv_nxt", "rcv_ooopack",
+        "rcv_rtt_last_tsecr", "rcv_rtt_seq", "rcv_rtt_time", "rcv_rtt_us", "rcv_ssthresh", "rcv_tstamp", "rcv_wnd",
+        "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "recv_sack_cache", "reord_seen",
+        "reordering", "retrans_out", "retrans_stamp", "retransmit_hint", "retransmit_timer", "rto", "rto_init",
+        "rto_max", "rtt_min", "rtt_seq", "rttvar_us", "rtx_queue", "rwnd_limited", "rx_sacks", "rx_tsecr", "rx_tsval",
+        "sack_ok", "sacked_out", "saw_tstamp", "scaling_ratio", "segs_in", "segs_out", "selective_acks", "sent",
+        "snd_cwnd", "snd_cwnd_clamp", "snd_cwnd_cnt", "snd_cwnd_stamp", "snd_cwnd_used", "snd_nxt", "snd_sml",
+        "snd_ssthresh", "snd_una", "snd_up", "snd_wl1", "snd_wnd", "snd_wscale", "srtt_us", "ss_state", "syn_data",
+        "syn_data_acked", "syn_fastopen", "syn_fastopen_exp", "syn_queue", "syn_retries", "synack_mstamp", "tcp",
+        "tcp_header_len", "thin_lto", "tlp_high_seq", "tlp_retrans", "total_retrans", "total_rto", "ts_recent",
+        "ts_recent_stamp", "tsoffset", "tsq_throttled", "tstamp_ok", "undo_active", "undo_marker", "undo_retrans",
+        "urg_data", "urg_mode", "urg_seq", "user_mss", "user_timeout", "window_clamp", "wmem_queued", "write_queue",
         "write_seq", "wscale_ok", "wstamp", "young",
     )  # fmt: skip
 
@@ -200,7 +199,9 @@ class TcpState(InetSock):
         self.comp_sack_timer: Timer | None = None
         # Congestion and recovery.
         self.ca: CongestionControl = tcp.new_congestion_control()
+        mark_capable(self)
         self.ca_ready: bool = False
+        self.ca_setsockopt: bool = False
         self.ca_state: int = TCP_CA_OPEN
         self.snd_cwnd: int = 10
         self.snd_cwnd_cnt: int = 0
@@ -244,10 +245,9 @@ class TcpState(InetSock):
         self.rack_dsack_seen: bool = False
         self.rack_last_delivered: int = 0
         # Pacing and delivery rate.
-        self.pacing_rate: int = 1 << 40
-        self.pacing_needed: bool = False
         self.wstamp: int = 0
         self.delivered: int = 0
+        self.delivered_ce: int = 0
         self.delivered_mstamp: int = 0
         self.first_tx_mstamp: int = 0
         self.app_limited: int = 0

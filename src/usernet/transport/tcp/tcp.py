@@ -125,6 +125,8 @@ class TcpSettings:
         self.cubic_hystart_detect: int = 3
         self.cubic_hystart_low_window: int = 16
         self.cubic_hystart_ack_delta_us: int = 2000
+        self.dctcp_shift_g: int = 4
+        self.dctcp_alpha_on_init: int = 1024
         bounds = {
             "tcp_retries1": (0, 255), "tcp_syn_retries": (1, 127), "tcp_synack_retries": (0, 255),
             "tcp_syn_linear_timeouts": (0, 127), "tcp_early_retrans": (0, 4), "tcp_app_win": (0, 31),
@@ -135,6 +137,7 @@ class TcpSettings:
             "tcp_rto_max_ms": (1000, 120_000), "tcp_rto_min_us": (1, INT_MAX), "tcp_min_rtt_wlen": (0, 86400),
             "tcp_pingpong_thresh": (1, 255), "tcp_notsent_lowat": (0, 0xFFFFFFFF), "tcp_rmem": (1, INT_MAX),
             "tcp_wmem": (1, INT_MAX), "tcp_ecn": (0, 2), "tcp_ecn_fallback": (0, 1),
+            "dctcp_shift_g": (0, 10),
         }  # fmt: skip
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":
@@ -142,6 +145,9 @@ class TcpSettings:
             elif name.startswith("cubic_"):
                 # Parameters of the module tcp_cubic, here each namespace's own.
                 net.sysctl.register(f"module.tcp_cubic.{name[6:]}", self, name)
+            elif name.startswith("dctcp_"):
+                low, high = bounds.get(name, (0, 0xFFFFFFFF))
+                net.sysctl.register(f"module.tcp_dctcp.{name}", self, name, low=low, high=high)
             elif name.startswith("tcp_"):
                 low, high = bounds.get(name, (0, INT_MAX))
                 net.sysctl.register(f"net.ipv4.{name}", self, low=low, high=high)

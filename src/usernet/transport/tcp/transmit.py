@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from usernet.core.timer import NEVER
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
+from usernet.sock.sock import PACING_UNLIMITED, SK_PACING_FQ
 from usernet.transport.tcp import ecn
 from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
-from usernet.transport.tcp.const import MSEC, SEQ_MASK, TCP_CLOSE, after, before
+from usernet.transport.tcp.const import MSEC, SEC, SEQ_MASK, TCP_CLOSE, after, before
 from usernet.transport.tcp.mss import advertise_mss, options_size
 from usernet.transport.tcp.rate import rate_skb_sent
 from usernet.transport.tcp.segment import TxInfo
@@ -101,7 +102,8 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     it stays queued all the same.
     """
     now = sk.loop.now
-    if sk.wstamp < now:
+    prior_wstamp = sk.wstamp
+    if prior_wstamp < now:
         sk.wstamp = now
     dst = sk.dst
     if dst is None or not dst.valid():
@@ -170,6 +172,8 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     if (sk.snd_nxt - skb.end_seq) & 0x80000000 or seq == skb.end_seq:
         sk.net.mib.tcp.OutSegs += segments
     sk.charge_send(packet)
+    if sk.pacing_status == SK_PACING_FQ:
+        packet.tstamp = sk.wstamp
     result = sk.af.xmit(sk, packet, dst)
     if result:
         result = local_congestion(sk, result)
@@ -185,7 +189,20 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     tx.mstamp = sk.wstamp
     sk.sent.append(tx)
     rate_skb_sent(sk, skb, tx)
+    if sk.pacing_status:
+        _pace(sk, length, prior_wstamp)
     return 0
+
+
+def _pace(sk: TcpSock, size: int, prior_wstamp: int) -> None:
+    """When the next segment may leave: after the time that this one's `size` bytes of data take at the pacing rate
+    (Linux: tcp_update_skb_after_send)."""
+    rate = sk.pacing_rate
+    # The first ten packets go as they come: there is no estimate of the path yet.
+    if rate and rate != PACING_UNLIMITED and sk.data_segs_out >= 10:
+        duration = size * SEC // rate
+        # What was sent late is caught up on, but by no more than half.
+        sk.wstamp += duration - min(duration >> 1, sk.wstamp - prior_wstamp)
 
 
 def _syn_header(sk: TcpSock, skb: SKBuff) -> bytes:
@@ -250,6 +267,23 @@ def send_ack(sk: TcpSock) -> None:
     _send_control(sk, acceptable_seq(sk), ACK)
 
 
+def send_ack_up_to(sk: TcpSock, rcv_nxt: int) -> None:
+    """Acknowledge what arrived before `rcv_nxt`, though more is here: a delayed acknowledgement that is to be told from
+    the one after it (DCTCP; Linux: __tcp_send_ack with a `rcv_nxt`). It changes nothing of what is pending."""
+    if sk.state == TCP_CLOSE:
+        return
+    pending = sk.ack_pending, sk.ack_quick, sk.delack_timer.deadline
+    now = sk.rcv_nxt
+    window = select_window(sk)
+    try:
+        sk.rcv_nxt = rcv_nxt
+        _send_control(sk, acceptable_seq(sk), ACK, window)
+    finally:
+        sk.rcv_nxt = now
+        sk.ack_pending, sk.ack_quick, deadline = pending
+        sk.delack_timer.deadline = deadline
+
+
 def acceptable_seq(sk: TcpSock) -> int:
     """The sequence number for a segment without data: `snd_nxt`, or the edge of a window that was shrunk."""
     wnd_end = (sk.snd_una + sk.snd_wnd) & SEQ_MASK
@@ -258,13 +292,15 @@ def acceptable_seq(sk: TcpSock) -> int:
     return wnd_end
 
 
-def _send_control(sk: TcpSock, seq: int, flags: int) -> int:
-    """Send a segment that is in no queue: an ACK, a probe, a reset. Returns as `transmit_skb`."""
+def _send_control(sk: TcpSock, seq: int, flags: int, window: int = -1) -> int:
+    """Send a segment that is in no queue: an ACK, a probe, a reset. window: the header's field, where it is chosen
+    already. Returns as `transmit_skb`."""
     try:
         dst = sk.route()
     except OSError as failure:
         return -(failure.errno or errno.EHOSTUNREACH)
-    window = select_window(sk)
+    if window < 0:
+        window = select_window(sk)
     if sk.ecn_flags:
         flags |= ecn.send(sk, False)
     size = wire.TCP_HLEN + options_size(sk)

@@ -210,7 +210,7 @@ class Cubic(CongestionControl):
                 self.last_ack = now
                 threshold = self.delay_min
                 # Paced segments arrive spread out anyway: only unpaced ones at half the RTT.
-                if not sk.pacing_needed:
+                if not sk.pacing_status:
                     threshold >>= 1
                 threshold += self._ack_delay(sk)
                 if now - self.round_start > threshold:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from usernet.transport.tcp.congestion.base import CongestionControl, cong_avoid_ai, register, slow_start
+from usernet.transport.tcp.congestion.base import CongestionControl, register, reno_cong_avoid
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -15,16 +15,12 @@ if TYPE_CHECKING:
 class Reno(CongestionControl):
     """Halve the window on loss, grow by one packet a round trip."""
 
+    __slots__ = ()
+
     name = "reno"
 
     def ssthresh(self, sk: TcpSock) -> int:
         return max(sk.snd_cwnd >> 1, 2)
 
     def cong_avoid(self, sk: TcpSock, ack: int, acked: int) -> None:
-        if not sk.cwnd_limited():
-            return
-        if sk.snd_cwnd < sk.snd_ssthresh:
-            acked = slow_start(sk, acked)
-            if not acked:
-                return
-        cong_avoid_ai(sk, sk.snd_cwnd, acked)
+        reno_cong_avoid(sk, acked)
