@@ -60,11 +60,16 @@ def test_tools_work_on_a_stack_of_their_own():
         ("python {tmp}/none.py", "SCRIPT"),
         ("packetdrill {tmp}/none.pkt", "expected a file"),
         ("packetdrill -D X {tmp}/none.pkt", "--define"),
+        ("packetdrill --mtu=9 {tmp}/good.pkt", "--mtu=9"),
+        ("packetdrill --nonsense {tmp}/good.pkt", "--nonsense"),
+        ("packetdrill -q {tmp}/good.pkt", "-q"),
+        ("packetdrill --mtu=1400", "FILE"),
         ("nothing", "nothing"),
     ],
 )
 def test_what_is_wrong_is_named_and_exits_2(tmp_path: Path, args, field):
     (tmp_path / "text").write_text("no capture")
+    (tmp_path / "good.pkt").write_text("0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3\n")
     result = invoke(*args.format(tmp=tmp_path, long="x" * 40).split())
     assert result.exit_code == 2, result.output
     assert field in result.output
@@ -116,6 +121,8 @@ def test_packetdrill_counts(tmp_path: Path):
     script.write_text("0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3\n+0 close(3) = 0\n")
     result = invoke("packetdrill", str(script))
     assert result.output.splitlines()[-1] == "1 passed, 0 failed"
+    assert result.exit_code == 0
+    result = invoke("packetdrill", "--mtu=1400", "--strict_segments", str(script))
     assert result.exit_code == 0
 
 

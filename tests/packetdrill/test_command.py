@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from usernet.packetdrill.command import FAILED, MALFORMED, PASSED, find_scripts, main, run_file
+from usernet.packetdrill.command import FAILED, MALFORMED, PASSED, SKIPPED, find_scripts, main, run_file
 
 GOOD = """
     0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3
@@ -41,6 +41,37 @@ def test_main_counts_what_passed_and_returns_the_worst(tmp_path: Path) -> None:
     assert main([str(tmp_path)], out=out) == 1
     assert out.getvalue().splitlines()[-1] == "1 passed, 1 failed"
     assert main([script(tmp_path, "a.pkt", GOOD)], exact=True, verbose=True, out=out) == 0
+
+
+@pytest.mark.parametrize("version", ["ipv6", "ipv4-mapped-ipv6"])
+def test_a_script_of_an_ip_version_that_the_stack_has_not_is_skipped(tmp_path: Path, version: str) -> None:
+    path = script(tmp_path, "six.pkt", f"--ip_version={version}\n" + GOOD)
+    outcome = run_file(path)
+    assert (outcome.status, outcome.message) == (SKIPPED, f"{path}: the stack has no {version}")
+    script(tmp_path, "good.pkt", GOOD)
+    out = io.StringIO()
+    assert main([str(tmp_path)], out=out) == 0
+    assert f"SKIP [{path}]" in out.getvalue()
+    assert out.getvalue().splitlines()[-1] == "1 passed, 0 failed, 1 skipped"
+
+
+def test_a_script_that_goes_on_too_long_fails(tmp_path: Path) -> None:
+    start = "0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3\n"
+    outcome = run_file(script(tmp_path, "long.pkt", start + "+604801 close(3) = 0\n"))
+    assert outcome.status == FAILED
+    assert "long.pkt:2: expected the script to end by 604800.000000 s" in outcome.message
+    outcome = run_file(script(tmp_path, "sleep.pkt", start + "+0 `sleep 86401`\n"))
+    assert outcome.status == FAILED
+    assert "sleep: found a time of 86401 s, expected at most 86400" in outcome.message
+
+
+def test_options_of_the_caller_go_before_the_scripts(tmp_path: Path) -> None:
+    late = GOOD.replace("0.100 connect", "0.130 connect")
+    path = script(tmp_path, "late.pkt", "--tolerance_usecs=5000\n" + late)
+    assert run_file(path).status == FAILED
+    assert run_file(path, overrides={"tolerance_usecs": "40000"}).status == PASSED
+    with pytest.raises(ValueError, match="found the option --nonsense"):
+        run_file(path, overrides={"nonsense": "1"})
 
 
 def test_a_run_is_the_same_each_time(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_sleep_moves_the_stacks_clock():
         "ip route add 1.1.1.1 2.2.2.2", "ip route add 1.1.1.1 features x", "ip route add 1.1.1.1 mtu",
         "ip tcp_metrics show",
         "ip link set", "ip link set tun0 foo", "tc class add", "tc qdisc add root pfifo", "ethtool -i tun0",
-        "ethtool -K tun0 tso maybe", "grep", "grep ( a", "grep '(' ", "sleep x", "dd if=/dev/zero of=/tmp/x bs=y",
+        "ethtool -K tun0 tso maybe", "grep", "grep '(' a", "grep '(' ", "sleep x", "dd if=/dev/zero of=/tmp/x bs=y",
         "dd if=/dev/zero of=/tmp/x bs=1M count=9999", "false",
     ],
 )
@@ -167,8 +167,26 @@ def test_arguments_that_cant_be_understood_fail(text: str):
 def test_a_command_that_is_not_known_is_said():
     with pytest.raises(BadEvent, match="found the shell command 'iptables', expected one of"):
         make()[0].run("sysctl -q a=1; iptables -F || true")
-    with pytest.raises(BadEvent, match="found 'exit'"):
-        make()[0].run("exit 0")
+
+
+def test_exit_ends_the_script_that_it_is_in(tmp_path: Path):
+    (tmp_path / "a.sh").write_text("sysctl -q a=1\nexit 3\nsysctl -q a=2")
+    commands, shell = make(str(tmp_path))
+    assert commands.run("./a.sh || sysctl -q b=$?; false; exit").status == 1
+    assert (shell.sysctls["a"], shell.sysctls["b"]) == ("1", "3")
+
+
+def test_conditions_and_files():
+    commands, shell = make()
+    shell.mib = {"TcpExtBeyondWindow": 3, "TcpInSegs": 5, "IpExtInOctets": 7, "IpInReceives": 9, "TcpOutSegs": 6}
+    assert commands.run(
+        'if [ "$(sysctl -n net.ipv4.tcp_timestamps)" = 1 ]; then sysctl -q c=1; else sysctl -q c=2; fi\n'
+        "for name in d e; do sysctl -q $name=$((2 + 2)); done; cat < /proc/sys/c > /tmp/c; cat /tmp/c"
+    ).output == "1\n"
+    assert (shell.sysctls["c"], shell.sysctls["d"], shell.sysctls["e"]) == ("1", "4", "4")
+    assert commands.run("cat /proc/net/snmp").output == "Ip: InReceives\nIp: 9\nTcp: InSegs OutSegs\nTcp: 5 6\n"
+    netstat = "TcpExt: BeyondWindow\nTcpExt: 3\nIpExt: InOctets\nIpExt: 7\n"
+    assert commands.run("cat /proc/net/netstat").output == netstat
 
 
 def test_variables():

@@ -178,19 +178,29 @@ def python(options: StackOptions, module: str, args: tuple[str, ...]) -> None:
             runpy.run_path(args[0], run_name="__main__")
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True})
 @click.option("--exact", is_flag=True, help="No tolerance in time.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what goes by.")
 @click.option("-D", "--define", "defines", multiple=True, metavar="NAME=VALUE", help="Replace a symbol.")
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
-def packetdrill(exact: bool, verbose: bool, defines: tuple[str, ...], files: tuple[str, ...]) -> None:
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--OPTION=VALUE]… FILE…")
+def packetdrill(exact: bool, verbose: bool, defines: tuple[str, ...], words: tuple[str, ...]) -> None:
     """Run conformance scripts on virtual time.
 
     FILE is a script, or a directory of *.pkt. Closes with `N passed, N failed`; status 1 where one failed, 2 where one
-    is no script.
+    is no script. packetdrill's own options (--tolerance_usecs=14000, --mtu=1400) go before what a script says.
     """
     from usernet.packetdrill.command import main as run_scripts
 
+    files = [word for word in words if not word.startswith("-")]
+    overrides: dict[str, str | None] = {}
+    for word in words:
+        if word.startswith("--"):
+            name, sign, value = word[2:].partition("=")
+            overrides[name] = value if sign else None
+        elif word.startswith("-"):
+            raise click.NoSuchOption(word)
+    if not files:
+        raise click.BadParameter("expected a script or a directory of scripts", param_hint="FILE")
     symbols: dict[str, str] = {}
     for word in defines:
         name, sign, value = word.partition("=")
@@ -198,9 +208,11 @@ def packetdrill(exact: bool, verbose: bool, defines: tuple[str, ...], files: tup
             raise click.BadParameter(f"expected NAME=VALUE, not {word!r}", param_hint="--define")
         symbols[name] = value
     try:
-        sys.exit(run_scripts(files, exact=exact, verbose=verbose, defines=symbols))
+        sys.exit(run_scripts(files, exact=exact, verbose=verbose, overrides=overrides, defines=symbols))
     except FileNotFoundError as problem:
         raise click.BadParameter(f"expected a file or directory, and there is no {problem.filename}") from None
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from None
 
 
 def run() -> int:

@@ -1,10 +1,14 @@
 """`usernet packetdrill FILE…`: run scripts, say what became of each, and how many passed and failed.
 
+A script that needs what the stack does not have at all (`--ip_version=ipv6`) is skipped, with the reason: it says
+nothing about the stack, good or bad.
+
 Library code without a command line: the `usernet` command gives it its arguments, and pytest's plugin a single script.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,6 +21,7 @@ from usernet.packetdrill.runner import Runner
 from usernet.packetdrill.stack_target import StackTarget
 
 SUFFIX: Final = ".pkt"
+SKIPPED: Final = -1
 PASSED: Final = 0
 FAILED: Final = 1
 MALFORMED: Final = 2
@@ -24,8 +29,12 @@ MALFORMED: Final = 2
 
 @final
 class Outcome:
-    """What became of one script. `status`: PASSED, FAILED, or MALFORMED for what is no script. `message`: why, over
-    several lines, empty where it passed. `log`: what went by. `warnings`: what --non_fatal let pass."""
+    """What became of one script.
+
+    `status`: PASSED, FAILED, SKIPPED where the stack lacks what it is about, or MALFORMED for what is no script.
+    `message`: why, over several lines, empty where it passed. `log`: what went by. `warnings`: what --non_fatal let
+    pass.
+    """
 
     __slots__ = ("log", "message", "path", "status", "warnings")
 
@@ -67,7 +76,8 @@ def run_file(
         try:
             runner.run()
         except OSError as missing:
-            return Outcome(path, FAILED, f"{path}: {missing.strerror or missing}", runner.log, runner.warnings)
+            status = SKIPPED if missing.errno == errno.EAFNOSUPPORT else FAILED
+            return Outcome(path, status, f"{path}: {missing.strerror or missing}", runner.log, runner.warnings)
     except ScriptError as bad:
         return Outcome(path, MALFORMED, bad.report(), runner.log if runner else [], runner.warnings if runner else [])
     except ScriptFailure as failed:
@@ -103,7 +113,7 @@ def main(
     defines: Mapping[str, str] | None = None,
     out: TextIO | None = None,
 ) -> int:
-    """Run scripts one after the other; writes a line for each, and last `N passed, N failed`.
+    """Run scripts one after the other; writes a line for each, and last `N passed, N failed`, with `, N skipped` if so.
 
     Args:
         paths: scripts, and directories of scripts.
@@ -115,7 +125,7 @@ def main(
         0 where all passed, 1 where one failed, 2 where one is no script.
     """
     stream = out if out is not None else sys.stdout
-    passed = failed = 0
+    passed = failed = skipped = 0
     status = PASSED
     for path in find_scripts(paths):
         outcome = run_file(path, exact=exact, ip_version=ip_version, overrides=overrides, defines=defines)
@@ -125,9 +135,12 @@ def main(
         if outcome.status == PASSED:
             passed += 1
             stream.write(f"OK   [{path}]\n")
+        elif outcome.status == SKIPPED:
+            skipped += 1
+            stream.write(f"{outcome.message}\nSKIP [{path}]\n")
         else:
             failed += 1
             stream.write(f"{outcome.message}\nFAIL [{path}]\n")
         status = max(status, outcome.status)
-    stream.write(f"{passed} passed, {failed} failed\n")
+    stream.write(f"{passed} passed, {failed} failed" + (f", {skipped} skipped\n" if skipped else "\n"))
     return status

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from usernet.packetdrill.command import PASSED, SUFFIX, run_file
+from usernet.packetdrill.command import PASSED, SKIPPED, SUFFIX, run_file
 
 
 class ScriptFailed(Exception):
@@ -27,6 +27,8 @@ class ScriptItem(pytest.Item):
         outcome = run_file(str(self.path), exact=bool(self.config.getoption("--packetdrill-exact")))
         if outcome.log:
             self.add_report_section("call", "packetdrill", "\n".join(outcome.log))
+        if outcome.status == SKIPPED:
+            pytest.skip(outcome.message)
         if outcome.status != PASSED:
             raise ScriptFailed(outcome.message)
 

@@ -60,7 +60,8 @@ NSEC_PER_SEC: Final = 1_000_000_000
 IDLE_WAIT: Final = NSEC_PER_SEC  # how long a call waits for the blocking one before it (packetdrill: MAX_WAIT_SECS)
 PACKET_WAIT: Final = 2 * NSEC_PER_SEC  # how long after its time an outbound packet is waited for
 ENDLESS_WAIT: Final = 3600 * NSEC_PER_SEC  # how long for `*`, and for a call that waits though the script says it won't
-MAX_STEPS: Final = 5_000_000
+MAX_TIME: Final = 7 * 24 * 3600 * NSEC_PER_SEC  # of a script, on the stack's clock
+MAX_STEPS: Final = 5_000_000  # of the stack, for one script
 
 _SOL_TCP: Final = SYMBOLS["SOL_TCP"]
 _SOL_SOCKET: Final = SYMBOLS["SOL_SOCKET"]
@@ -174,6 +175,8 @@ class Runner:
     def _advance(self, until: int) -> None:
         """Let the script's time come to `until`; what is due now is done in any case."""
         limit = max(until, self._now())
+        if limit > MAX_TIME:
+            raise Mismatch(f"expected the script to end by {seconds(MAX_TIME)} s, but it goes on to {seconds(limit)} s")
         while self._step(limit):
             pass
 

@@ -1,184 +1,69 @@
-"""The shell language, as far as scripts use it: lists, pipelines, redirections, quotes, variables and arithmetic.
+"""Runs shell lines: lists, pipelines, redirections, conditions, loops, variables, arithmetic, command substitution.
 
     cmd; cmd && cmd || cmd | cmd > /dev/null 2>&1   # comment
-    "$((32*1024*1024))"  ${PPID}
+    if [ "$(sysctl -n net.ipv4.tcp_ecn)" = 1 ]; then …; fi        "$((32*1024*1024))"  ${PPID}
 
-Between a script's shell lines and `sh_commands`. POSIX sh's grammar without control structures, and bash's `&>`.
-Nothing is run on the host.
+Between a script's shell lines, which `sh_read` takes apart, and `sh_commands`. Nothing is run on the host.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Final, TypeAlias, final
 
 from usernet.packetdrill.errors import BadEvent
+from usernet.packetdrill.sh_read import (
+    STDERR,
+    STDIN,
+    STDOUT,
+    Arithmetic,
+    Command,
+    For,
+    If,
+    List,
+    Literal,
+    Pipeline,
+    Redirection,
+    Simple,
+    Variable,
+    While,
+    Word,
+    read,
+)
 
 MAX_DEPTH: Final = 8  # of scripts that call scripts
+MAX_LOOPS: Final = 10_000  # of a loop
 
-_OPERATORS: Final = ("&&", "||", ";;", ";", "|", "&", "\n")
-_REDIRECTION: Final = re.compile(r"([0-9]?)(>>|>&|>|<)|&>>?")
-_VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+|[?$!#*@]))")
-_PLAIN_END: Final = frozenset(" \t\n;|&<>")
-
-STDOUT: Final = 1
-STDERR: Final = 2
+_VARIABLE: Final = re.compile(r"\$\{?(\w+)\}?|\b([A-Za-z_]\w*)")
+_ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
 
 
 @final
-@dataclass(slots=True)
-class Redirection:
-    """`fd > path`; `path` "&1" for another descriptor's. `append`: >>. `fd` 0 reads."""
+class Result:
+    """What a command came to: its exit status, and what it wrote."""
 
-    fd: int
-    path: str
-    append: bool = False
+    __slots__ = ("errors", "output", "status")
 
-
-@final
-@dataclass(slots=True)
-class Command:
-    """One command: its words, expanded, and its redirections. `line`: where it is in its text, from 1."""
-
-    words: list[str]
-    redirections: list[Redirection] = field(default_factory=list)
-    line: int = 1
+    def __init__(self, status: int = 0, output: str = "", errors: str = "") -> None:
+        self.status = status
+        self.output = output
+        self.errors = errors
 
 
 @final
-@dataclass(slots=True)
-class Pipeline:
-    """Commands joined by |, and what joins the pipeline to the one before it: ";", "&&" or "||"."""
+class Exit(Exception):
+    """`exit`: the script that it is in ends."""
 
-    joined: str
-    commands: list[Command] = field(default_factory=list)
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
-@final
-class _Reader:
-    """The text, split into commands."""
-
-    def __init__(self, text: str, variables: Mapping[str, str]) -> None:
-        # A backslash at the end of a line joins it to the next, before anything else.
-        self.text = text.replace("\\\n", "")
-        self.variables = variables
-        self.position = 0
-        self.pipelines: list[Pipeline] = [Pipeline(";")]
-        self.new_command()
-
-    def new_command(self) -> None:
-        self.command = Command([], line=self.text.count("\n", 0, self.position) + 1)
-        self.pipelines[-1].commands.append(self.command)
-
-    def read(self) -> list[Pipeline]:
-        text = self.text
-        while self.position < len(text):
-            char = text[self.position]
-            if char in " \t":
-                self.position += 1
-            elif char == "#":
-                end = text.find("\n", self.position)
-                self.position = len(text) if end < 0 else end
-            elif match := _REDIRECTION.match(text, self.position):
-                self.redirection(match)
-            elif operator := next((each for each in _OPERATORS if text.startswith(each, self.position)), ""):
-                self.position += len(operator)
-                self.operator(operator)
-            else:
-                self.command.words.append(self.word())
-        return [pipeline for pipeline in self.pipelines if any(c.words or c.redirections for c in pipeline.commands)]
-
-    def operator(self, operator: str) -> None:
-        if operator == "|":
-            self.new_command()
-            return
-        if operator == "\n" and not self.command.words and self.pipelines[-1].joined != ";":
-            return  # a line may end after && and ||
-        self.pipelines.append(Pipeline(operator if operator in ("&&", "||") else ";"))
-        self.new_command()
-
-    def redirection(self, match: re.Match[str]) -> None:
-        self.position = match.end()
-        while self.position < len(self.text) and self.text[self.position] in " \t":
-            self.position += 1
-        path = self.word()
-        if not path:
-            raise BadEvent("found a redirection without a file, expected its name")
-        redirections = self.command.redirections
-        if match[0].startswith("&>"):
-            redirections.append(Redirection(STDOUT, path, match[0] == "&>>"))
-            redirections.append(Redirection(STDERR, "&1"))
-        elif match[2] == ">&":
-            redirections.append(Redirection(int(match[1] or STDOUT), "&" + path))
-        elif match[2] == "<":
-            redirections.append(Redirection(0, path))
-        else:
-            redirections.append(Redirection(int(match[1] or STDOUT), path, match[2] == ">>"))
-
-    def word(self) -> str:
-        """The next word, with quotes removed and variables and arithmetic expanded."""
-        text, out = self.text, []
-        while self.position < len(text):
-            char = text[self.position]
-            if char in _PLAIN_END:
-                break
-            if char == "'":
-                end = self.find("'", "a quote")
-                out.append(text[self.position + 1 : end])
-                self.position = end + 1
-            elif char == '"':
-                self.position += 1
-                while (char := self.must_follow("a quote")) != '"':
-                    out.append(self.piece(char, quoted=True))
-                self.position += 1
-            else:
-                out.append(self.piece(char, quoted=False))
-        return "".join(out)
-
-    def piece(self, char: str, *, quoted: bool) -> str:
-        """One character, or what a $ or a backslash stands for."""
-        if char == "\\":
-            following = self.text[self.position + 1 : self.position + 2]
-            self.position += 2
-            # Within double quotes a backslash is itself, but for these.
-            return "\\" + following if quoted and following not in '$`"\\' else following
-        arithmetic = self.text.startswith("$((", self.position)
-        if char == "`" or (self.text.startswith("$(", self.position) and not arithmetic):
-            raise BadEvent("found a command substitution, expected plain commands: it is not supported")
-        if char != "$":
-            self.position += 1
-            return char
-        if arithmetic:
-            end = self.find("))", "an arithmetic expansion")
-            expression = self.text[self.position + 3 : end]
-            self.position = end + 2
-            return str(_arithmetic(_VARIABLE.sub(self.variable, expression)))
-        if match := _VARIABLE.match(self.text, self.position):
-            self.position = match.end()
-            return self.variable(match)
-        self.position += 1
-        return char
-
-    def variable(self, match: re.Match[str]) -> str:
-        return self.variables.get(match[1] or match[2], "")
-
-    def find(self, what: str, name: str) -> int:
-        end = self.text.find(what, self.position + 1)
-        if end < 0:
-            raise BadEvent(f"found {name} without an end in shell line {self.line()}, expected {what}")
-        return end
-
-    def must_follow(self, name: str) -> str:
-        if self.position >= len(self.text):
-            raise BadEvent(f"found {name} without an end in shell line {self.line()}")
-        return self.text[self.position]
-
-    def line(self) -> int:
-        return self.text.count("\n", 0, self.position) + 1
-
+Runner: TypeAlias = Callable[[list[str], str], Result]  # words, standard input
+Reader: TypeAlias = Callable[[str], str]  # path: the text; raises OSError
+Writer: TypeAlias = Callable[[str, str, bool], str]  # path, text, append: an error's text, empty for none
 
 _INTEGER_OPERATORS: Final[dict[type[ast.operator], Callable[[int, int], int]]] = {
     ast.Add: lambda a, b: a + b,
@@ -214,34 +99,142 @@ def _evaluate(node: ast.expr) -> int:
     raise ValueError
 
 
-def read(text: str, variables: Mapping[str, str]) -> list[Pipeline]:
-    """Split shell lines into pipelines. `variables`: name to value. Raises BadEvent where they are no shell lines."""
-    return _Reader(text, variables).read()
-
-
 @final
-class Result:
-    """What a command came to: its exit status, and what it wrote."""
+class _Interpreter:
+    """Runs a tree of commands. `last`: the status of the command before, `$?`."""
 
-    __slots__ = ("errors", "output", "status")
+    def __init__(self, variables: dict[str, str], runner: Runner, reader: Reader, writer: Writer) -> None:
+        self.variables = variables
+        self.runner = runner
+        self.reader = reader
+        self.writer = writer
 
-    def __init__(self, status: int = 0, output: str = "", errors: str = "") -> None:
-        self.status = status
-        self.output = output
-        self.errors = errors
+    def commands(self, body: List, total: Result) -> None:
+        """Run a list; its output is added to `total`, whose status becomes its status."""
+        total.status = 0
+        for pipeline in body.pipelines:
+            if (pipeline.joined == "&&" and total.status != 0) or (pipeline.joined == "||" and total.status == 0):
+                continue
+            self.pipeline(pipeline, total)
+            self.variables["?"] = str(total.status)
+
+    def pipeline(self, pipeline: Pipeline, total: Result) -> None:
+        piped = ""
+        for command in pipeline.commands:
+            result = self.command(command, piped)
+            total.errors += result.errors
+            total.status = result.status
+            piped = result.output
+        total.output += piped
+        if pipeline.negated:
+            total.status = int(total.status == 0)
+
+    def command(self, command: Command, piped: str) -> Result:
+        result = Result()
+        if isinstance(command, Simple):
+            return self.simple(command, piped)
+        if isinstance(command, If):
+            for condition, body in command.branches:
+                self.commands(condition, result)
+                if result.status == 0:
+                    self.commands(body, result)
+                    return result
+            result.status = 0
+            if command.otherwise is not None:
+                self.commands(command.otherwise, result)
+        elif isinstance(command, For):
+            for value in [each for word in command.words for each in self.expand(word)]:
+                self.variables[command.name] = value
+                self.commands(command.body, result)
+        elif isinstance(command, While):
+            for _ in range(MAX_LOOPS):
+                self.commands(command.condition, result)
+                if result.status != 0:
+                    break
+                self.commands(command.body, result)
+            else:
+                raise BadEvent(f"found a loop that went round {MAX_LOOPS} times, expected one that ends")
+            result.status = 0
+        else:
+            self.commands(command.body, result)
+        return result
+
+    def simple(self, command: Simple, piped: str) -> Result:
+        words = [each for word in command.words for each in self.expand(word)]
+        redirections = [(each, " ".join(self.expand(each.path))) for each in command.redirections]
+        for redirection, path in redirections:
+            if redirection.fd == STDIN and not path.startswith("&"):
+                try:
+                    piped = self.reader(path)
+                except OSError as failed:
+                    return Result(1, errors=f"{path}: {failed.strerror or failed}\n")
+        result = self.runner(words, piped) if words else Result()
+        _redirect(result, redirections, self.writer)
+        return result
+
+    def expand(self, word: Word) -> list[str]:
+        """The words that a word stands for: one, or what a variable without quotes holds."""
+        out: list[str] = []
+        current: str | None = None  # None: no word was begun
+        first = word[0] if word else None
+        splits = not (isinstance(first, Literal) and _ASSIGNMENT.match(_leading(word)))
+        for part in word:
+            if isinstance(part, Literal):
+                if part.text or part.quoted:
+                    current = (current or "") + part.text
+                continue
+            if isinstance(part, Arithmetic):
+                current = (current or "") + str(_arithmetic(_VARIABLE.sub(self._number, part.text)))
+                continue
+            if isinstance(part, Variable):
+                value = self.variables.get(part.name, "")
+            else:
+                inner = Result()
+                self.commands(part.body, inner)
+                value = inner.output.rstrip("\n")
+            if part.quoted or not splits:
+                current = (current or "") + value
+                continue
+            pieces = value.split()
+            if not pieces or value[0].isspace():
+                if current is not None:
+                    out.append(current)
+                current = None
+            for index, piece in enumerate(pieces):
+                if index and current is not None:
+                    out.append(current)
+                    current = None
+                current = (current or "") + piece
+            if pieces and value[-1].isspace() and current is not None:
+                out.append(current)
+                current = None
+        if current is not None:
+            out.append(current)
+        return out
+
+    def _number(self, match: re.Match[str]) -> str:
+        """A variable within arithmetic; one that is not set is 0."""
+        return self.variables.get(match[1] or match[2], "") or "0"
 
 
-Runner: TypeAlias = Callable[[list[str], str], Result]  # words, standard input
-Writer: TypeAlias = Callable[[str, str, bool], str]  # path, text, append: an error's text, empty for none
+def _leading(word: Word) -> str:
+    """The text that a word begins with."""
+    out = ""
+    for part in word:
+        if not isinstance(part, Literal):
+            break
+        out += part.text
+    return out
 
 
-def run(text: str, variables: Mapping[str, str], runner: Runner, writer: Writer) -> Result:
+def run(text: str, variables: dict[str, str], runner: Runner, reader: Reader, writer: Writer) -> Result:
     """Run shell lines.
 
     Args:
         text: the lines.
-        variables: name to value, for $NAME.
+        variables: name to value, for $NAME; loops and `$?` are written to it.
         runner: runs one command.
+        reader: gives what is redirected from a file.
         writer: takes what is redirected to a file.
 
     Returns:
@@ -251,41 +244,35 @@ def run(text: str, variables: Mapping[str, str], runner: Runner, writer: Writer)
         BadEvent: the text is not shell.
     """
     total = Result()
-    for pipeline in read(text, variables):
-        if (pipeline.joined == "&&" and total.status != 0) or (pipeline.joined == "||" and total.status == 0):
-            continue
-        piped = ""
-        for command in pipeline.commands:
-            result = runner(command.words, piped) if command.words else Result()
-            _redirect(result, command.redirections, writer)
-            total.errors += result.errors
-            total.status = result.status
-            piped = result.output
-        total.output += piped
+    try:
+        _Interpreter(variables, runner, reader, writer).commands(read(text), total)
+    except Exit as end:
+        total.status = end.status
     return total
 
 
-def _redirect(result: Result, redirections: list[Redirection], writer: Writer) -> None:
+def _redirect(result: Result, redirections: list[tuple[Redirection, str]], writer: Writer) -> None:
     """Take a command's output and errors to where they are redirected."""
-    files: dict[int, Redirection | None] = {STDOUT: None, STDERR: None}  # None: the outside
+    files: dict[int, tuple[str, list[bool]] | None] = {STDOUT: None, STDERR: None}  # None: the outside
     swapped: dict[int, int] = {}
-    for redirection in redirections:
-        if redirection.path.startswith("&"):
-            other = int(redirection.path[1:]) if redirection.path[1:].isdecimal() else STDOUT
+    for redirection, path in redirections:
+        if path.startswith("&"):
+            other = int(path[1:]) if path[1:].isdecimal() else STDOUT
             files[redirection.fd] = files.get(other)
             swapped[redirection.fd] = other
         elif redirection.fd in files:
-            files[redirection.fd] = redirection
+            files[redirection.fd] = (path, [redirection.append])
             swapped.pop(redirection.fd, None)
     output, errors = result.output, result.errors
     result.output = result.errors = ""
     for fd, text in ((STDOUT, output), (STDERR, errors)):
         file = files[fd]
         if file is not None:
-            if file.path != "/dev/null" and (failed := writer(file.path, text, file.append)):
+            path, append = file
+            if path != "/dev/null" and (failed := writer(path, text, append[0])):
                 result.errors += failed
                 result.status = 1
-            file.append = True  # both may go to one file
+            append[0] = True  # both may go to one file
         elif (fd == STDOUT) != (fd in swapped):
             result.output += text
         else:

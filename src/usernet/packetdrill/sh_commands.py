@@ -8,6 +8,7 @@ without that file, `defaults.sh` has what the suites' own sets.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from typing import Final, final
 
 from usernet.packetdrill import sh
 from usernet.packetdrill.errors import BadEvent
-from usernet.packetdrill.sh import Result
+from usernet.packetdrill.sh import Exit, Result
+from usernet.packetdrill.sh_tools import NETSTAT, SNMP, TOOLS, Usage, counters_text, number
 from usernet.packetdrill.shell import ADD, APPEND, CHANGE, DELETE, REPLACE, QdiscChange, RouteChange, Shell
 
 NSEC_PER_SEC: Final = 1_000_000_000
 PROCESS_ID: Final = "1"  # $PPID and $PACKETDRILL_PID: the interpreter's, which only names a file
 NOT_FOUND: Final = 127
+MAX_SLEEP: Final = 24 * 3600 * NSEC_PER_SEC  # of one `sleep`
 
 DEFAULTS: Final = """
 ip tcp_metrics flush all
@@ -49,10 +52,6 @@ _MODULE_FILE: Final = re.compile(r"/sys/module/(\w+)/parameters/(\w+)")
 _RESTORE_FILE: Final = re.compile(r"/tmp/sysctl_restore_\w+\.sh")
 
 
-class _Usage(Exception):
-    """A command's arguments can't be understood; the text says which."""
-
-
 @final
 class Commands:
     """Runs shell lines for one script.
@@ -74,26 +73,23 @@ class Commands:
             "tc": self._tc,
             "ethtool": self._ethtool,
             "nstat": self._nstat,
-            "echo": lambda words, _: Result(output=" ".join(w for w in words[1:] if w not in ("-n", "-e")) + "\n"),
             "cat": self._cat,
-            "grep": self._grep,
             "sleep": self._sleep,
             "usleep": self._sleep,
             "dd": self._dd,
             "rm": self._rm,
-            "true": lambda words, _: Result(),
-            ":": lambda words, _: Result(),
-            "false": lambda words, _: Result(1),
-            "modprobe": lambda words, _: Result(),  # what the stack has is there
-            "set": lambda words, _: Result(),
-            "sync": lambda words, _: Result(),
-            "exit": self._unsupported_control,
+            "exit": self._exit,
             "set_sysctls.py": self._set_sysctls,
+            **TOOLS,
         }
+
+    def names(self) -> list[str]:
+        """What is known."""
+        return sorted(self._commands)
 
     def run(self, text: str) -> Result:
         """Run shell lines. Returns the last command's status and all messages. Raises BadEvent for what is no shell."""
-        return sh.run(text, self._variables, self._command, self._write)
+        return sh.run(text, self._variables, self._command, self._read, self._write)
 
     # ------------------------------------------------------------ one command
 
@@ -113,7 +109,7 @@ class Commands:
             return self._script(name)
         try:
             return command(words, piped)
-        except _Usage as bad:
+        except Usage as bad:
             return Result(2, errors=f"{base}: {bad}\n")
         except OSError as failed:
             return Result(1, errors=f"{base}: {failed.strerror or failed}: {' '.join(words[1:])}\n")
@@ -122,7 +118,7 @@ class Commands:
         """A shell script, read from its file and run here."""
         if not name.endswith(".sh"):
             # Not the 127 of a shell: a line that silently does nothing makes every line after it a riddle.
-            raise BadEvent(f"found the shell command '{name}', expected one of {', '.join(sorted(self._commands))}")
+            raise BadEvent(f"found the shell command '{name}', expected one of {', '.join(self.names())}")
         try:
             with open(os.path.join(self.directory, name), encoding="utf-8") as file:
                 text = file.read()
@@ -138,8 +134,8 @@ class Commands:
         finally:
             self._depth -= 1
 
-    def _unsupported_control(self, words: list[str], piped: str) -> Result:
-        raise BadEvent(f"found '{words[0]}' in a shell line, expected plain commands")
+    def _exit(self, words: list[str], piped: str) -> Result:
+        raise Exit(number(words[1]) & 0xFF if len(words) > 1 else int(self._variables.get("?", "0")))
 
     # ------------------------------------------------------------ files
 
@@ -159,26 +155,31 @@ class Commands:
             return f"{path}: {failed.strerror or failed}\n"
         return ""
 
+    def _read(self, path: str) -> str:
+        """A file's text. Raises OSError (ENOENT for a file that is not known here)."""
+        if path.startswith(_SYSCTL_ROOT):
+            return self.shell.sysctl_get(_sysctl_name(path)) + "\n"
+        if match := _MODULE_FILE.fullmatch(path):
+            return self.shell.module_parameter_get(match[1], match[2]) + "\n"
+        if path in ("/proc/net/snmp", "/proc/net/netstat"):
+            return counters_text(self.shell.counters(), SNMP if path.endswith("snmp") else NETSTAT)
+        if path in self._files:
+            return self._files[path]
+        if path == "/dev/null":
+            return ""
+        raise FileNotFoundError(errno.ENOENT, "found a file that is not known here, expected one of /proc/sys, "
+                                "/sys/module, /proc/net/snmp, /proc/net/netstat, or the script's own in /tmp")
+
     def _cat(self, words: list[str], piped: str) -> Result:
-        if len(words) == 1:
-            return Result(output=piped)
-        output = ""
-        for path in words[1:]:
-            if path.startswith(_SYSCTL_ROOT):
-                output += self.shell.sysctl_get(_sysctl_name(path)) + "\n"
-            elif match := _MODULE_FILE.fullmatch(path):
-                output += self.shell.module_parameter_get(match[1], match[2]) + "\n"
-            elif path != "/dev/null":
-                raise _Usage(f"found the file {path}, expected one in /proc/sys or /sys/module")
-        return Result(output=output)
+        return Result(output="".join(self._read(path) for path in words[1:]) if len(words) > 1 else piped)
 
     def _dd(self, words: list[str], piped: str) -> Result:
         given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
         if given.get("if") != "/dev/zero" or "of" not in given:
-            raise _Usage("found other files, expected if=/dev/zero and of=FILE")
+            raise Usage("found other files, expected if=/dev/zero and of=FILE")
         size = _count(given.get("bs", "512")) * _count(given.get("count", "1"))
         if size > 1 << 28:
-            raise _Usage(f"found {size} bytes, expected at most {1 << 28}")
+            raise Usage(f"found {size} bytes, expected at most {1 << 28}")
         self.shell.file_write(given["of"], bytes(size))
         return Result()
 
@@ -238,27 +239,27 @@ class Commands:
             if rest[0] == "-6":
                 version = 6
             elif rest[0] != "-4":
-                raise _Usage(f"found the option {rest[0]}, expected -4 or -6")
+                raise Usage(f"found the option {rest[0]}, expected -4 or -6")
             rest = rest[1:]
         if len(rest) < 2:
-            raise _Usage("found no command, expected route, tcp_metrics or link, and what to do")
+            raise Usage("found no command, expected route, tcp_metrics or link, and what to do")
         what, action, rest = rest[0], rest[1], rest[2:]
         if "route".startswith(what):
             self.shell.route(_route(version, action, rest))
         elif what in ("tcp_metrics", "tcpmetrics"):
             if action not in ("flush", "delete", "del"):
-                raise _Usage(f"found 'tcp_metrics {action}', expected flush or delete")
+                raise Usage(f"found 'tcp_metrics {action}', expected flush or delete")
             self.shell.metrics_flush("" if not rest or rest[0] == "all" else rest[-1])
         elif "link".startswith(what) and action == "set":
             device, settings = _link(rest)
             self.shell.link(device, settings)
         else:
-            raise _Usage(f"found '{what} {action}', expected route, tcp_metrics flush or link set")
+            raise Usage(f"found '{what} {action}', expected route, tcp_metrics flush or link set")
         return Result()
 
     def _tc(self, words: list[str], piped: str) -> Result:
         if len(words) < 3 or words[1] != "qdisc" or words[2] not in _ACTIONS:
-            raise _Usage(f"found '{' '.join(words[1:3])}', expected qdisc and add, change, replace or delete")
+            raise Usage(f"found '{' '.join(words[1:3])}', expected qdisc and add, change, replace or delete")
         change = QdiscChange(_ACTIONS[words[2]], "", "")
         rest = words[3:]
         while rest and not change.kind:
@@ -274,18 +275,18 @@ class Commands:
             else:
                 change.kind = word
         if not change.device or not change.parent:
-            raise _Usage("found no device or no parent, expected 'dev NAME root'")
+            raise Usage("found no device or no parent, expected 'dev NAME root'")
         change.arguments = rest
         self.shell.qdisc(change)
         return Result()
 
     def _ethtool(self, words: list[str], piped: str) -> Result:
         if len(words) < 5 or words[1] not in ("-K", "--offload", "--features") or len(words) % 2 == 0:
-            raise _Usage("found other arguments, expected -K DEVICE FEATURE on|off …")
+            raise Usage("found other arguments, expected -K DEVICE FEATURE on|off …")
         features: dict[str, bool] = {}
         for name, state in zip(words[3::2], words[4::2], strict=True):
             if state not in ("on", "off"):
-                raise _Usage(f"found '{name} {state}', expected on or off")
+                raise Usage(f"found '{name} {state}', expected on or off")
             features[name] = state == "on"
         self.shell.features(words[2], features)
         return Result()
@@ -307,28 +308,16 @@ class Commands:
             self._counters = dict(counters)
         return Result(output="" if "n" in flags else "\n".join(lines) + "\n")
 
-    def _grep(self, words: list[str], piped: str) -> Result:
-        flags = "".join(word[1:] for word in words[1:] if word.startswith("-"))
-        rest = [word for word in words[1:] if not word.startswith("-")]
-        if len(rest) != 1:
-            raise _Usage("found other arguments, expected one pattern, and the text from a pipe")
-        pattern = re.escape(rest[0]) if "F" in flags else rest[0]
-        try:
-            compiled = re.compile(pattern, re.IGNORECASE if "i" in flags else 0)
-        except re.error:
-            raise _Usage(f"found '{rest[0]}', expected a pattern") from None
-        lines = [line for line in piped.splitlines() if (compiled.search(line) is None) == ("v" in flags)]
-        output = f"{len(lines)}\n" if "c" in flags else "".join(line + "\n" for line in lines)
-        return Result(0 if lines else 1, "" if "q" in flags else output)
-
     def _sleep(self, words: list[str], piped: str) -> Result:
         total = 0
         for word in words[1:]:
             match = _TIME.fullmatch(word)
             if match is None:
-                raise _Usage(f"found '{word}', expected a time in seconds")
+                raise Usage(f"found '{word}', expected a time in seconds")
             unit = {"ms": 1_000_000, "us": 1_000}.get(match[2], 1_000 if words[0] == "usleep" else NSEC_PER_SEC)
             total += int(float(match[1]) * unit)
+        if total > MAX_SLEEP:
+            raise Usage(f"found a time of {total // NSEC_PER_SEC} s, expected at most {MAX_SLEEP // NSEC_PER_SEC}")
         self.shell.sleep(total)
         return Result()
 
@@ -341,7 +330,7 @@ def _sysctl_name(path: str) -> str:
 
 def _value(rest: list[str], name: str) -> str:
     if not rest:
-        raise _Usage(f"found '{name}' at the end, expected its value")
+        raise Usage(f"found '{name}' at the end, expected its value")
     return rest.pop(0)
 
 
@@ -350,7 +339,7 @@ def _count(text: str) -> int:
     factor = {"k": 1024, "K": 1024, "M": 1 << 20}.get(text[-1:], 1)
     digits = text[:-1] if factor != 1 else text
     if not digits.isdecimal():
-        raise _Usage(f"found '{text}', expected a number")
+        raise Usage(f"found '{text}', expected a number")
     return int(digits) * factor
 
 
@@ -358,18 +347,18 @@ def _metric(name: str, text: str) -> int:
     """A metric's number; times in ms."""
     match = _TIME.fullmatch(text)
     if match is None:
-        raise _Usage(f"found '{name} {text}', expected a number")
+        raise Usage(f"found '{name} {text}', expected a number")
     if name in ("rtt", "rttvar", "rto_min"):
         return int(float(match[1]) * {"s": 1000.0, "us": 0.001}.get(match[2], 1.0))
     if "." in match[1] or match[2]:
-        raise _Usage(f"found '{name} {text}', expected a whole number")
+        raise Usage(f"found '{name} {text}', expected a whole number")
     return int(match[1])
 
 
 def _route(version: int, action: str, rest: list[str]) -> RouteChange:
     """What `ip route` is asked to do."""
     if action not in _ACTIONS:
-        raise _Usage(f"found 'route {action}', expected add, change, replace, append or delete")
+        raise Usage(f"found 'route {action}', expected add, change, replace, append or delete")
     rest = list(rest)
     change = RouteChange(_ACTIONS[action], version, "")
     while rest:
@@ -404,9 +393,9 @@ def _route(version: int, action: str, rest: list[str]) -> RouteChange:
         elif not change.destination:
             change.destination = _value(rest, word) if word == "to" else word
         else:
-            raise _Usage(f"found '{word}', expected an argument of a route")
+            raise Usage(f"found '{word}', expected an argument of a route")
     if not change.destination:
-        raise _Usage("found no destination, expected one")
+        raise Usage("found no destination, expected one")
     return change
 
 
@@ -414,7 +403,7 @@ def _feature(name: str) -> int:
     """RTAX_FEATURE_*: the bits of a route's features."""
     bits = {"ecn": 1, "tcp_usec_ts": 16}
     if name not in bits:
-        raise _Usage(f"found 'features {name}', expected ecn or tcp_usec_ts")
+        raise Usage(f"found 'features {name}', expected ecn or tcp_usec_ts")
     return bits[name]
 
 
@@ -432,7 +421,7 @@ def _link(rest: list[str]) -> tuple[str, dict[str, str]]:
         elif not device:
             device = _value(rest, word) if word == "dev" else word
         else:
-            raise _Usage(f"found '{word}', expected up, down, mtu, txqueuelen or gso_max_size")
+            raise Usage(f"found '{word}', expected up, down, mtu, txqueuelen or gso_max_size")
     if not device:
-        raise _Usage("found no device, expected one")
+        raise Usage("found no device, expected one")
     return device, settings

@@ -17,6 +17,7 @@ import ipaddress
 from typing import Final, final
 
 from usernet.core.clock import ManualClock
+from usernet.core.errors import error
 from usernet.core.loop import Loop, Trampoline
 from usernet.core.softirq import Napi
 from usernet.core.timer import NEVER
@@ -31,6 +32,7 @@ from usernet.stack import Stack
 
 BOOT: Final = 1_000_000_000_000  # ns: not 0, which stands for "never happened" in many fields
 SEED: Final = 1
+MAX_SLEEP_STEPS: Final = 1_000_000  # of one `sleep` in a shell line
 CALL_COST: Final = 1_000
 """ns that a system call takes. On a real host time passes between calls in a row, and scripts count on it where two
 measures would else be equal to the nanosecond. None where the script is run without tolerance."""
@@ -171,8 +173,10 @@ class StackTarget(Target):
 
     def _sleep(self, duration: int) -> None:
         limit = self.now() + duration
-        while self.step(limit):
-            pass
+        for _ in range(MAX_SLEEP_STEPS):
+            if not self.step(limit):
+                return
+        raise error(errno.ETIME, f"still busy after {MAX_SLEEP_STEPS} steps")
 
     # ------------------------------------------------------------ calls
 
