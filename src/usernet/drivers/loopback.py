@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from usernet.netdevice.driver import (
     ARPHRD_LOOPBACK,
+    NETIF_F_GSO_ACCECN,
     NETIF_F_GSO_UDP_L4,
     NETIF_F_HW_CSUM,
     NETIF_F_LOOPBACK,
@@ -40,6 +41,7 @@ class Loopback(Driver):
         | NETIF_F_HW_CSUM
         | NETIF_F_TSO
         | NETIF_F_TSO_ECN
+        | NETIF_F_GSO_ACCECN
         | NETIF_F_TSO6
         | NETIF_F_GSO_UDP_L4
         | NETIF_F_LOOPBACK

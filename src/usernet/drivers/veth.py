@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.netdevice.driver import (
+    NETIF_F_GSO_ACCECN,
     NETIF_F_GSO_UDP_L4,
     NETIF_F_HW_CSUM,
     NETIF_F_RXCSUM,
@@ -60,6 +61,7 @@ class Veth(Driver):
         | NETIF_F_HW_CSUM
         | NETIF_F_TSO
         | NETIF_F_TSO_ECN
+        | NETIF_F_GSO_ACCECN
         | NETIF_F_TSO6
         | NETIF_F_GSO_UDP_L4
         | NETIF_F_RXCSUM

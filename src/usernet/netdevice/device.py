@@ -19,6 +19,7 @@ from usernet.netdevice.driver import (
     ARPHRD_NONE,
     NETIF_F_GRO,
     NETIF_F_GSO,
+    NETIF_F_GSO_ACCECN,
     NETIF_F_GSO_UDP_L4,
     NETIF_F_HW_CSUM,
     NETIF_F_SG,
@@ -67,7 +68,7 @@ NET_XMIT_CN: Final = 2
 
 IFNAMSIZ: Final = 16
 
-_SUPER_SEGMENTS: Final = NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_GSO_UDP_L4
+_SUPER_SEGMENTS: Final = NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_GSO_ACCECN | NETIF_F_GSO_UDP_L4
 
 
 def fix_features(features: int) -> int:
@@ -76,7 +77,7 @@ def fix_features(features: int) -> int:
     if not (features & NETIF_F_SG and features & NETIF_F_HW_CSUM):
         features &= ~_SUPER_SEGMENTS
     if not features & (NETIF_F_TSO | NETIF_F_TSO6):
-        features &= ~NETIF_F_TSO_ECN
+        features &= ~(NETIF_F_TSO_ECN | NETIF_F_GSO_ACCECN)
     return features
 
 

@@ -23,6 +23,7 @@ NETIF_F_GSO: Final = 1 << 11
 NETIF_F_GRO: Final = 1 << 14
 NETIF_F_LOOPBACK: Final = 1 << 31
 NETIF_F_RXCSUM: Final = 1 << 40
+NETIF_F_GSO_ACCECN: Final = 1 << 41
 
 ARPHRD_ETHER: Final = 1
 ARPHRD_LOOPBACK: Final = 772

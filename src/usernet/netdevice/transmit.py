@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 from usernet.net.offload import Offloads
 from usernet.net.packet_type import PacketTypes
 from usernet.netdevice.driver import (
+    NETIF_F_GSO_ACCECN,
     NETIF_F_GSO_UDP_L4,
     NETIF_F_HW_CSUM,
     NETIF_F_SG,
@@ -23,6 +24,7 @@ from usernet.skbuff.skbuff import (
     CHECKSUM_NONE,
     CHECKSUM_PARTIAL,
     PACKET_OUTGOING,
+    SKB_GSO_TCP_ACCECN,
     SKB_GSO_TCP_ECN,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
@@ -47,6 +49,8 @@ def gso_features(gso_type: int) -> int:
         features |= NETIF_F_GSO_UDP_L4
     if gso_type & SKB_GSO_TCP_ECN:
         features |= NETIF_F_TSO_ECN
+    if gso_type & SKB_GSO_TCP_ACCECN:
+        features |= NETIF_F_GSO_ACCECN
     return features
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, final
 from usernet.netdevice.driver import (
     ARPHRD_NONE,
     NETIF_F_GRO,
+    NETIF_F_GSO_ACCECN,
     NETIF_F_HW_CSUM,
     NETIF_F_RXCSUM,
     NETIF_F_SG,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from usernet.netdevice.device import NetDevice
 
 TUN_QUEUE_LENGTH: Final = 500  # tun.c: TUN_READQ_SIZE
-FEATURES: Final = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_RXCSUM
+FEATURES: Final = (
+    NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_GSO_ACCECN | NETIF_F_RXCSUM
+)
 PAGE_SIZE: Final = 4096
 MAX_ORDER: Final = 3  # PAGE_ALLOC_COSTLY_ORDER
 _HEADROOM: Final = 64  # NET_SKB_PAD

@@ -32,9 +32,10 @@ Checksums (`ip_summed`), the offload contract, as in Linux's skbuff.h
 Segmentation (GSO)
     A packet with `gso_size` > 0 is a super-segment: one header and up to 64 KiB of payload that stands for
     `gso_segs` packets of `gso_size` payload bytes each (the last may be shorter). `gso_type` says how to split it
-    (SKB_GSO_TCPV4, SKB_GSO_UDP_L4, …, and SKB_GSO_TCP_ECN where CWR is only for the first). It is always
-    CHECKSUM_PARTIAL when sent. A device whose features have that type gets it whole; for others it is split in
-    software, as late as possible. A received super-segment (from such a device, or from GRO) goes up the stack whole.
+    (SKB_GSO_TCPV4, SKB_GSO_UDP_L4, …, and SKB_GSO_TCP_ECN where CWR is only for the first, SKB_GSO_TCP_ACCECN where it
+    is for all). It is always CHECKSUM_PARTIAL when sent. A device whose features have that type gets it whole; for
+    others it is split in software, as late as possible. A received super-segment (from such a device, or from GRO) goes
+    up the stack whole.
 
 Ownership
     A packet has one owner at a time. Who is handed a packet must pass it on, queue it, `consume` it (it reached its
@@ -62,6 +63,7 @@ SKB_GSO_DODGY: Final = 1 << 1
 SKB_GSO_TCP_ECN: Final = 1 << 2
 SKB_GSO_TCPV6: Final = 1 << 4
 SKB_GSO_UDP_L4: Final = 1 << 17
+SKB_GSO_TCP_ACCECN: Final = 1 << 19
 GSO_MAX_SIZE: Final = 65536
 
 PACKET_HOST: Final = 0

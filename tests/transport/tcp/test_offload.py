@@ -11,7 +11,7 @@ from usernet.skbuff.skbuff import (
     CHECKSUM_NONE,
     CHECKSUM_PARTIAL,
     CHECKSUM_UNNECESSARY,
-    SKB_GSO_TCP_ECN,
+    SKB_GSO_TCP_ACCECN,
     SKB_GSO_TCPV4,
     SKBuff,
 )
@@ -81,11 +81,17 @@ def test_splitting_follows_linux_and_merging_gives_the_packet_back(payload, mss,
         assert merged.gso_size == 0
 
 
-def test_what_says_cwr_opens_a_merged_packet_and_marks_it():
-    pieces = [completed(one) for one in split(tcp_packet(b"x" * 300, flags=ACK | CWR, gso_size=100, link=False))]
+def test_cwr_is_the_first_ones_with_classic_ecn_and_in_all_with_accurate_ecn():
+    skb = tcp_packet(b"x" * 300, flags=ACK | CWR, gso_size=100, link=False)
+    assert [tcp.parse(completed(one), 20)[5] & CWR for one in split(skb)] == [CWR, 0, 0]
+    skb = tcp_packet(b"x" * 300, flags=ACK | CWR, gso_size=100, link=False)
+    skb.gso_type |= SKB_GSO_TCP_ACCECN
+    original = skb.tobytes()
+    pieces = [completed(one) for one in split(skb)]
+    assert [tcp.parse(piece, 20)[5] & CWR for piece in pieces] == [CWR, CWR, CWR]
     merged = merge([prepared(piece) for piece in pieces])
-    assert merged.gso_type == SKB_GSO_TCPV4 | SKB_GSO_TCP_ECN
-    assert tcp.parse(merged.head, 20)[5] == ACK | CWR
+    assert merged.gso_type == SKB_GSO_TCPV4 | SKB_GSO_TCP_ACCECN
+    assert merged.tobytes() == original
 
 
 def pair(first: dict[str, object], second: dict[str, object]) -> bool:
@@ -112,8 +118,9 @@ TS1, TS2 = (b"\1\1\x08\x0a" + bytes(7) + bytes([n]) for n in (1, 2))
         ({"flags": ACK | PSH}, {}, False),
         ({}, {"flags": ACK | PSH}, True),
         ({}, {"flags": ACK | FIN}, True),
-        ({"flags": ACK | CWR}, {}, True),
+        ({"flags": ACK | CWR}, {}, False),
         ({}, {"flags": ACK | CWR}, False),
+        ({"flags": ACK | CWR}, {"flags": ACK | CWR}, True),
         ({}, {"flags": ACK | ECE}, False),
         ({}, {"ack": 8}, False),
         ({}, {"window": 501}, False),

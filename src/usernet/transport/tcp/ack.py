@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
+from usernet.transport.tcp import ecn
+from usernet.transport.tcp.accecn import process as accecn_process
 from usernet.transport.tcp.const import (
     FLAG_ACK_MAYBE_DELAYED,
     FLAG_ACKED,
@@ -192,6 +194,8 @@ def clean_rtx_queue(
                 flag |= FLAG_ORIG_SACK_ACKED
         if sacked & TCPCB_SACKED_ACKED:
             sk.sacked_out -= count
+            # They were counted when they were reported, and are part of what `snd_una` advances by.
+            state.delivered_bytes -= skb.len
         elif is_sack:
             sk.delivered += count
             if not skb_spurious_retrans(sk, skb):
@@ -239,6 +243,7 @@ def clean_rtx_queue(
     updated = _update_rtt(sk, flag, seq_rtt_us, sack_rtt_us, ca_rtt_us, state.rate)
     if flag & FLAG_ACKED:
         flag |= FLAG_SET_XMIT_TIMER
+        state.delivered_bytes += ((snd_una if skb is None else skb.seq) - prior_snd_una) & SEQ_MASK
         mtup = sk.mtup
         if mtup.probe_size and not after(mtup.probe_seq_end, snd_una):
             mtup.succeeded(sk)
@@ -333,7 +338,7 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
     sample.prior_in_flight = packets_in_flight(sk)
     state = SackState(sample)
     if flag & FLAG_UPDATE_TS_RECENT:
-        sk.replace_ts_recent(skb.seq)
+        flag |= sk.replace_ts_recent(skb.seq)
     mib = sk.net.mib.tcp_ext
     if flag & (FLAG_SLOWPATH | FLAG_SND_UNA_ADVANCED) == FLAG_SND_UNA_ADVANCED:
         sk.snd_wl1 = skb.seq
@@ -350,13 +355,19 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
         sacks = sk.rx_sacks
         if sacks:
             flag |= sacktag_write_queue(sk, ack, sacks, prior_snd_una, state)
-        if sk.ecn_flags and skb.tcp_flags & (ECE | SYN) == ECE:
+    accurate = False
+    if sk.ecn_flags:
+        accurate = ecn.mode_accecn(sk.ecn_flags)
+        if skb.tcp_flags & (ECE | SYN) == ECE and ecn.mode_rfc3168(sk.ecn_flags):
             flag |= FLAG_ECE
+        ecn.accept_cwr(sk, skb)
     sk.err_soft = 0
     sk.probes_out = 0
     sk.rcv_tstamp = sk.loop.now
     rexmit = REXMIT_NONE
     if not prior_packets:
+        if accurate:
+            flag = accecn_process(sk, skb, sk.delivered - delivered, 0, flag)
         if sk.ca.has_in_ack_event and sk.ca_ready:
             sk.ca.in_ack_event(sk, flag)
         if flag & FLAG_DSACKING_ACK:
@@ -367,11 +378,14 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
         return 1
     flag |= clean_rtx_queue(sk, prior_fack, prior_snd_una, state, flag)
     rack_update_reo_wnd(sk, sample)
-    if flag & FLAG_ECE:
-        sk.delivered_ce += sk.delivered - delivered
+    delivered_ce = sk.delivered_ce
+    if accurate:
+        flag = accecn_process(sk, skb, sk.delivered - delivered, state.delivered_bytes, flag)
+    elif flag & FLAG_ECE:
+        # Classic ECN: all that a marked acknowledgement acknowledges counts.
+        sk.delivered_ce = delivered_ce + sk.delivered - delivered
     if sk.ca.has_in_ack_event and sk.ca_ready:
         sk.ca.in_ack_event(sk, flag)
-    counted = sk.delivered
     if sk.tlp_high_seq:
         process_tlp_ack(sk, ack, flag)
     if not flag & FLAG_NOT_DUP or flag & FLAG_CA_ALERT or sk.ca_state != TCP_CA_OPEN:
@@ -386,10 +400,11 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
         if dst is not None:
             dst.confirm()
     if flag & FLAG_ECE:
-        # What duplicates without SACK stand for is counted by the state machine.
-        sk.delivered_ce += sk.delivered - counted
+        if not accurate:
+            # What duplicates without SACK stand for is counted by the state machine.
+            sk.delivered_ce = delivered_ce + sk.delivered - delivered
         sample.is_ece = True
-        mib.TCPDeliveredCE += sk.delivered - delivered
+        mib.TCPDeliveredCE += sk.delivered_ce - delivered_ce
     delivered = sk.delivered - delivered
     mib.TCPDelivered += delivered
     sample.is_ack_delayed = bool(flag & FLAG_ACK_MAYBE_DELAYED)

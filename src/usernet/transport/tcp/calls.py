@@ -261,7 +261,9 @@ def _reset_connection(sk: TcpSock) -> None:
     sk.is_cwnd_limited = False
     sk.max_packets_out = 0
     sk.window_clamp = 0
-    sk.delivered = sk.lost = 0
+    sk.delivered = sk.delivered_ce = sk.lost = 0
+    sk.ecn_flags = 0
+    sk.ecn = None
     sk.retrans_stamp = 0
     sk.total_retrans = 0
     sk.urg_data = 0

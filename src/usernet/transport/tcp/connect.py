@@ -24,7 +24,7 @@ from usernet.transport.tcp.segment import add_write_queue_tail, fragment, new_se
 from usernet.transport.tcp.transmit import transmit_skb, xmit_probe
 from usernet.transport.tcp.window import full_space, init_rcv_mss, select_initial_window
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, CWR, ECE, FIN, PSH, SYN
+from usernet.wire.tcp import ACK, AE, CWR, ECE, FIN, PSH, SYN
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -104,9 +104,7 @@ def send_synack(sk: TcpSock) -> None:
     if skb is None or not skb.tcp_flags & SYN:
         return
     if not skb.tcp_flags & ACK:
-        skb.tcp_flags = skb.tcp_flags & ~(ECE | CWR) | ACK
-        if sk.ecn_flags & ecn.ECN_OK:
-            skb.tcp_flags |= ECE
+        skb.tcp_flags = skb.tcp_flags & ~(ECE | CWR | AE) | ACK | ecn.send_synack(sk)
     transmit_skb(sk, skb)
 
 

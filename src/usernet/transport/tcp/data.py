@@ -42,7 +42,14 @@ if TYPE_CHECKING:
 
 def fast_path_check(sk: TcpSock) -> None:
     """Whether the next segment may take the fast path (Linux: tcp_fast_path_check)."""
-    sk.pred_ok = not sk.ofo and sk.rcv_wnd > 0 and sk.rmem_alloc < sk.rcvbuf and not sk.urg_data
+    sk.pred_ok = (
+        not sk.ofo
+        and sk.rcv_wnd > 0
+        and sk.rmem_alloc < sk.rcvbuf
+        and not sk.urg_data
+        # Accurate ECN has something to do with every segment.
+        and not sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN
+    )
 
 
 def queue_rcv(sk: TcpSock, skb: SKBuff) -> None:
@@ -97,8 +104,6 @@ def data_queue(sk: TcpSock, skb: SKBuff, doff: int) -> None:
     skb.len -= doff
     skb.dst = None
     sk.duplicate_sack = None
-    if sk.ecn_flags:
-        ecn.accept_cwr(sk, skb, skb.len > 0)
     seq = skb.seq
     end_seq = skb.end_seq
     rcv_nxt = sk.rcv_nxt
@@ -138,6 +143,8 @@ def data_queue(sk: TcpSock, skb: SKBuff, doff: int) -> None:
         return
     if not after(end_seq, rcv_nxt):
         # A retransmission of what is here: the acknowledgement was lost, or is late.
+        if sk.ecn_flags:
+            ecn.spurious_retransmission(sk, skb)
         mib.DelayedACKLost += 1
         dsack_set(sk, seq, end_seq)
         _out_of_window(sk)

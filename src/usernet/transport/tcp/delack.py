@@ -115,6 +115,10 @@ def send_dupack(sk: TcpSock, skb: SKBuff) -> None:
     """Answer a segment that is no use: what is expected, and that this was a duplicate (Linux: tcp_send_dupack)."""
     if skb.end_seq != skb.seq and before(skb.seq, sk.rcv_nxt):
         sk.net.mib.tcp_ext.DelayedACKLost += 1
+        if sk.ecn_flags:
+            from usernet.transport.tcp.ecn import spurious_retransmission
+
+            spurious_retransmission(sk, skb)
         enter_quickack_mode(sk, TCP_MAX_QUICKACKS)
         if sk.sack_ok and sk.tcp.tcp_dsack:
             end = sk.rcv_nxt if after(skb.end_seq, sk.rcv_nxt) else skb.end_seq

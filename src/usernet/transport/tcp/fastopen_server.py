@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from usernet.skbuff.dropreason import DropReason
 from usernet.transport.tcp.const import ICSK_TIME_RETRANS, SEQ_MASK, TCP_CA_LOSS, TCP_TIMEOUT_INIT
+from usernet.transport.tcp.ecn import syn_again
 from usernet.transport.tcp.fastopen import (
     TFO_SERVER_COOKIE_NOT_REQD,
     TFO_SERVER_ENABLE,
@@ -116,6 +117,7 @@ def check_request(sk: TcpSock, request: RequestSock, skb: SKBuff, th: TcpHeader)
             rejected = paws_reject(request.ts_recent, stamp, options.tsval, now)
     if skb.seq == request.rcv_isn and flags & (RST | SYN | FIN | ACK) == SYN and not rejected:
         if not request.oow_limited():
+            syn_again(request, skb)
             request.retransmit()
         return False
     edge = (request.rcv_nxt + request.rcv_wnd) & SEQ_MASK

@@ -19,7 +19,7 @@ from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
 from usernet.sock.sock import SK_PACING_NEEDED
-from usernet.transport.tcp import ecn
+from usernet.transport.tcp import accecn_option, ecn
 from usernet.transport.tcp.congestion.base import assign, assign_from_route
 from usernet.transport.tcp.const import (
     MSEC,
@@ -40,7 +40,7 @@ from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.validate import paws_reject
 from usernet.transport.tcp.window import full_space, in_window, init_rcv_mss, select_initial_window
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, ECE, FIN, RST, SYN
+from usernet.wire.tcp import ACK, FIN, RST, SYN
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -54,10 +54,12 @@ class RequestSock:
     `rcv_isn` is the peer's, `snt_isn` ours."""
 
     __slots__ = (
-        "acked", "advmss", "af", "bound_dev_if", "cookie", "cookie_exp", "created", "daddr",
+        "accecn_fail_mode", "accecn_ok", "acked", "advmss", "af", "bound_dev_if", "cookie", "cookie_exp", "created",
+        "daddr",
         "ecn_ok", "dport", "dst", "key", "last_oow_ack_time",
         "listener", "mark", "mss", "num_retrans", "num_timeout", "oif", "options", "rcv_isn", "rcv_nxt", "rcv_wnd",
-        "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "tcp",
+        "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "syn_ect_rcv",
+        "syn_ect_snt", "tcp",
         "timer", "tos",
         "ts_off", "ts_recent", "tstamp_ok", "window_clamp", "wscale_ok",
     )  # fmt: skip
@@ -97,6 +99,10 @@ class RequestSock:
         self.cookie: bytes | None = None
         self.cookie_exp: bool = False
         self.ecn_ok: bool = False
+        self.accecn_ok: bool = False
+        self.accecn_fail_mode: int = 0
+        self.syn_ect_rcv: int = 0
+        self.syn_ect_snt: int = 0
         self.num_retrans: int = 0
         self.num_timeout: int = 0
         self.created: int = tcp.net.loop.now
@@ -127,8 +133,11 @@ class RequestSock:
             dst.metric(RTAX_INITRWND),
         )
 
-    def send_synack(self) -> None:
-        """Linux: tcp_v4_send_synack, tcp_make_synack. What can't be sent is tried again by the timer."""
+    def send_synack(self, again: bool = False) -> None:
+        """Linux: tcp_v4_send_synack, tcp_make_synack. What can't be sent is tried again by the timer.
+
+        again: it was sent before.
+        """
         tcp = self.tcp
         now = tcp.net.loop.now
         dst = self.dst
@@ -148,7 +157,11 @@ class RequestSock:
             cookie,
             fastopen_exp=self.cookie_exp,
         )
-        flags = SYN | ACK | ECE if self.ecn_ok else SYN | ACK
+        if self.accecn_ok and not again and tcp.tcp_ecn_option:
+            options = accecn_option.add_to_syn(options, self.sack_ok, self.tstamp_ok, self.wscale_ok)
+        flags = SYN | ACK
+        if self.ecn_ok:
+            flags |= ecn.make_synack(self, again)
         size = wire.TCP_HLEN + len(options)
         check = self.af.pseudo_sum(self.saddr, self.daddr, 6, size)
         header = wire.build(
@@ -172,7 +185,8 @@ class RequestSock:
         mib = self.tcp.net.mib
         mib.tcp.RetransSegs += 1
         mib.tcp_ext.TCPSynRetrans += 1
-        self.send_synack()
+        self.send_synack(again=True)
+        ecn.synack_again(self)
 
     def arm(self) -> None:
         """The next time-out, twice as long each time."""
@@ -266,7 +280,7 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
     request.ts_off = tcp.secure_ts_offset(request.saddr, request.daddr) if request.tstamp_ok else 0
     request.snt_isn = isn or tcp.secure_seq(request.saddr, request.daddr, request.sport, request.dport)
     request.init_window(dst)
-    request.ecn_ok = ecn.request_wants(tcp, listener, skb, dst)
+    ecn.create_request(tcp, request, skb, dst)
     if tcp.tcp_fastopen & TFO_SERVER_ENABLE:
         from usernet.transport.tcp.fastopen_server import try_fastopen
 
@@ -308,6 +322,7 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
     if seq == request.rcv_isn and kind == SYN and not rejected:
         # The SYN again: repeat the answer, and count it as a time-out.
         if not request.oow_limited():
+            ecn.syn_again(request, skb)
             request.retransmit()
             request.arm()
         skb.consume()
@@ -411,7 +426,8 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
         child.tsoffset = request.ts_off
     child.dst = request.dst
     assign_from_route(child)
-    child.ecn_flags = ecn.ECN_OK if request.ecn_ok else 0
+    if request.ecn_ok:
+        ecn.openreq_child(child, request, skb)
     child.mss_clamp = request.mss
     child.advmss = request.advmss - (wire.TCPOLEN_TSTAMP_ALIGNED if request.tstamp_ok else 0)
     dst = request.dst

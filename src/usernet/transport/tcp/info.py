@@ -5,7 +5,9 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from usernet.transport.tcp.accecn import INET_ECN_CE, INET_ECN_ECT_0, INET_ECN_ECT_1
 from usernet.transport.tcp.const import MSEC, SEQ_MASK, TCP_INFINITE_SSTHRESH, TCP_LISTEN
+from usernet.transport.tcp.ecn import TCP_ECN_MODE_ANY, TCP_ECN_SEEN, mode_accecn, mode_pending
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -27,9 +29,9 @@ FIELDS: Final = (
     "sndbuf_limited", "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen",
     "rcv_ooopack", "snd_wnd", "rcv_wnd", "rehash", "total_rto", "total_rto_recoveries", "total_rto_time",
     "received_ce", "delivered_e1_bytes", "delivered_e0_bytes", "delivered_ce_bytes", "received_e1_bytes",
-    "received_e0_bytes", "received_ce_bytes", "accecn_fail_mode", "accecn_opt_seen",
+    "received_e0_bytes", "received_ce_bytes", "ecn_mode",
 )  # fmt: skip
-TCP_INFO: Final = Struct("=8B24I4Q6I4Q2I2Q6I2HI7I2H")
+TCP_INFO: Final = Struct("=8B24I4Q6I4Q2I2Q6I2HI7II")
 
 
 def delivery_rate(sk: TcpSock) -> int:
@@ -66,9 +68,9 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     if sk.wscale_ok:
         options |= TCPI_OPT_WSCALE
         info["wscale"] = sk.snd_wscale | sk.rcv_wscale << 4
-    if sk.ecn_flags & 1:
+    if sk.ecn_flags & TCP_ECN_MODE_ANY:
         options |= TCPI_OPT_ECN
-    if sk.ecn_flags & 8:
+    if sk.ecn_flags & TCP_ECN_SEEN:
         options |= TCPI_OPT_ECN_SEEN
     if sk.syn_data_acked:
         options |= TCPI_OPT_SYN_DATA
@@ -112,7 +114,23 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     info["snd_wnd"] = sk.snd_wnd
     info["rcv_wnd"] = sk.rcv_wnd
     info["total_rto"] = sk.total_rto
+    _ecn_info(sk, info)
     return info
+
+
+def _ecn_info(sk: TcpSock, info: dict[str, int]) -> None:
+    info["delivered_ce"] = sk.delivered_ce & SEQ_MASK
+    state = sk.ecn
+    if state is None:
+        return
+    info["received_ce"] = state.received_ce & SEQ_MASK
+    for name, mark in (("e1", INET_ECN_ECT_1), ("e0", INET_ECN_ECT_0), ("ce", INET_ECN_CE)):
+        info[f"delivered_{name}_bytes"] = state.delivered_bytes[mark] & SEQ_MASK
+        info[f"received_{name}_bytes"] = state.received_bytes[mark] & SEQ_MASK
+    # Two bits for the mode, two for what was seen of the option, four for what failed.
+    flags = sk.ecn_flags
+    mode = 3 if mode_pending(flags) else 2 if mode_accecn(flags) else 1
+    info["ecn_mode"] = mode | state.saw_opt << 2 | state.fail_mode << 4
 
 
 def pack_info(sk: TcpSock) -> bytes:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.msg import RCV_SHUTDOWN, SEND_SHUTDOWN
+from usernet.transport.tcp import ecn
+from usernet.transport.tcp.accecn import third_ack
 from usernet.transport.tcp.ack import set_rto, tcp_ack, update_pacing_rate
 from usernet.transport.tcp.const import (
     FLAG_DATA,
@@ -112,6 +114,8 @@ def rcv_established(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
                 skb.data += doff
                 skb.len = length
                 skb.dst = None
+                if sk.ecn_flags:
+                    ecn.received(sk, skb, length)
                 queue_rcv(sk, skb)
                 event_data_recv(sk, skb)
                 if ack != sk.snd_una:
@@ -144,6 +148,8 @@ def _rcv_slow(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
     if reason is not None:
         skb.drop(reason, drops)
         return
+    if sk.ecn_flags:
+        ecn.received(sk, skb, skb.len - doff)
     result = tcp_ack(sk, skb, window, FLAG_SLOWPATH | FLAG_UPDATE_TS_RECENT)
     if result < 0:
         skb.drop(DropReason(-result), drops)
@@ -204,6 +210,8 @@ def rcv_state_process(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> bool:
     if not flags & ACK:
         skb.drop(DropReason.TCP_FLAGS, drops)
         return False
+    if sk.ecn_flags and state != TCP_SYN_RECV:
+        ecn.received(sk, skb, skb.len - doff)
     result = tcp_ack(sk, skb, window, FLAG_SLOWPATH | FLAG_UPDATE_TS_RECENT | FLAG_NO_CHALLENGE_ACK)
     if result <= 0:
         if state == TCP_SYN_RECV:
@@ -282,6 +290,8 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
     if not sk.ca.has_cong_control:
         update_pacing_rate(sk)
     init_rcv_mss(sk)
+    if sk.ecn is not None and ecn.mode_accecn(sk.ecn_flags):
+        third_ack(sk, sk.ecn, skb, bool(sk.rx_sacks))
     fast_path_check(sk)
     if sk.shutdown_mask & SEND_SHUTDOWN:
         sk.shutdown(1)

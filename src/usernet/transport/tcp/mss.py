@@ -4,14 +4,17 @@ tcp_current_mss). RFC 9293 section 3.7.1, RFC 6691.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from usernet.transport.tcp import accecn_option
 from usernet.transport.tcp.const import TCP_MSS_DEFAULT
 from usernet.wire import tcp as wire
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
 
+TCP_ECN_MODE_ACCECN: Final = 16
+"""As in ecn.py."""
 
 
 def mtu_to_mss(sk: TcpSock, pmtu: int) -> int:
@@ -57,7 +60,10 @@ def options_size(sk: TcpSock) -> int:
     blocks = len(sk.selective_acks) + (sk.duplicate_sack is not None)
     if blocks:
         room = (40 - size - 4) // 8
-        size += 4 + 8 * min(blocks, room)
+        blocks = min(blocks, room)
+        size += 4 + 8 * blocks
+    if sk.ecn_flags & TCP_ECN_MODE_ACCECN and sk.ecn is not None:
+        size += accecn_option.growth(sk, sk.ecn, size, blocks)
     return size
 
 
@@ -69,7 +75,7 @@ def current_mss(sk: TcpSock) -> int:
         mtu = dst.mtu()
         if mtu != sk.pmtu_cookie:
             mss = sync_mss(sk, mtu)
-    if sk.selective_acks or sk.duplicate_sack is not None:
+    if sk.selective_acks or sk.duplicate_sack is not None or sk.ecn_flags & TCP_ECN_MODE_ACCECN:
         mss -= options_size(sk) + wire.TCP_HLEN - sk.tcp_header_len
     return mss
 

@@ -1,9 +1,9 @@
 """TCP's part in splitting and merging packets (Linux: net/ipv4/tcp_offload.c).
 
-Splitting copies the header to each segment and moves what must not be in all: CWR belongs to the first, FIN and PSH
-to the last, the sequence number advances by the segment size. Merging is its inverse, and takes only what splitting
-would give back: same addresses and ports, same acknowledgement, window, flags and options (the time stamp among them),
-sequence number the next one, and no segment but the last shorter than the first.
+Splitting copies the header to each segment and moves what must not be in all: CWR belongs to the first (but to all with
+accurate ECN), FIN and PSH to the last, the sequence number advances by the segment size. Merging is its inverse, and
+takes only what splitting would give back: same addresses and ports, same acknowledgement, window, flags and options
+(the time stamp among them), sequence number the next one, and no segment but the last shorter than the first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from usernet.skbuff.skbuff import (
     CHECKSUM_NONE,
     CHECKSUM_PARTIAL,
     CHECKSUM_UNNECESSARY,
-    SKB_GSO_TCP_ECN,
+    SKB_GSO_TCP_ACCECN,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
     SKBuff,
@@ -74,6 +74,8 @@ class TcpOffload(Offload):
         pseudo = checksum.pseudo_sum(skb.saddr, skb.daddr, IPPROTO_TCP, header_len + mss)
         # Of all but the last; seen the same way by the checksum as by the peer.
         middle = flags & ~(FIN | PSH)
+        # Part of a counter, with accurate ECN (RFC 9768), a sign for once with classic ECN.
+        once = 0 if skb.gso_type & SKB_GSO_TCP_ACCECN else CWR
         segments: list[SKBuff] = []
         build = tcp.build
         last = pieces.pop()
@@ -81,9 +83,9 @@ class TcpOffload(Offload):
             header = build(sport, dport, seq, ack, middle, window, pseudo, urg_ptr, options)
             segments.append(new_segment(header, piece, mss, TCP_CHECK_OFFSET))
             seq = seq + mss & 0xFFFFFFFF
-            middle &= ~CWR
+            middle &= ~once
         if segments:
-            flags &= ~CWR
+            flags &= ~once
         pseudo = checksum.pseudo_sum(skb.saddr, skb.daddr, IPPROTO_TCP, header_len + last_size)
         header = build(sport, dport, seq, ack, flags, window, pseudo, urg_ptr, options)
         segments.append(new_segment(header, last, last_size, TCP_CHECK_OFFSET))
@@ -106,7 +108,7 @@ class TcpOffload(Offload):
                 return None
             skb.ip_summed = CHECKSUM_UNNECESSARY
         control: GroControl = skb.cb
-        control.same = (doff_flags & ~(CWR | FIN | PSH), ack, window, head[offset + TCP_HLEN : offset + header_len])
+        control.same = (doff_flags & ~(FIN | PSH), ack, window, head[offset + TCP_HLEN : offset + header_len])
         control.ports = offset
         control.seq = seq
         control.next_seq = seq + size & 0xFFFFFFFF
@@ -128,7 +130,6 @@ class TcpOffload(Offload):
             or ours.next_seq != its.seq
             or its.mss > ours.mss
             or (its.mss < ours.mss and skb.gso_size)
-            or its.flags & CWR
             or ours.same != its.same
             or held.len + size > GRO_MAX_SIZE
         ):
@@ -155,9 +156,8 @@ class TcpOffload(Offload):
             or seq != ours.next_seq
             or size <= 0
             or (mss != ours.mss if mss else size > ours.mss)
-            or doff_flags & CWR
             or ours.same
-            != (doff_flags & ~(CWR | FIN | PSH), ack, window, head[offset + TCP_HLEN : offset + header_len])
+            != (doff_flags & ~(FIN | PSH), ack, window, head[offset + TCP_HLEN : offset + header_len])
             or held.len + size > GRO_MAX_SIZE
             or head[offset : offset + 4] != held.head[ours.ports : ours.ports + 4]
             or (skb.ip_summed == CHECKSUM_NONE and not _checksum_follows(held, skb, offset))
@@ -181,4 +181,5 @@ class TcpOffload(Offload):
         held.csum_offset = TCP_CHECK_OFFSET
         held.gso_type = SKB_GSO_TCPV4 if len(held.saddr) == 4 else SKB_GSO_TCPV6
         if control.flags & CWR:
-            held.gso_type |= SKB_GSO_TCP_ECN
+            # All had it.
+            held.gso_type |= SKB_GSO_TCP_ACCECN

@@ -55,7 +55,7 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
-from usernet.transport.tcp.ecn import queue_cwr
+from usernet.transport.tcp.ecn import queue_cwr, withdraw_cwr
 from usernet.transport.tcp.mss import current_mss
 from usernet.transport.tcp.output import packets_in_flight, push_pending_frames, rearm_rto, reset_xmit_timer, wnd_end
 from usernet.transport.tcp.rack import (
@@ -172,6 +172,8 @@ def undo_cwnd_reduction(sk: TcpSock, unmark_loss: bool) -> None:
         sk.snd_cwnd = sk.ca.undo_cwnd(sk)
         if sk.prior_ssthresh > sk.snd_ssthresh:
             sk.snd_ssthresh = sk.prior_ssthresh
+            if sk.ecn_flags:
+                withdraw_cwr(sk)
     sk.snd_cwnd_stamp = sk.loop.now
     sk.undo_marker = 0
     sk.undo_active = False

@@ -114,7 +114,7 @@ def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[
         if sk.urg_data and after(seq, sk.urg_seq):
             # The mark is behind us.
             sk.urg_data = 0
-            sk.pred_ok = not sk.ofo and sk.rcv_wnd > 0
+            sk.pred_ok = not sk.ofo and sk.rcv_wnd > 0 and not sk.ecn_flags & 16
         if offset < length:
             return copied, seq, False
         if skb.tcp_flags & FIN:

@@ -24,6 +24,7 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
+from usernet.transport.tcp.ecn import keeps_asking
 from usernet.transport.tcp.mss import current_mss
 from usernet.transport.tcp.output import (
     pacing_check,
@@ -37,7 +38,7 @@ from usernet.transport.tcp.output import (
 )
 from usernet.transport.tcp.segment import adjust_pcount, fragment, set_tso_segs, trim_head
 from usernet.transport.tcp.transmit import transmit_skb
-from usernet.wire.tcp import CWR, ECE, FIN, SYN
+from usernet.wire.tcp import AE, CWR, ECE, FIN, SYN
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -118,9 +119,8 @@ def retransmit_skb_once(sk: TcpSock, skb: SKBuff, segs: int) -> int:
             adjust_pcount(sk, skb, decrease)
         if skb.len < mss and sk.tcp.tcp_retrans_collapse:
             _try_collapse(sk, skb, mss)
-    if skb.tcp_flags & (SYN | ECE | CWR) == SYN | ECE | CWR and sk.tcp.tcp_ecn_fallback:
-        # What lies on the way may drop such SYNs (RFC 3168 section 6.1.1.1).
-        skb.tcp_flags &= ~(ECE | CWR)
+    if skb.tcp_flags & (SYN | ECE | CWR) == SYN | ECE | CWR and not keeps_asking(sk):
+        skb.tcp_flags &= ~(ECE | CWR | AE)
     segments = skb.gso_segs
     mib = sk.net.mib
     mib.tcp.RetransSegs += segments

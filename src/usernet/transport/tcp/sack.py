@@ -38,7 +38,7 @@ Block = tuple[int, int]
 class SackState:
     """What is gathered while an acknowledgement is processed (Linux: tcp_sacktag_state). Times in ns, 0 for none."""
 
-    __slots__ = ("first_sackt", "flag", "last_sackt", "rate", "reord", "sack_delivered")
+    __slots__ = ("delivered_bytes", "first_sackt", "flag", "last_sackt", "rate", "reord", "sack_delivered")
 
     def __init__(self, rate: RateSample) -> None:
         self.flag: int = 0
@@ -46,6 +46,7 @@ class SackState:
         self.first_sackt: int = 0
         self.last_sackt: int = 0
         self.sack_delivered: int = 0
+        self.delivered_bytes: int = 0
         self.rate = rate
 
 
@@ -178,6 +179,7 @@ def _tag(sk: TcpSock, skb: SKBuff, dup_sack: bool, state: SackState) -> None:
         sk.sacked_out += count
         sk.delivered += count
         state.sack_delivered += count
+        state.delivered_bytes += skb.len
         sk.sent.remove(tx)
     if dup_sack and sacked & TCPCB_SACKED_RETRANS:
         sacked &= ~TCPCB_SACKED_RETRANS

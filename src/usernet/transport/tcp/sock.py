@@ -246,8 +246,8 @@ class TcpSock(TcpState):
         self.undo_active = False
         self.undo_retrans = -1
 
-    def replace_ts_recent(self, seq: int) -> None:
-        replace_ts_recent(self, seq)
+    def replace_ts_recent(self, seq: int) -> int:
+        return replace_ts_recent(self, seq)
 
     # -- state
 
@@ -383,8 +383,8 @@ class TcpSock(TcpState):
         self.last_oow_ack_time = now
         return False
 
-    def send_challenge_ack(self) -> None:
-        """RFC 5961: have the peer show that it means it (Linux: tcp_send_challenge_ack)."""
+    def send_challenge_ack(self, flags: int = 0) -> None:
+        """RFC 5961: have the peer show that it means it. flags: beside ACK (Linux: tcp_send_challenge_ack)."""
         now = self.loop.now
         mib = self.net.mib.tcp_ext
         if 0 <= now - self.last_oow_ack_time < self.tcp.tcp_invalid_ratelimit * MSEC:
@@ -393,7 +393,7 @@ class TcpSock(TcpState):
         self.last_oow_ack_time = now
         if self.tcp.challenge_allowed():
             mib.TCPChallengeACK += 1
-            send_ack(self)
+            send_ack(self, flags)
 
     def send_sigurg(self) -> None:
         """Urgent data was announced: poll's POLLPRI (Linux: sk_send_sigurg)."""

@@ -36,6 +36,7 @@ from usernet.transport.tcp.segment import SentQueue
 from usernet.transport.tcp.tcp import Tcp
 
 if TYPE_CHECKING:
+    from usernet.transport.tcp.accecn import EcnState
     from usernet.transport.tcp.fastopen import FastopenRequest
     from usernet.transport.tcp.handshake import RequestSock
     from usernet.transport.tcp.sock import TcpSock
@@ -52,7 +53,8 @@ class TcpState(InetSock):
         "bytes_sent", "ca", "ca_ready", "ca_setsockopt", "ca_state", "comp_sack_timer", "compressed_ack",
         "compressed_ack_rcv_nxt", "copied_seq", "cwnd_usage_seq", "data_segs_in", "data_segs_out", "defer_accept",
         "defer_connect", "delack_max", "delack_timer", "delivered", "delivered_ce", "delivered_mstamp", "dsack_dups",
-        "dst_quick_ack", "dup_ack_counter", "duplicate_sack", "ecn_flags", "fastopen_client_fail", "fastopen_connect",
+        "dst_quick_ack", "dup_ack_counter", "duplicate_sack", "ecn", "ecn_flags", "fastopen_client_fail",
+        "fastopen_connect",
         "fastopen_keys", "fastopen_max_qlen", "fastopen_no_cookie", "fastopen_pending", "fastopen_qlen",
         "fastopen_req", "fastopen_rsk", "fin_received", "first_tx_mstamp", "frto", "high_seq", "highest_sack",
         "icsk_pending", "icsk_retransmits", "inq_wanted", "is_cwnd_limited", "is_sack_reneg", "keepalive_timer",
@@ -275,8 +277,9 @@ class TcpState(InetSock):
         self.listener: TcpSock | None = None
         self.defer_accept: int = 0
         self.fastopen_pending: bool = False
-        # Fast Open: as a client, as a listener, and as a connection whose handshake isn't done (fastopen.py).
         self.ecn_flags: int = 0
+        self.ecn: EcnState | None = None
+        # Fast Open: as a client, as a listener, and as a connection whose handshake isn't done (fastopen.py).
         self.fastopen_req: FastopenRequest | None = None
         self.fastopen_connect: bool = False
         self.fastopen_no_cookie: bool = False

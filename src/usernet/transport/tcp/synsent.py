@@ -104,7 +104,9 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
             skb.drop(DropReason.TCP_FLAGS, drops)
             return
         if sk.ecn_flags:
-            ecn.receive_synack(sk, flags)
+            if sk.ecn is not None:
+                sk.ecn.rx_option = options.accecn
+            ecn.receive_synack(sk, skb)
         sk.snd_wl1 = skb.seq
         # The window of a SYN is never scaled.
         sk.rcv_nxt = (skb.seq + 1) & SEQ_MASK
@@ -142,7 +144,7 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
             data_queue(sk, skb, doff)
         else:
             skb.consume()
-        send_ack(sk)
+        send_ack(sk, ecn.reflect(sk) if sk.ecn_flags else 0)
         return
     if flags & RST:
         skb.drop(DropReason.TCP_RESET, drops)
@@ -155,7 +157,7 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
     if flags & SYN:
         # Both open at the same time (RFC 9293 section 3.5, figure 8).
         if sk.ecn_flags:
-            ecn.receive_syn(sk, flags)
+            ecn.receive_syn(sk, skb)
         sk.set_state(TCP_SYN_RECV)
         sk.sack_ok = options.sack_ok and bool(sk.tcp.tcp_sack)
         sk.rcv_nxt = (skb.seq + 1) & SEQ_MASK

@@ -114,6 +114,8 @@ class TcpSettings:
         self.tcp_invalid_ratelimit: int = 500
         self.tcp_ecn: int = 2
         self.tcp_ecn_fallback: int = 1
+        self.tcp_ecn_option: int = 2
+        self.tcp_ecn_option_beacon: int = 3
         self.tcp_fastopen: int = 1
         self.tcp_fastopen_key: str = ""
         self.tcp_fastopen_blackhole_timeout_sec: int = 0
@@ -136,8 +138,8 @@ class TcpSettings:
             "tcp_tso_win_divisor": (0, 255), "tcp_shrink_window": (0, 1), "tcp_moderate_rcvbuf": (0, 255),
             "tcp_rto_max_ms": (1000, 120_000), "tcp_rto_min_us": (1, INT_MAX), "tcp_min_rtt_wlen": (0, 86400),
             "tcp_pingpong_thresh": (1, 255), "tcp_notsent_lowat": (0, 0xFFFFFFFF), "tcp_rmem": (1, INT_MAX),
-            "tcp_wmem": (1, INT_MAX), "tcp_ecn": (0, 2), "tcp_ecn_fallback": (0, 1),
-            "dctcp_shift_g": (0, 10),
+            "tcp_wmem": (1, INT_MAX), "tcp_ecn": (0, 5), "tcp_ecn_fallback": (0, 1), "tcp_ecn_option": (0, 3),
+            "tcp_ecn_option_beacon": (0, 63), "dctcp_shift_g": (0, 10),
         }  # fmt: skip
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":

@@ -9,9 +9,16 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from usernet.core.timer import NEVER
-from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
+from usernet.skbuff.skbuff import (
+    CHECKSUM_PARTIAL,
+    SKB_GSO_TCP_ACCECN,
+    SKB_GSO_TCP_ECN,
+    SKB_GSO_TCPV4,
+    SKB_GSO_TCPV6,
+    SKBuff,
+)
 from usernet.sock.sock import PACING_UNLIMITED, SK_PACING_FQ
-from usernet.transport.tcp import ecn
+from usernet.transport.tcp import accecn_option, ecn
 from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
 from usernet.transport.tcp.const import MSEC, SEC, SEQ_MASK, TCP_CLOSE, after, before
 from usernet.transport.tcp.mss import advertise_mss, options_size
@@ -19,7 +26,8 @@ from usernet.transport.tcp.rate import rate_skb_sent
 from usernet.transport.tcp.segment import TxInfo
 from usernet.transport.tcp.window import select_window
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, PSH, RST, SYN, URG
+from usernet.wire.tcp import ACK, CWR, PSH, RST, SYN, URG
+from usernet.wire.tcp_accecn import build_accecn, insert_accecn
 
 if TYPE_CHECKING:
     from usernet.net.dst import Dst
@@ -38,7 +46,8 @@ def time_stamp(sk: TcpSock) -> int:
 def established_header(sk: TcpSock, seq: int, flags: int, window: int, check: int, urg_ptr: int) -> bytes:
     """The header of a segment on a synchronised connection, with time stamp and SACK blocks."""
     dsack = sk.duplicate_sack
-    if dsack is None and not sk.selective_acks:
+    state = sk.ecn if sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN else None
+    if dsack is None and not sk.selective_acks and state is None:
         if sk.tstamp_ok and not urg_ptr:
             return wire.build_ts(
                 sk.sport, sk.dport, seq, sk.rcv_nxt, flags, window, check, time_stamp(sk), sk.ts_recent
@@ -49,7 +58,15 @@ def established_header(sk: TcpSock, seq: int, flags: int, window: int, check: in
     else:
         stamps = (time_stamp(sk), sk.ts_recent) if sk.tstamp_ok else None
         blocks = [dsack, *sk.selective_acks] if dsack is not None else list(sk.selective_acks)
-        options = wire.build_sack(blocks[: 3 if stamps is not None else 4], stamps)
+        count = min(len(blocks), 3 if stamps is not None else 4)
+        fields = -1
+        if state is not None:
+            fields, count = accecn_option.established_fit(sk, state, count)
+        options = wire.build_sack(blocks[:count], stamps)
+        if state is not None:
+            if fields >= 0:
+                options = insert_accecn(options, build_accecn(fields, state.received_bytes))
+            accecn_option.option_sent(sk, state, fields >= 0)
         sk.duplicate_sack = None
     return wire.build(sk.sport, sk.dport, seq, sk.rcv_nxt, flags, window, check, urg_ptr, options)
 
@@ -76,7 +93,10 @@ def synack_options(sk: TcpSock) -> bytes:
     """The options of the SYN+ACK of a simultaneous open: what both sides can (RFC 9293 section 3.5)."""
     stamps = (time_stamp(sk), sk.ts_recent) if sk.tstamp_ok else None
     wscale = sk.rcv_wscale if sk.wscale_ok else -1
-    return wire.build_syn_options(advertise_mss(sk), wscale, sk.sack_ok, stamps)
+    options = wire.build_syn_options(advertise_mss(sk), wscale, sk.sack_ok, stamps)
+    if ecn.mode_accecn(sk.ecn_flags) and sk.icsk_retransmits < 2 and sk.tcp.tcp_ecn_option:
+        options = accecn_option.add_to_syn(options, sk.sack_ok, sk.tstamp_ok, sk.wscale_ok)
+    return options
 
 
 def _checksum_base(sk: TcpSock, length: int) -> int:
@@ -123,14 +143,20 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
             # acknowledgement may well wait.
             flags |= PSH
         if sk.ecn_flags:
-            flags |= ecn.send(sk, length > 0 and (seq - sk.snd_nxt) & 0x80000000 == 0)
+            flags |= ecn.send(sk, length > 0 and (seq - sk.snd_nxt) & 0x80000000 == 0, flags)
         if sk.rcv_wup == sk.rcv_nxt and not sk.rmem_alloc and sk.rcv_wnd >= sk.rcv_ssthresh:
             # Nothing was received since the window was last chosen.
             wscale = sk.rcv_wscale
             window = min(sk.rcv_wnd + (1 << wscale) - 1, 65535 << wscale) >> wscale
         else:
             window = select_window(sk)
-        if sk.tstamp_ok and not sk.urg_mode and sk.duplicate_sack is None and not sk.selective_acks:
+        if (
+            sk.tstamp_ok
+            and not sk.urg_mode
+            and sk.duplicate_sack is None
+            and not sk.selective_acks
+            and not sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN
+        ):
             header = wire.build_ts(
                 sk.sport,
                 sk.dport,
@@ -158,6 +184,8 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
             packet.gso_size = skb.gso_size
             packet.gso_segs = segments
             packet.gso_type = SKB_GSO_TCPV4 if sk.family == AF_INET else SKB_GSO_TCPV6
+            if flags & CWR:
+                packet.gso_type |= SKB_GSO_TCP_ECN if ecn.mode_rfc3168(sk.ecn_flags) else SKB_GSO_TCP_ACCECN
         sk.data_segs_out += segments
         sk.bytes_sent += length
         if sk.packets_out == 0:
@@ -226,7 +254,7 @@ def _full_header(sk: TcpSock, seq: int, flags: int, window: int, length: int) ->
         elif after((seq + 0xFFFF) & SEQ_MASK, sk.snd_nxt):
             urg_ptr = 0xFFFF
             flags |= URG
-    if sk.duplicate_sack is None and not sk.selective_acks:
+    if sk.duplicate_sack is None and not sk.selective_acks and not sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN:
         size = sk.tcp_header_len
     else:
         size = wire.TCP_HLEN + options_size(sk)
@@ -260,11 +288,11 @@ def event_ack_sent(sk: TcpSock) -> None:
     sk.delack_timer.deadline = NEVER
 
 
-def send_ack(sk: TcpSock) -> None:
-    """Send a bare acknowledgement (Linux: __tcp_send_ack)."""
+def send_ack(sk: TcpSock, flags: int = 0) -> None:
+    """Send a bare acknowledgement, with more flags where that is asked for (Linux: __tcp_send_ack)."""
     if sk.state == TCP_CLOSE:
         return
-    _send_control(sk, acceptable_seq(sk), ACK)
+    _send_control(sk, acceptable_seq(sk), ACK | flags)
 
 
 def send_ack_up_to(sk: TcpSock, rcv_nxt: int) -> None:
@@ -302,7 +330,7 @@ def _send_control(sk: TcpSock, seq: int, flags: int, window: int = -1) -> int:
     if window < 0:
         window = select_window(sk)
     if sk.ecn_flags:
-        flags |= ecn.send(sk, False)
+        flags |= ecn.send(sk, False, flags)
     size = wire.TCP_HLEN + options_size(sk)
     packet = SKBuff(established_header(sk, seq, flags, window, _checksum_base(sk, size), 0))
     event_ack_sent(sk)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.const import (
+    FLAG_TS_PROGRESS,
     SEC,
     SEQ_MASK,
     TCP_CLOSE,
@@ -33,13 +35,19 @@ if TYPE_CHECKING:
 
 
 
-def replace_ts_recent(sk: TcpSock, seq: int) -> None:
-    """Keep the time stamp of a segment at the left edge (RFC 7323 section 4.3; Linux: tcp_replace_ts_recent)."""
+def replace_ts_recent(sk: TcpSock, seq: int) -> int:
+    """Keep the time stamp of a segment at the left edge (RFC 7323 section 4.3; Linux: tcp_replace_ts_recent).
+
+    Returns FLAG_TS_PROGRESS where it is a later one, else 0.
+    """
     if sk.saw_tstamp and not after(seq, sk.rcv_wup):
         # An acknowledgement that was overtaken must not take the clock back.
         if (sk.rx_tsval - sk.ts_recent) & 0x80000000 == 0 or sk.loop.now - sk.ts_recent_stamp >= TCP_PAWS_24DAYS * SEC:
+            progress = (sk.rx_tsval - sk.ts_recent) & SEQ_MASK
             sk.ts_recent = sk.rx_tsval
             sk.ts_recent_stamp = sk.loop.now
+            return FLAG_TS_PROGRESS if 0 < progress < 0x80000000 else 0
+    return 0
 
 
 def paws_reject(ts_recent: int, stamp: int, tsval: int, now: int) -> bool:
@@ -62,6 +70,8 @@ def _disordered_ack(sk: TcpSock, skb: SKBuff) -> bool:
 def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
     """Read a segment's time stamp and SACK blocks into the socket; whether it has a time stamp (tcp_parse_options)."""
     sk.rx_sacks = None
+    if sk.ecn is not None:
+        sk.ecn.rx_option = None
     if doff == wire.TCP_HLEN:
         sk.saw_tstamp = False
         return False
@@ -81,6 +91,8 @@ def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
         sk.saw_tstamp = False
     if sk.sack_ok:
         sk.rx_sacks = options.sacks
+    if sk.ecn is not None:
+        sk.ecn.rx_option = options.accecn
     return sk.saw_tstamp
 
 
@@ -145,7 +157,7 @@ def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, syn_inerr: bool) -> D
     if reason is not None:
         if not flags & RST:
             if flags & SYN:
-                return _syn_challenge(sk, syn_inerr)
+                return _syn_challenge(sk, syn_inerr, 0)
             if not oow_rate_limited(sk, skb):
                 send_dupack(sk, skb)
         elif _reset_check(sk, skb):
@@ -168,6 +180,7 @@ def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, syn_inerr: bool) -> D
         sk.send_challenge_ack()
         return DropReason.TCP_RESET
     if flags & SYN:
+        reflected = ecn.challenged(sk, skb) if sk.ecn_flags else 0
         if (
             sk.state == TCP_SYN_RECV
             and not sk.dead
@@ -177,15 +190,15 @@ def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, syn_inerr: bool) -> D
         ):
             # The second half of a simultaneous open.
             return None
-        return _syn_challenge(sk, syn_inerr)
+        return _syn_challenge(sk, syn_inerr, reflected)
     return None
 
 
-def _syn_challenge(sk: TcpSock, syn_inerr: bool) -> DropReason:
-    """A SYN on a synchronised connection: challenge (RFC 5961 section 4.2)."""
+def _syn_challenge(sk: TcpSock, syn_inerr: bool, reflected: int) -> DropReason:
+    """A SYN on a synchronised connection: challenge, with more flags where ECN wants some (RFC 5961 section 4.2)."""
     mib = sk.net.mib
     if syn_inerr:
         mib.tcp.InErrs += 1
     mib.tcp_ext.TCPSYNChallenge += 1
-    sk.send_challenge_ack()
+    sk.send_challenge_ack(reflected)
     return DropReason.TCP_INVALID_SYN

@@ -10,8 +10,9 @@ import pytest
 
 from tests.transport.tcp.harness import Pair, sock_of
 from usernet.skbuff.skbuff import SKBuff
+from usernet.transport.tcp.accecn import INET_ECN_ECT_0
 from usernet.transport.tcp.congestion.dctcp import DCTCP_MAX_ALPHA, Dctcp, DctcpReno
-from usernet.transport.tcp.ecn import ECN_OK, INET_ECN_ECT_0
+from usernet.transport.tcp.ecn import TCP_ECN_MODE_RFC3168
 from usernet.wire.ethernet import ETH_P_IP
 
 DCTCP = {"tcp_congestion_control": "dctcp"}
@@ -32,7 +33,7 @@ def test_its_connections_have_ecn_whatever_the_sysctl_says_and_all_packets_are_c
         assert len(seen) >= 3 and set(seen) == {INET_ECN_ECT_0}
         for sock in (client, server):
             assert isinstance(sock_of(sock).ca, Dctcp)
-            assert sock_of(sock).ecn_flags & ECN_OK
+            assert sock_of(sock).ecn_flags & TCP_ECN_MODE_RFC3168
 
 
 def test_a_peer_without_ecn_gets_reno():
@@ -54,7 +55,7 @@ class Sender:
         dctcp_alpha_on_init = 1024
 
     def __init__(self) -> None:
-        self.ecn_flags = ECN_OK
+        self.ecn_flags = TCP_ECN_MODE_RFC3168
         self.rcv_nxt = self.snd_nxt = self.snd_una = 0
         self.delivered = self.delivered_ce = 0
         self.snd_cwnd, self.snd_ssthresh = 100, 1 << 30

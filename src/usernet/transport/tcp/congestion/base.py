@@ -38,7 +38,9 @@ class CongestionControl:
 
     name: as in net.ipv4.tcp_congestion_control. needs_pacing: segments are paced even without a qdisc that does.
     needs_ecn: its connections ask for ECN whatever tcp_ecn says, and all their packets are ECN-capable
-    (TCP_CONG_NEEDS_ECN). restricted: only the privileged may choose it, unless it is in tcp_allowed_congestion_control.
+    (TCP_CONG_NEEDS_ECN). needs_accecn: they ask for, and agree to, accurate ECN; no_fallback_rfc3168: classic ECN is
+    not taken instead; ect_1_negotiation: the handshake is marked ECT(1), not ECT(0). restricted: only the privileged
+    may choose it, unless it is in tcp_allowed_congestion_control.
 
     has_cong_control, has_in_ack_event, has_skb_marked_lost: whether the class defines that callback; `register` sets
     them, so that acknowledgements don't pay for callbacks that nobody defined.
@@ -53,6 +55,9 @@ class CongestionControl:
     needs_pacing: bool = False
     needs_ecn: bool = False
     restricted: bool = False
+    needs_accecn: bool = False
+    no_fallback_rfc3168: bool = False
+    ect_1_negotiation: bool = False
 
     def init(self, sk: TcpSock) -> None:
         """The connection starts to use this controller."""

@@ -22,7 +22,7 @@ from usernet.transport.tcp.congestion.base import (
     reno_cong_avoid,
 )
 from usernet.transport.tcp.const import ICSK_ACK_NOW, ICSK_ACK_TIMER, SEQ_MASK, TCP_CA_RECOVERY, before
-from usernet.transport.tcp.ecn import ECN_DEMAND_CWR, ECN_OK
+from usernet.transport.tcp.ecn import TCP_ECN_DEMAND_CWR, TCP_ECN_MODE_ANY
 from usernet.transport.tcp.transmit import send_ack_up_to
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Dctcp(CongestionControl):
         self.shift_g: int = 4
 
     def init(self, sk: TcpSock) -> None:
-        if not sk.ecn_flags & ECN_OK:
+        if not sk.ecn_flags & TCP_ECN_MODE_ANY:
             # The peer has no ECN: there will be no marks.
             assign(sk, DctcpReno())
             return
@@ -89,9 +89,9 @@ class Dctcp(CongestionControl):
     @staticmethod
     def _echo(sk: TcpSock, marked: bool) -> None:
         if marked:
-            sk.ecn_flags |= ECN_DEMAND_CWR
+            sk.ecn_flags |= TCP_ECN_DEMAND_CWR
         else:
-            sk.ecn_flags &= ~ECN_DEMAND_CWR
+            sk.ecn_flags &= ~TCP_ECN_DEMAND_CWR
 
     # -- as a sender
 
