@@ -112,6 +112,11 @@ class AddressFamily:
         """Of a received packet, whose `network_header` is set: TOS or traffic class, TTL or hop limit, and options."""
         raise NotImplementedError
 
+    def reply_options(self, skb: SKBuff) -> bytes:
+        """The network options for the connection that a received packet opens (Linux: tcp_v4_save_options): those it
+        came with, turned round, in the form that IP_OPTIONS takes. Empty for a packet without."""
+        raise NotImplementedError
+
     def setsockopt(self, sk: InetSock, option: int, value: bytes) -> None:
         """An option at the family's own level (SOL_IP). Raises OSError ENOPROTOOPT, …"""
         raise NotImplementedError

@@ -27,8 +27,8 @@ class InetSock(Sock):
     __slots__ = (
         "af", "bind_address_no_port", "bound_addr", "bound_port", "cmsg_flags", "daddr", "dport", "family", "freebind",
         "hdrincl", "ip_id", "local_port_range", "mc_addr", "mc_all", "mc_index", "mc_loop", "mc_ttl", "memberships",
-        "min_ttl", "nodefrag", "num", "options", "pmtudisc", "protocol", "rcv_saddr", "recverr", "recverr_rfc4884",
-        "saddr", "scope_id", "sock_type", "sport", "tos", "transparent", "ttl", "unicast_if",
+        "min_ttl", "nodefrag", "num", "options", "pmtudisc", "protocol", "rcv_saddr", "rcv_tos", "recverr",
+        "recverr_rfc4884", "saddr", "scope_id", "sock_type", "sport", "tos", "transparent", "ttl", "unicast_if",
     )  # fmt: skip
 
     def __init__(self, net: Net, af: AddressFamily, sock_type: int, protocol: int) -> None:
@@ -48,6 +48,8 @@ class InetSock(Sock):
         self.bound_addr: bool = False
         self.bound_port: bool = False
         self.tos: int = 0
+        self.rcv_tos: int = 0
+        """Of the segment that completed the handshake of a passive open."""
         self.ttl: int = -1
         """IP_TTL, -1 for the system's default."""
         self.min_ttl: int = 0
@@ -87,6 +89,9 @@ class InetSock(Sock):
             self.freebind or self.transparent or self.hdrincl,
             self.dontroute,
         )
+
+    def options_changed(self) -> None:
+        """`options` are others now: what depends on their length is computed anew."""
 
     def route(self) -> Dst:
         """The route to `daddr`, cached for as long as it holds (Linux: __sk_dst_check, inet_csk_rebuild_header).

@@ -46,6 +46,7 @@ from usernet.wire.ipv4_options import (
     record_route as record_route,
     record_timestamp as record_timestamp,
     router_alert as router_alert,
+    source_route_given as source_route_given,
     source_route_advance as source_route_advance,
     source_route_next as source_route_next,
     source_route_start as source_route_start,

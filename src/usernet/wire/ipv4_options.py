@@ -312,6 +312,13 @@ def source_route_start(options: bytes, offset: int, daddr: bytes) -> tuple[bytes
     return options[:first] + options[first + 4 : after] + daddr + options[after:], options[first : first + 4]
 
 
+def source_route_given(options: bytes, offset: int, first: bytes) -> bytes:
+    """The reverse of `source_route_start`: the route as a socket gives it, `first` in front, the end not named."""
+    start = offset + 3
+    last = offset + options[offset + 1] - 4
+    return options[:start] + first + options[start:last] + options[last + 4 :]
+
+
 def echo_options(options: bytes, saddr: bytes) -> tuple[bytes, bytes | None]:
     """Give the options for an answer to a packet (Linux: `__ip_options_echo`; RFC 1122 sections 3.2.1.8 and 4.2.3.8).
 

@@ -392,7 +392,11 @@ class Peer:
 
     # -- packets
 
-    def send(
+    def send(self, flags: int, seq: int = 0, ack: int | None = None, data: bytes = b"", **fields: Any) -> None:
+        """Send the stack a segment: see `segment`."""
+        self.packet(self.segment(flags, seq, ack, data, **fields))
+
+    def segment(
         self,
         flags: int,
         seq: int = 0,
@@ -408,8 +412,8 @@ class Peer:
         saddr: bytes = REMOTE,
         daddr: bytes = LOCAL,
         bad_checksum: bool = False,
-    ) -> None:
-        """Send the stack a segment. raw: `seq` and `ack` are absolute. options: instead of the usual ones."""
+    ) -> bytes:
+        """A segment for the stack, as a packet. raw: `seq` and `ack` are absolute. options: instead of the usual."""
         if options is None:
             options = b""
             if self.ts:
@@ -428,7 +432,7 @@ class Peer:
         pseudo = saddr + daddr + bytes((0, 6)) + len(body).to_bytes(2, "big")
         check = checksum.csum_fold(checksum.csum(pseudo + body, 0, len(pseudo) + len(body)))
         body = body[:16] + (check ^ bad_checksum).to_bytes(2, "big") + body[18:]
-        self.packet(ip_packet(saddr, daddr, 6, body))
+        return ip_packet(saddr, daddr, 6, body)
 
     def packet(self, packet: bytes) -> None:
         """Send the stack an IP packet, and let it work."""

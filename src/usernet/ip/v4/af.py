@@ -7,6 +7,7 @@ from typing import Any, final
 from usernet.ip.v4.fib4 import ANY, LOOPBACK, Fib4
 from usernet.ip.v4.icmp import Icmp
 from usernet.ip.v4.multicast import Multicast
+from usernet.ip.v4.options import OptionsInput
 from usernet.ip.v4.output import Ip4Output
 from usernet.ip.v4.route import Ipv4Routes
 from usernet.ip.v4.sockglue import SockGlue
@@ -42,6 +43,7 @@ class Ipv4Family(AddressFamily):
         self._icmp = net.get(Icmp)
         self._multicast = net.get(Multicast)
         self._out = net.get(Ip4Output)
+        self._options = net.get(OptionsInput)
         self.sockglue = net.get(SockGlue)
 
     def addr_type(self, addr: bytes, dev: Any = None) -> int:
@@ -82,6 +84,9 @@ class Ipv4Family(AddressFamily):
         at = skb.network_header
         hlen = (head[at] & 15) << 2
         return head[at + 1], head[at + 8], head[at + IP_HLEN : at + hlen] if hlen > IP_HLEN else b""
+
+    def reply_options(self, skb: SKBuff) -> bytes:
+        return self._options.save(skb) if skb.head[skb.network_header] & 15 > 5 else b""
 
     def setsockopt(self, sk: InetSock, option: int, value: bytes) -> None:
         self.sockglue.setsockopt(sk, option, value)

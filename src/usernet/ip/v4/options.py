@@ -232,6 +232,24 @@ class OptionsInput:
                 options = ipv4.record_timestamp(options, at, saddr, current_timestamp(self._net))
         return options, first
 
+    def save(self, skb: SKBuff) -> bytes:
+        """The options for all that is sent on a connection which a received packet opens, as IP_OPTIONS takes them:
+        a source route reversed, record route and timestamp empty again (Linux: tcp_v4_save_options)."""
+        head = skb.head
+        header = skb.network_header
+        hlen = (head[header] & 15) << 2
+        received = head[header + ipv4.IP_HLEN : header + hlen]
+        try:
+            options, first = ipv4.echo_options(received, head[header + 12 : header + 16])
+            if first is None:
+                return options
+            for kind, at, _ in ipv4.parse_options(options):
+                if kind in (ipv4.IPOPT_LSRR, ipv4.IPOPT_SSRR):
+                    return ipv4.source_route_given(options, at, first)
+        except WireError:
+            pass
+        return b""
+
 
 def _put(options: bytes, at: int, value: bytes) -> bytes:
     return options[:at] + value + options[at + len(value) :]

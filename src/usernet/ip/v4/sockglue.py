@@ -221,6 +221,7 @@ class SockGlue:
         except WireError as cause:
             raise error(errno.EINVAL, f"IP_OPTIONS: {cause}") from None
         sk.options = ipv4.pad_options(value)
+        sk.options_changed()
 
     def _set_unicast_if(self, sk: InetSock, value: bytes) -> None:
         if len(value) != 4:
@@ -331,7 +332,7 @@ class SockGlue:
         if flags & IP_CMSG_TTL:
             items.append((IP_TTL, _INT.pack(sk.mc_ttl)))
         if flags & IP_CMSG_TOS:
-            items.append((IP_TOS, _INT.pack(sk.tos)))
+            items.append((IP_TOS, _INT.pack(sk.rcv_tos)))
         packed = b""
         for kind, data in items:
             item = _CMSGHDR.pack(_CMSGHDR.size + len(data), SOL_IP, kind) + data

@@ -79,7 +79,9 @@ class RequestSock:
         self.oif: int = listener.bound_dev_if
         self.mark: int = listener.mark
         self.tos: int = listener.tos
-        self.options: bytes = b""
+        if tcp.tcp_reflect_tos:
+            self.tos = skb.af.header_of(skb)[0] & ~3 | listener.tos & 3
+        self.options: bytes = skb.af.reply_options(skb)
         self.rcv_isn: int = skb.seq
         self.rcv_nxt: int = (skb.seq + 1) & SEQ_MASK
         self.snt_isn: int = 0
@@ -169,7 +171,10 @@ class RequestSock:
         )
         self.sent_mstamp = now
         tcp.net.mib.tcp.OutSegs += 1
-        tcp.send_segment(self.af, header, dst, self.saddr, self.daddr, self.tos, self.mark, self.listener.priority)
+        listener = self.listener
+        tcp.send_segment(
+            self.af, header, dst, self.saddr, self.daddr, self.tos, self.mark, listener.priority, listener, self.options
+        )  # fmt: skip
 
     def send_ack(self) -> None:
         """Acknowledge the SYN again (Linux: tcp_v4_reqsk_send_ack)."""
@@ -394,6 +399,12 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     child.sport = request.sport
     child.dport = request.dport
     child.bound_dev_if = request.bound_dev_if
+    child.options = request.options
+    # What IP_PKTOPTIONS tells of a stream is that of its first segment (Linux: tcp_v4_syn_recv_sock).
+    child.rcv_tos, child.mc_ttl, _ = request.af.header_of(skb)
+    child.mc_index = skb.dev.index if skb.dev is not None else 0
+    if tcp.tcp_reflect_tos:
+        child.tos = request.tos & ~3
     child.bound_addr = True
     child.bound_port = listener.bound_port
     child.state = TCP_SYN_RECV

@@ -466,10 +466,9 @@ class TcpSock(TcpState):
         super().destroy()
 
     def dst_negative_advice(self) -> None:
-        """The path doesn't work: look for another (Linux: dst_negative_advice)."""
-        dst = self.dst
-        if dst is not None and dst.obsolete:
-            self.dst = None
+        """The path doesn't work: look for another (Linux: dst_negative_advice, which keeps a route that was not learnt
+        from others; to look that up again does no harm)."""
+        self.dst = None
 
     def dst_reset(self) -> None:
         """Route anew (Linux: __sk_dst_reset)."""
@@ -517,6 +516,11 @@ class TcpSock(TcpState):
         if self.pmtudisc not in (0, 4, 5) and self.pmtu_cookie > mtu:
             sync_mss(self, mtu)
             simple_retransmit(self)
+
+    def options_changed(self) -> None:
+        """Linux: do_ip_setsockopt, IP_OPTIONS of a connection."""
+        if self.state not in (TCP_CLOSE, TCP_LISTEN):
+            sync_mss(self, self.pmtu_cookie)
 
     # -- the calls
 

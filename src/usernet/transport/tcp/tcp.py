@@ -78,6 +78,7 @@ class TcpSettings:
         self.tcp_fin_timeout: int = 60
         self.tcp_tw_reuse: int = 2
         self.tcp_rfc1337: int = 0
+        self.tcp_reflect_tos: int = 0
         self.tcp_stdurg: int = 0
         self.tcp_abort_on_overflow: int = 0
         self.tcp_keepalive_time: int = 7200
@@ -140,6 +141,7 @@ class TcpSettings:
             "tcp_pingpong_thresh": (1, 255), "tcp_notsent_lowat": (0, 0xFFFFFFFF), "tcp_rmem": (1, INT_MAX),
             "tcp_wmem": (1, INT_MAX), "tcp_ecn": (0, 5), "tcp_ecn_fallback": (0, 1), "tcp_ecn_option": (0, 3),
             "tcp_ecn_option_beacon": (0, 63), "dctcp_shift_g": (0, 10),
+            "tcp_reflect_tos": (0, 1),
         }  # fmt: skip
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":
@@ -505,9 +507,10 @@ class Tcp(TcpSettings, NetProtocol):
     # -- segments without a socket
 
     def send_segment(
-        self, af: AddressFamily, header: bytes, dst: Dst, saddr: bytes, daddr: bytes, tos: int, mark: int, priority: int
-    ) -> None:
-        """Send a segment that belongs to no socket."""
+        self, af: AddressFamily, header: bytes, dst: Dst, saddr: bytes, daddr: bytes, tos: int, mark: int,
+        priority: int, listener: TcpSock | None = None, options: bytes = b"",
+    ) -> None:  # fmt: skip
+        """Send a segment that belongs to no socket; a SYN+ACK has its listener's TTL, and network options."""
         packet = SKBuff(header)
         packet.transport_header = 0
         packet.ip_summed = CHECKSUM_PARTIAL
@@ -516,9 +519,9 @@ class Tcp(TcpSettings, NetProtocol):
         packet.mark = mark
         packet.priority = priority
         try:
-            af.xmit_skb(packet, dst, saddr, daddr, IPPROTO_TCP, tos, 0, True)
+            af.xmit_skb(packet, dst, saddr, daddr, IPPROTO_TCP, tos, 0, True, listener, options)
         except OSError:
-            packet.drop(DropReason.PKT_TOO_BIG, self.net.drops)
+            pass
 
     def send_reset(self, skb: SKBuff, sk: TcpSock | None) -> None:
         """Answer a segment with a reset (RFC 9293 section 3.10.7.1; Linux: tcp_v4_send_reset)."""

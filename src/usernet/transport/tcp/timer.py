@@ -109,6 +109,8 @@ def write_timeout(sk: TcpSock) -> bool:
     tcp = sk.tcp
     expired = False
     if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
+        if sk.icsk_retransmits:
+            sk.dst_negative_advice()
         retry_until = sk.syn_retries or tcp.tcp_syn_retries
         limit = retry_until
         if sk.state == TCP_SYN_SENT:
