@@ -46,6 +46,7 @@ from usernet.net.pernet import Net
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import Driver
 from usernet.netdevice.namespace import DeviceNamespace
+from usernet.netdevice.qdisc import tc
 from usernet.runner import process_runner
 from usernet.skbuff.dropreason import DropReason
 from usernet.sock.af_ops import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE
@@ -342,6 +343,13 @@ class Stack:
         """Take a device away, with its addresses, routes and neighbours."""
         with self._entered():
             self.devices.remove(self._device(dev))
+
+    def set_qdisc(self, dev: NetDevice | str, kind: str, *arguments: str) -> None:
+        """Give a device another queue, as `tc qdisc replace dev DEV root` does: set_qdisc("eth0", "fq", "maxrate",
+        "10mbit"). What waits in the old one is dropped. Raises OSError: ENOENT for an unknown kind, EINVAL."""
+        with self._entered():
+            device = self._device(dev)
+            device.set_qdisc(tc.make(kind, arguments, device.driver.queue_length))
 
     def set_up(self, dev: NetDevice | str) -> None:
         """Bring a device up. Raises OSError where its driver can't be opened."""

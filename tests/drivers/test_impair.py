@@ -397,3 +397,32 @@ def test_every_packet_is_accounted_for(loss, duplicate, corrupt, reorder, jitter
     assert len(bench.sent) == 60 - pipe.lost + pipe.duplicated - pipe.overlimits
     assert sum(bench.net.drops.counts.values()) == pipe.lost + pipe.overlimits
     assert len(pipe) == 0
+
+
+def test_the_buffer_before_a_link_is_bounded_in_bytes():
+    # 100 bytes take 1 ms. Of ten, one is being sent, and counts until it has gone.
+    bench = Bench(rate=800_000, buffer=350)
+    bench.send(*numbered(10))
+    bench.run()
+    assert bench.numbers() == [0, 1, 2]
+    assert [when for when, _ in bench.sent] == [1 * MS, 2 * MS, 3 * MS]
+    assert bench.impair.sent is not None and bench.impair.sent.overlimits == 7
+
+
+def test_packets_behind_a_long_queue_are_marked():
+    def capable(number: int) -> SKBuff:
+        return SKBuff(frame(bytes((0x45, number & 3)) + bytes(84)).tobytes())
+
+    bench = Bench(rate=800_000, ecn_threshold=250)
+    bench.send(*(capable(2) for _ in range(5)), capable(0))
+    bench.run()
+    assert [skb.tobytes(15)[0] for _, skb in bench.sent] == [2, 2, 2, 3, 3, 0]
+    assert bench.impair.sent is not None and bench.impair.sent.marked == 2
+
+
+def test_a_queue_needs_a_rate():
+    for name in ("buffer", "ecn_threshold"):
+        with pytest.raises(ValueError, match=name):
+            Bench(delay=0.01, **{name: 1000})
+        with pytest.raises(ValueError, match=name):
+            Bench(rate=1e6, **{name: -1})

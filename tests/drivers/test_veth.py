@@ -158,3 +158,11 @@ def test_both_ways_are_impaired_each_in_its_own_way():
     assert lost[1] == lost[3]
     assert lost[0] != lost[1]
     assert all(5 < len(got) < 35 for got in lost)
+
+
+def test_the_way_back_may_be_another():
+    left, right = veth(delay=0.01, loss=0.5, seed=1, back={"loss": 0.0, "rate": 1e6, "buffer": 3000})
+    assert repr(left).endswith("delay=0.01, loss=0.5, limit=1000>")
+    assert repr(right).endswith("delay=0.01, rate=1e+06, limit=1000, buffer=3000>")
+    with pytest.raises(TypeError, match="colour"):
+        veth(delay=0.01, back={"colour": 1})

@@ -4,10 +4,11 @@
 what is received, passes a `Pipe` (drivers/pipe), each way its own with its own source of randomness, so two runs with
 one seed lose the same packets.
 
-Where a fraction is set (loss, duplicate, corrupt, reorder) it is of packets on the wire. So super-segments are then
-taken apart: the device no longer has TSO and USO, and received ones are split before the pipe (GRO joins again what
-arrives together). With nothing but delay, jitter and rate they pass whole, as in netem; a super-segment occupies the
-link for as long as its packets would, and arrives when its last byte does.
+Where a fraction is set (loss, duplicate, corrupt, reorder) it is of packets on the wire, and a queue measured in bytes
+is one of such packets. So super-segments are then taken apart: the device no longer has TSO and USO, and received ones
+are split before the pipe (GRO joins again what arrives together). With nothing but delay, jitter and rate they pass
+whole, as in netem; a super-segment occupies the link for as long as its packets would, and arrives when its last byte
+does.
 """
 
 from __future__ import annotations
@@ -95,28 +96,35 @@ class Impair(Driver):
         corrupt: float = 0.0,
         reorder: float = 0.0,
         limit: int = 1000,
+        buffer: int = 0,
+        ecn_threshold: int = 0,
         seed: int | None = None,
         send: bool = True,
         receive: bool = True,
     ) -> None:
         """Put the link described in front of `driver`, both ways unless `send` or `receive` is False.
 
-        delay: seconds, one way. jitter: seconds; each packet's delay is drawn from delay ± jitter, so they may
-        overtake one another. rate: bit/s; packets are sent one after the other, none while another is. loss, duplicate,
-        corrupt (one bit turned over), reorder: the fraction of packets, 0 to 1, that this happens to. A packet to be
-        reordered skips the delay and so overtakes those before it; on a link without delay it is held back for 1 ms.
-        limit: with a rate, packets that wait for their turn; without, packets on their way; one more is dropped with
-        QDISC_OVERLIMIT. seed: of this link's chance; None: drawn from the stack's source of randomness when opened.
+        delay: seconds, one way. jitter: seconds; each packet's delay is drawn from delay ± jitter, so they may overtake
+        one another. rate: bit/s; packets are sent one after the other, none while another is. loss, duplicate, corrupt
+        (one bit turned over), reorder: the fraction of packets, 0 to 1, that this happens to. A packet to be reordered
+        skips the delay and so overtakes those before it; on a link without delay it is held back for 1 ms. limit: with
+        a rate, packets that wait for their turn; without, packets on their way; one more is dropped with
+        QDISC_OVERLIMIT. buffer: with a rate, bytes in the link's queue, the packet that is being sent among them; what
+        finds no room is dropped likewise. ecn_threshold: with a rate, bytes; a packet that finds more in the queue is
+        marked (CE) if it is ECN-capable. seed: of this link's chance; None: drawn from the stack's source of randomness
+        when opened.
 
         Raises ValueError for a value out of its bounds, naming it.
         """
         self.driver = driver
         self.sending: bool = send
         self.receiving: bool = receive
-        self._what = Impairment(delay, jitter, rate, loss, duplicate, corrupt, reorder, limit)
+        self._what = Impairment(
+            delay, jitter, rate, loss, duplicate, corrupt, reorder, limit, buffer, ecn_threshold
+        )
         self._settings: dict[str, float] = {
             "delay": delay, "jitter": jitter, "rate": rate, "loss": loss, "duplicate": duplicate, "corrupt": corrupt,
-            "reorder": reorder, "limit": limit,
+            "reorder": reorder, "limit": limit, "buffer": buffer, "ecn_threshold": ecn_threshold,
         }  # fmt: skip
         self._seed = seed
         self._sources: tuple[random.Random, random.Random] | None = None
@@ -166,10 +174,11 @@ class Impair(Driver):
             seed = self._seed if self._seed is not None else dev.net.random.getrandbits(64)
             source = random.Random(seed)
             self._sources = source, random.Random(source.getrandbits(64))
+        header = dev.hard_header_len
         if self.sending:
-            self.sent = Pipe(dev.net, self._what, self._sources[0], self._transmit, self._send_overflow)
+            self.sent = Pipe(dev.net, self._what, self._sources[0], self._transmit, self._send_overflow, header)
         if self.receiving:
-            self.received = Pipe(dev.net, self._what, self._sources[1], self._arrive, self._receive_overflow)
+            self.received = Pipe(dev.net, self._what, self._sources[1], self._arrive, self._receive_overflow, header)
         self._dev = dev
         self._port = Port(self, dev)
         try:

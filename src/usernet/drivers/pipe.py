@@ -17,6 +17,7 @@ from typing import Final, final
 from usernet.core.clock import NSEC_PER_SEC
 from usernet.core.timer import Timer
 from usernet.net.pernet import Net
+from usernet.netdevice.ecn import set_ce
 from usernet.netdevice.transmit import checksum_help, gso_header_length
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import CHECKSUM_NONE, CHECKSUM_PARTIAL, SKBuff
@@ -29,11 +30,14 @@ REORDER_HOLD: Final = 1_000_000
 class Impairment:
     """What is wrong with a link, one way. Times in ns, fractions 0 to 1; checked when made."""
 
-    __slots__ = ("corrupt", "delay", "duplicate", "jitter", "limit", "loss", "ns_per_byte", "packetwise", "reorder")
+    __slots__ = (
+        "buffer", "corrupt", "delay", "duplicate", "ecn_threshold", "jitter", "limit", "loss", "ns_per_byte",
+        "packetwise", "reorder",
+    )  # fmt: skip
 
     def __init__(
         self, delay: float, jitter: float, rate: float, loss: float, duplicate: float, corrupt: float, reorder: float,
-        limit: int,
+        limit: int, buffer: int = 0, ecn_threshold: int = 0,
     ) -> None:  # fmt: skip
         """Raises ValueError for a value out of its bounds, naming it, with `delay` and `jitter` in s, `rate` in
         bit/s."""
@@ -46,6 +50,11 @@ class Impairment:
                 raise ValueError(f"{name}: expected a fraction of packets, 0 to 1, not {value!r}")
         if limit < 1:
             raise ValueError(f"limit: expected a number of packets, 1 or more, not {limit!r}")
+        for name, size in (("buffer", buffer), ("ecn_threshold", ecn_threshold)):
+            if size < 0:
+                raise ValueError(f"{name}: expected bytes, 0 for none, not {size!r}")
+            if size and not rate:
+                raise ValueError(f"{name}: only a link with a rate has a queue")
         self.delay: int = round(delay * NSEC_PER_SEC)
         self.jitter: int = round(jitter * NSEC_PER_SEC)
         self.ns_per_byte: float = 8 * NSEC_PER_SEC / rate if rate else 0.0
@@ -54,26 +63,31 @@ class Impairment:
         self.corrupt: float = corrupt
         self.reorder: float = reorder
         self.limit: int = limit
-        self.packetwise: bool = bool(loss or duplicate or corrupt or reorder)
+        self.buffer: int = buffer
+        self.ecn_threshold: int = ecn_threshold
+        self.packetwise: bool = bool(loss or duplicate or corrupt or reorder or buffer or ecn_threshold)
 
 
 @final
 class Pipe:
     """One way of a link. `deliver` is given each packet when its time has come; `overflow` each that finds it full.
 
-    Counters, in packets: lost, duplicated, corrupted, reordered, overlimits.
+    Counters, in packets: lost, duplicated, corrupted, reordered, overlimits, marked.
     """
 
     def __init__(
         self, net: Net, what: Impairment, source: random.Random, deliver: Callable[[SKBuff], None],
-        overflow: Callable[[SKBuff], None],
+        overflow: Callable[[SKBuff], None], header_length: int = 0,
     ) -> None:  # fmt: skip
+        """header_length: bytes of a packet's link header, behind which the header is that is marked."""
         self.what = what
         self.lost: int = 0
         self.duplicated: int = 0
         self.corrupted: int = 0
         self.reordered: int = 0
         self.overlimits: int = 0
+        self.marked: int = 0
+        self._header_length = header_length
         self._net = net
         self._loop = net.loop
         self._random = source.random
@@ -134,6 +148,10 @@ class Pipe:
                 self._overflow(skb)
                 return
             size = skb.len
+            if what.packetwise and self._free_at > now and not self._queue(skb, size, now):
+                self.overlimits += 1
+                self._overflow(skb)
+                return
             if skb.gso_size:
                 size += (skb.gso_segs - 1) * gso_header_length(skb)
             if self._free_at > now:
@@ -165,6 +183,17 @@ class Pipe:
         heappush(held, (at, self._serial, skb))
         if at < self._timer.deadline:
             self._timer.mod(at)
+
+    def _queue(self, skb: SKBuff, size: int, now: int) -> bool:
+        """A packet finds others before it: whether there is room, and whether it is to be marked. What is in the queue
+        follows from when the link is free; the packet that is being sent counts with what is left of it."""
+        what = self.what
+        queued = (self._free_at - now) / what.ns_per_byte
+        if what.buffer and queued + size > what.buffer:
+            return False
+        if what.ecn_threshold and queued > what.ecn_threshold and set_ce(skb, skb.data + self._header_length):
+            self.marked += 1
+        return True
 
     def _expired(self, now: int) -> None:
         held = self._held

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, final
 
 from usernet.netdevice.driver import (
     NETIF_F_GSO_ACCECN,
@@ -137,7 +138,10 @@ def veth(
     corrupt: float = 0.0,
     reorder: float = 0.0,
     limit: int = 1000,
+    buffer: int = 0,
+    ecn_threshold: int = 0,
     seed: int | None = None,
+    back: Mapping[str, float] | None = None,
 ) -> tuple[Driver, Driver]:
     """Make a cable; returns its two ends, for `add_device` on the same stack or on two.
 
@@ -146,14 +150,16 @@ def veth(
 
     delay: seconds one way. jitter: seconds; the delay is drawn from delay ± jitter. rate: bit/s, 0 for no limit.
     loss, duplicate, corrupt, reorder: the fraction of packets, 0 to 1, that this happens to. limit: packets held at a
-    time. seed: makes what happens by chance repeatable; None: the stack's own source of randomness decides, which for
-    a stack with a seed is repeatable too.
+    time. buffer: bytes that the queue before the link holds, ecn_threshold: bytes in it from which on packets are
+    marked; both with a rate only. back: settings that are others on the way from the second end to the first, such as
+    {"loss": 0}. seed: makes what happens by chance repeatable; None: the stack's own source of randomness decides,
+    which for a stack with a seed is repeatable too.
 
     Raises ValueError for a value out of its bounds, naming it.
     """
     left, right = Veth(), Veth()
     left.peer, right.peer = right, left
-    if not (delay or jitter or rate or loss or duplicate or corrupt or reorder):
+    if not (delay or jitter or rate or loss or duplicate or corrupt or reorder or back):
         return left, right
     from usernet.drivers.impair import Impair
 
@@ -162,11 +168,13 @@ def veth(
     if seed is not None:
         source = random.Random(seed)
         seeds = [source.getrandbits(64), source.getrandbits(64)]
-    ends = [
-        Impair(
-            end, delay=delay, jitter=jitter, rate=rate, loss=loss, duplicate=duplicate, corrupt=corrupt,
-            reorder=reorder, limit=limit, seed=its_seed, receive=False,
-        )
-        for end, its_seed in zip((left, right), seeds, strict=True)
-    ]  # fmt: skip
-    return ends[0], ends[1]
+    there: dict[str, Any] = {
+        "delay": delay, "jitter": jitter, "rate": rate, "loss": loss, "duplicate": duplicate, "corrupt": corrupt,
+        "reorder": reorder, "limit": limit, "buffer": buffer, "ecn_threshold": ecn_threshold,
+    }  # fmt: skip
+    unknown = set(back or ()) - set(there)
+    if unknown:
+        raise TypeError(f"back: expected some of {', '.join(there)}, not {min(unknown)!r}")
+    first = Impair(left, seed=seeds[0], receive=False, **there)
+    second = Impair(right, seed=seeds[1], receive=False, **(there | dict(back or {})))
+    return first, second

@@ -132,7 +132,8 @@ class Lab:
         """Join two hosts by a cable, with a new device on each: the next free of eth0, eth1, …
 
         left_address, right_address: "10.0.0.1/24", or "" for none. settings: delay and jitter in seconds, rate in
-        bit/s, loss, duplicate, corrupt and reorder from 0 to 1, limit in packets: as for `drivers.veth`.
+        bit/s, loss, duplicate, corrupt and reorder from 0 to 1, limit in packets, buffer and ecn_threshold in bytes,
+        and, in `back`, what is different on the way from right to left: as for `drivers.veth`.
 
         Returns the drivers of the two ends. Raises ValueError and TypeError for a setting that is none.
         """

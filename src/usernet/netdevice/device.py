@@ -390,10 +390,20 @@ class NetDevice:
         verdict = qdisc.enqueue(skb)
         if verdict is not None:
             self.statistics.tx_dropped += 1
-            verdict.drop(DropReason.QDISC_DROP, self.net.drops)
+            verdict.drop(qdisc.drop_reason, self.net.drops)
         if not self.stopped:
             self.run_queue()
         return NET_XMIT_DROP if verdict is skb else NET_XMIT_CN if verdict is not None else NET_XMIT_SUCCESS
+
+    def set_qdisc(self, qdisc: Qdisc) -> None:
+        """Take another queueing discipline; what waits in the old one is dropped (tc qdisc replace … root)."""
+        old = self.qdisc
+        for skb in old.reset():
+            self.statistics.tx_dropped += 1
+            skb.drop(DropReason.QDISC_DROP, self.net.drops)
+        old.detach()
+        self.qdisc = qdisc
+        qdisc.attach(self)
 
     def run_queue(self) -> None:
         """Give the driver what the qdisc lets go, until it is empty, waits for its time, or the driver is full."""

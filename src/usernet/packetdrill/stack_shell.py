@@ -16,7 +16,8 @@ from usernet.ip.v4.route import Ipv4Routes
 from usernet.net.dst import RTAX_FEATURES
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import NETIF_F_GRO, NETIF_F_GSO, NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO, NETIF_F_TSO6
-from usernet.netdevice.qdisc.pfifo import NoQueue, Pfifo, PfifoFast
+from usernet.netdevice.qdisc import tc
+from usernet.netdevice.qdisc.pfifo import PfifoFast
 from usernet.packetdrill.shell import ADD, APPEND, CHANGE, DELETE, REPLACE, QdiscChange, RouteChange, Shell
 from usernet.packetdrill.stack_device import TUN_QUEUE_LENGTH
 from usernet.stack import ROUTE_METRICS, Stack
@@ -131,19 +132,9 @@ class StackShell(Shell):
         if change.parent != "root":
             raise error(errno.EOPNOTSUPP)
         if change.action == DELETE:
-            dev.qdisc = PfifoFast(TUN_QUEUE_LENGTH)
-            return
-        limit = TUN_QUEUE_LENGTH
-        if "limit" in change.arguments[:-1]:
-            limit = int(change.arguments[change.arguments.index("limit") + 1])
-        if change.kind in ("pfifo", "bfifo"):
-            dev.qdisc = Pfifo(limit)
-        elif change.kind == "pfifo_fast":
-            dev.qdisc = PfifoFast(limit)
-        elif change.kind == "noqueue":
-            dev.qdisc = NoQueue()
+            dev.set_qdisc(PfifoFast(TUN_QUEUE_LENGTH))
         else:
-            raise error(errno.ENOENT, f"the qdisc {change.kind} is not known")
+            dev.set_qdisc(tc.make(change.kind, change.arguments, TUN_QUEUE_LENGTH))
 
     def features(self, device: str, features: dict[str, bool]) -> None:
         dev = self._device(device)
@@ -160,7 +151,7 @@ class StackShell(Shell):
             elif name == "state":
                 (self._stack.set_up if value == "up" else self._stack.set_down)(dev)
             elif name == "txqueuelen":
-                dev.qdisc = PfifoFast(int(value))
+                dev.set_qdisc(PfifoFast(int(value)))
             else:
                 raise error(errno.EOPNOTSUPP, f"{name} of a device can't be set")
 

@@ -16,14 +16,13 @@ from typing import Final
 from usernet.core.errors import error
 from usernet.core.sysctl import INT_MAX
 from usernet.core.timer import NEVER
+from usernet.net.pacing import SK_PACING_NEEDED, SK_PACING_NONE
 from usernet.netdevice.device import IFNAMSIZ
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.sock.cookies import SockCookies
 from usernet.sock.filter import BPF_INSN_SIZE, Program
 from usernet.sock.optval import UINT_MAX, decode_int, encode_int, pack_name
 from usernet.sock.sock import (
-    SK_PACING_NEEDED,
-    SK_PACING_NONE,
     SOCK_DGRAM,
     SOCK_RAW,
     SOCK_STREAM,

@@ -31,6 +31,7 @@ from usernet.core.wait import (
     WaitQueue,
 )
 from usernet.net.dst import Dst
+from usernet.net.pacing import PACING_UNLIMITED, SK_PACING_NONE
 from usernet.net.pernet import Net
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.queue import SKBuffQueue
@@ -47,13 +48,6 @@ SOCK_MIN_SNDBUF: Final = 4608
 
 WAKE_READ: Final = EPOLLIN | EPOLLPRI | EPOLLRDNORM | EPOLLRDBAND
 WAKE_WRITE: Final = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
-
-# Who paces what a socket sends (Linux: enum sk_pacing): nobody, the transport itself, the device's qdisc (fq).
-SK_PACING_NONE: Final = 0
-SK_PACING_NEEDED: Final = 1
-SK_PACING_FQ: Final = 2
-PACING_UNLIMITED: Final = (1 << 64) - 1
-"""A rate that is no limit (Linux: ~0UL)."""
 
 
 class SockNet:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
+
+if TYPE_CHECKING:
+    from usernet.netdevice.device import NetDevice
 
 
 class Qdisc:
@@ -13,6 +19,8 @@ class Qdisc:
 
     kind: str = "qdisc"
     can_bypass: bool = False
+    drop_reason: DropReason = DropReason.QDISC_DROP
+    """Why the packet that `enqueue` returned last is dropped."""
 
     def __init__(self) -> None:
         self.qlen: int = 0
@@ -22,6 +30,12 @@ class Qdisc:
         self.drops: int = 0
         self.requeues: int = 0
         self.overlimits: int = 0
+
+    def attach(self, dev: NetDevice) -> None:
+        """It becomes the queue of `dev`: here one that needs the clock, or to have the queue run later, gets them."""
+
+    def detach(self) -> None:
+        """It is that no more; `reset` was called."""
 
     def enqueue(self, skb: SKBuff) -> SKBuff | None:
         """Queue `skb`. Returns a packet that must be dropped for it: `skb` itself, or an older one; None for none."""

@@ -1,4 +1,5 @@
-"""First in, first out: `pfifo` with a limit in packets, `pfifo_fast` with its three bands by priority, and no queue."""
+"""First in, first out: `pfifo` and `bfifo` with a limit in packets and bytes, `pfifo_fast` with its three bands by
+priority, and no queue."""
 
 from __future__ import annotations
 
@@ -67,6 +68,26 @@ class NoQueue(Fifo):
 
     def __init__(self) -> None:
         super().__init__(NOQUEUE_LIMIT)
+
+
+@final
+class Bfifo(Fifo):
+    """One queue of at most `limit` bytes; a packet that finds no room for all of it is dropped."""
+
+    kind = "bfifo"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.can_bypass = limit >= 1514  # a packet of Ethernet's size (Linux: fifo_init)
+
+    def enqueue(self, skb: SKBuff) -> SKBuff | None:
+        if self.backlog + skb.len > self.limit:
+            self.drops += 1
+            return skb
+        self._queue.append(skb)
+        self.qlen += 1
+        self.backlog += skb.len
+        return None
 
 
 @final

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, final
 
 from usernet.core.timer import Timer
 from usernet.net.dst import RTAX_INITRWND, RTAX_WINDOW, Dst
+from usernet.net.pacing import SK_PACING_NEEDED
 from usernet.net.pernet import Net
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
-from usernet.sock.sock import SK_PACING_NEEDED
 from usernet.transport.tcp import accecn_option, ecn
 from usernet.transport.tcp.congestion.base import assign, assign_from_route
 from usernet.transport.tcp.const import (

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from usernet.net.pacing import SK_PACING_NEEDED, SK_PACING_NONE
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
-from usernet.sock.sock import SK_PACING_NEEDED, SK_PACING_NONE
 from usernet.transport.tcp.congestion.base import CA_EVENT_CWND_RESTART, CA_EVENT_TX_START
 from usernet.transport.tcp.const import (
     ICSK_TIME_LOSS_PROBE,

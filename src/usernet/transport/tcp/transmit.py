@@ -9,6 +9,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from usernet.core.timer import NEVER
+from usernet.net.pacing import PACING_UNLIMITED, SK_PACING_FQ
 from usernet.skbuff.skbuff import (
     CHECKSUM_PARTIAL,
     SKB_GSO_TCP_ACCECN,
@@ -17,7 +18,6 @@ from usernet.skbuff.skbuff import (
     SKB_GSO_TCPV6,
     SKBuff,
 )
-from usernet.sock.sock import PACING_UNLIMITED, SK_PACING_FQ
 from usernet.transport.tcp import accecn_option, ecn
 from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
 from usernet.transport.tcp.const import MSEC, SEC, SEQ_MASK, TCP_CLOSE, after, before

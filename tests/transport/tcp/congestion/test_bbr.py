@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.transport.tcp.congestion.bottleneck import Bulk, hosts
 from usernet.lab import Lab
-from usernet.sock.sock import SK_PACING_NEEDED
+from usernet.net.pacing import SK_PACING_NEEDED
 from usernet.transport.tcp.congestion.bbr import (
     BBR_DRAIN,
     BBR_PROBE_BW,

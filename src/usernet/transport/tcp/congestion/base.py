@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from usernet.core.errors import error
-from usernet.sock.sock import SK_PACING_NEEDED, SK_PACING_NONE
+from usernet.net.pacing import SK_PACING_NEEDED, SK_PACING_NONE
 
 if TYPE_CHECKING:
     from usernet.skbuff.skbuff import SKBuff

@@ -22,7 +22,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, final
 
-from usernet.sock.sock import PACING_UNLIMITED
+from usernet.net.pacing import PACING_UNLIMITED
 from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START, CongestionControl, register
 from usernet.transport.tcp.congestion.minmax import WindowedMax
 from usernet.transport.tcp.const import (
