@@ -42,6 +42,55 @@ def fields(opts: tcp.TcpOptions) -> dict[str, object]:
 NOTHING = fields(tcp.TcpOptions())
 
 
+def test_signatures_and_malformed_options_are_told_of() -> None:
+    for octets, found in (
+        ("01 01 02 04 05b4", False), ("13 12" + "00" * 16, True), ("13 04 0000", True), ("1d 03 00", True),
+        ("02 00", True), ("02 09 05b4", True), ("02", False), ("00 13 12", False),
+    ):  # fmt: skip
+        assert read(bytes.fromhex(octets)).auth is found, octets
+
+
+@pytest.mark.parametrize(
+    ("octets", "expected"),
+    [
+        ("", (0, 0)),
+        ("01 01 08 0a 00000001 00000000", (0, 0)),
+        ("01 01 13 12" + "5a" * 16, (2, 0)),
+        ("1d 05 01 02 5a", (0, 0)),  # at 0
+        ("01 1d 05 01 02 5a", (0, 1)),
+        ("02 04 05b4 1d 10" + "00" * 14, (0, 4)),
+        # The list ends before it.
+        ("01 00 13 12" + "5a" * 16, (0, 0)),
+        # The wrong length
+        ("01 13 11" + "5a" * 15, None),
+        ("01 1d 04 01 02 01", None),
+        # Twice, and both
+        ("01 1d 05 01 02 5a 1d 05 01 02 5a", None),
+        ("01 13 12" + "5a" * 16 + "13 12" + "5a" * 16, None),
+        ("01 13 12" + "5a" * 16 + "1d 05 01 02 5a", None),
+        ("01 1d 05 01 02 5a 13 12" + "5a" * 16, None),
+        # An option without a length, and one that is cut off, with room for a signature behind
+        ("02 00 05b4 01 01", None),
+        ("08 0a 0000 0001", None),
+        # Fewer bytes than a signature has are not looked at.
+        ("02 00 05b4", (0, 0)),
+    ],
+)
+def test_where_a_signature_is(octets: str, expected: tuple[int, int] | None) -> None:
+    options = bytes.fromhex(octets)
+    assert tcp.parse_auth_options(options, 0, len(options)) == expected
+
+
+@given(st.binary(max_size=40))
+def test_any_options_are_searched_for_a_signature_without_an_error(options: bytes) -> None:
+    found = tcp.parse_auth_options(b"\0" * 20 + options, 20, 20 + len(options))
+    if found is not None:
+        md5, ao = found
+        assert not (md5 and ao)
+        assert not md5 or options[md5 - 20 : md5 - 18] == b"\x13\x12"
+        assert not ao or options[ao - 20] == 29
+
+
 def only(**changed: object) -> dict[str, object]:
     return NOTHING | changed
 
@@ -225,10 +274,9 @@ def test_options_that_look_like_options(b: bytes) -> None:
         ((0, -1, False, None), ""),
         ((1460, 7, True, (1, 0), b""), "020405b4 0402080a 00000001 00000000 01030307 22020101"),
         ((1460, -1, False, None, b"\1\2\3\4\5\6\7\x08"), "020405b4 220a0102030405060708 0101"),
-        ((1460, -1, False, None, b"", False, True), "020405b4 fe04f989"),
-        ((1460, -1, False, None, b"\1\2\3\4\5\6", False, True), "020405b4 fe0af989010203040506 0101"),
-        ((1460, -1, True, None, None, True), "01011312" + "00" * 16 + "020405b4 01010402"),
-        ((1460, -1, False, None, None, b"\x5a" * 16), "01011312" + "5a" * 16 + "020405b4"),
+        ((1460, -1, False, None, b"", True), "020405b4 fe04f989"),
+        ((1460, -1, False, None, b"\1\2\3\4\5\6", True), "020405b4 fe0af989010203040506 0101"),
+        ((1460, -1, True, None, None, False, b"\x1d\x10" + bytes(14)), "1d10" + "00" * 14 + "020405b4 01010402"),
     ],
 )
 def test_syn_options_are_laid_out_as_linux_does(

@@ -20,6 +20,19 @@ TRACEPOINTS: Final = (
     "tcp_probe",  # (sk, skb): a segment was received on an established connection
     "tcp_cong_state_set",  # (sk, new state)
     "tcp_cwnd",  # (sk): cwnd or ssthresh changed
+    "tcp_hash_bad_header",  # (sk, skb): a segment whose options can't be trusted was dropped
+    "tcp_hash_md5_required",  # (sk, skb): an unsigned segment of a peer with a key of TCP MD5
+    "tcp_hash_md5_unexpected",  # (sk, skb): a segment signed with TCP MD5, of a peer without a key
+    "tcp_hash_md5_mismatch",  # (sk, skb): a wrong signature
+    "tcp_hash_ao_required",  # (sk, skb): an unsigned segment where TCP-AO is a must
+    "tcp_ao_handshake_failure",  # (sk, skb, keyid, rnext, maclen): a handshake that goes on otherwise than it began
+    "tcp_ao_wrong_maclen",  # (sk, skb, keyid, rnext, maclen)
+    "tcp_ao_mismatch",  # (sk, skb, keyid, rnext, maclen): a wrong code
+    "tcp_ao_key_not_found",  # (sk, skb, keyid, rnext, maclen)
+    "tcp_ao_rnext_request",  # (sk, skb, keyid, rnext, maclen): the peer asks for another key
+    "tcp_ao_synack_no_key",  # (sk, keyid, rnext): no SYN+ACK, for the key asked for is gone
+    "tcp_ao_snd_sne_update",  # (sk, sne): the numbers of what is sent went round
+    "tcp_ao_rcv_sne_update",  # (sk, sne): those of what is received did
 )
 
 
@@ -60,6 +73,19 @@ class Trace:
         self.tcp_probe = Tracepoint("tcp_probe")
         self.tcp_cong_state_set = Tracepoint("tcp_cong_state_set")
         self.tcp_cwnd = Tracepoint("tcp_cwnd")
+        self.tcp_hash_bad_header = Tracepoint("tcp_hash_bad_header")
+        self.tcp_hash_md5_required = Tracepoint("tcp_hash_md5_required")
+        self.tcp_hash_md5_unexpected = Tracepoint("tcp_hash_md5_unexpected")
+        self.tcp_hash_md5_mismatch = Tracepoint("tcp_hash_md5_mismatch")
+        self.tcp_hash_ao_required = Tracepoint("tcp_hash_ao_required")
+        self.tcp_ao_handshake_failure = Tracepoint("tcp_ao_handshake_failure")
+        self.tcp_ao_wrong_maclen = Tracepoint("tcp_ao_wrong_maclen")
+        self.tcp_ao_mismatch = Tracepoint("tcp_ao_mismatch")
+        self.tcp_ao_key_not_found = Tracepoint("tcp_ao_key_not_found")
+        self.tcp_ao_rnext_request = Tracepoint("tcp_ao_rnext_request")
+        self.tcp_ao_synack_no_key = Tracepoint("tcp_ao_synack_no_key")
+        self.tcp_ao_snd_sne_update = Tracepoint("tcp_ao_snd_sne_update")
+        self.tcp_ao_rcv_sne_update = Tracepoint("tcp_ao_rcv_sne_update")
 
     def __getitem__(self, name: str) -> Tracepoint:
         """The tracepoint of that name; KeyError names those that exist."""

@@ -26,6 +26,7 @@ class DropReason(IntEnum):
     UNICAST_IN_L2_MULTICAST = auto()
     IP_NOPROTO = auto()
     PROTO_MEM = auto()
+    TCP_AUTH_HDR = auto()
     TCP_MD5NOTFOUND = auto()
     TCP_MD5UNEXPECTED = auto()
     TCP_MD5FAILURE = auto()

@@ -191,6 +191,10 @@ class Sock:
         """The value as Linux lays it out, cut to `length` bytes. Raises OSError ENOPROTOOPT, …"""
         raise error(errno.ENOPROTOOPT)
 
+    def getsockopt_from(self, level: int, option: int, value: bytes) -> bytes:
+        """As `getsockopt`, for the few options that read the buffer first, which holds `value`."""
+        return self.getsockopt(level, option, len(value))
+
     def ioctl(self, request: int) -> int:
         """SIOCINQ, SIOCOUTQ, SIOCATMARK, … Raises OSError ENOTTY for one it doesn't know."""
         raise error(errno.ENOTTY)

@@ -403,7 +403,10 @@ class SocketHandle:
             _leave(socket)
 
     def getsockopt(self, level: Any, optname: Any, buflen: Any = 0, /) -> int | bytes:
-        """getsockopt(2): an int, or up to `buflen` bytes as C lays them out."""
+        """getsockopt(2): an int, or up to `buflen` bytes as C lays them out. Not in the standard module: in place of
+        `buflen` the buffer itself may be given as bytes, for options that read it first, such as TCP_AO_GET_KEYS."""
+        if isinstance(buflen, (bytes, bytearray)) and buflen and self._sk is not None:
+            return self._getsockopt_from(c_int(level), c_int(optname), bytes(buflen))
         level, optname, buflen = c_int(level), c_int(optname), c_int(buflen)
         socket, sk = self._socket, self._sk
         if socket is None or sk is None:
@@ -419,6 +422,18 @@ class SocketHandle:
         finally:
             _leave(socket)
         return value if buflen else int.from_bytes(value[:4], sys.byteorder, signed=len(value) >= 4)
+
+    def _getsockopt_from(self, level: int, optname: int, value: bytes) -> bytes:
+        socket, sk = self._socket, self._sk
+        if socket is None or sk is None:
+            raise error(errno.EBADF)
+        loop = self._loop
+        loop.enter()
+        try:
+            check_open(socket)
+            return sk.getsockopt_from(level, optname, value)
+        finally:
+            _leave(socket)
 
     def ioctl(self, request: Any, /) -> int:
         """ioctl(2) with one int as result: SIOCINQ (FIONREAD), SIOCOUTQ, SIOCATMARK. Not in the standard module, where

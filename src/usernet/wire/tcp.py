@@ -53,6 +53,7 @@ TCPOLEN_WINDOW: Final = 3
 TCPOLEN_SACK_PERM: Final = 2
 TCPOLEN_TIMESTAMP: Final = 10
 TCPOLEN_MD5SIG: Final = 18
+TCPOLEN_AO_MIN: Final = 5
 TCPOLEN_FASTOPEN_BASE: Final = 2
 TCPOLEN_EXP_FASTOPEN_BASE: Final = 4
 
@@ -188,6 +189,8 @@ class TcpOptions:
         md5: 16 bytes of RFC 2385, or None.
         ao: key ids and MAC of RFC 5925, all that follows the length byte, or None.
         accecn: (kind, what follows the length byte) of RFC 9768, or None.
+        auth: there was a signature, md5 or ao, of whatever length, or the options are malformed: what
+            `parse_auth_options` looks at closer.
     """
 
     __slots__ = (
@@ -203,6 +206,7 @@ class TcpOptions:
         "md5",
         "ao",
         "accecn",
+        "auth",
     )
 
     mss: int
@@ -217,6 +221,7 @@ class TcpOptions:
     md5: bytes | None
     ao: bytes | None
     accecn: tuple[int, bytes] | None
+    auth: bool
 
     def __init__(self) -> None:
         self.mss = 0
@@ -231,6 +236,7 @@ class TcpOptions:
         self.md5 = None
         self.ao = None
         self.accecn = None
+        self.auth = False
 
 
 def parse_options(b: bytes, start: int, end: int) -> TcpOptions:
@@ -261,6 +267,7 @@ def parse_options(b: bytes, start: int, end: int) -> TcpOptions:
         size = b[at + 1]
         after = at + size
         if size < 2 or after > end:
+            opts.auth = True
             break
         data = at + 2
         if kind == TCPOPT_TIMESTAMP:
@@ -286,15 +293,54 @@ def parse_options(b: bytes, start: int, end: int) -> TcpOptions:
             if size >= TCPOLEN_EXP_FASTOPEN_BASE and b[data] << 8 | b[data + 1] == TCPOPT_FASTOPEN_MAGIC:
                 _parse_fastopen(opts, b[data + 2 : after], True)
         elif kind == TCPOPT_MD5SIG:
+            opts.auth = True
             if size == TCPOLEN_MD5SIG:
                 opts.md5 = b[data:after]
         elif kind == TCPOPT_AO:
+            opts.auth = True
             if size >= 4:
                 opts.ao = b[data:after]
         elif kind in (TCPOPT_ACCECN0, TCPOPT_ACCECN1):
             opts.accecn = (kind, b[data:after])
         at = after
     return opts
+
+
+def parse_auth_options(b: bytes, start: int, end: int) -> tuple[int, int] | None:
+    """Find a header's signature (Linux: `tcp_do_parse_auth_options`).
+
+    Args:
+        b: the packet.
+        start: where the options start.
+        end: where the header ends, not beyond the packet.
+
+    Returns:
+        (where the MD5 option starts, where the TCP-AO option starts), 0 for none. None where the header can't be
+        trusted: a signature of the wrong length, a second one of either kind, or an option before it that is cut off or
+        has no length. The last bytes, too few for a signature, aren't looked at.
+    """
+    md5 = ao = 0
+    at = start
+    while end - at >= TCPOLEN_AO_MIN:
+        kind = b[at]
+        if kind == TCPOPT_EOL:
+            break
+        if kind == TCPOPT_NOP:
+            at += 1
+            continue
+        size = b[at + 1]
+        if size < 2 or at + size > end:
+            return None
+        if kind == TCPOPT_MD5SIG:
+            if size != TCPOLEN_MD5SIG or md5 or ao:
+                return None
+            md5 = at
+        elif kind == TCPOPT_AO:
+            if size < TCPOLEN_AO_MIN or md5 or ao:
+                return None
+            ao = at
+        at += size
+    return md5, ao
 
 
 def _parse_fastopen(opts: TcpOptions, cookie: bytes, exp: bool) -> None:
@@ -312,8 +358,8 @@ def build_syn_options(
     sack_ok: bool,
     ts: tuple[int, int] | None,
     fastopen: bytes | None = None,
-    md5: bool | bytes = False,
     fastopen_exp: bool = False,
+    signature: bytes = b"",
 ) -> bytes:
     """Build the options of a SYN or SYN-ACK in Linux's order (`tcp_options_write`), padded to a multiple of 4.
 
@@ -323,15 +369,13 @@ def build_syn_options(
         sack_ok: whether to permit SACK.
         ts: (tsval, tsecr), or None.
         fastopen: a cookie, b"" to ask for one, None for none.
-        md5: a signature of 16 bytes; True leaves 16 zero bytes for it, at byte 4 of the options; False for none.
         fastopen_exp: send the cookie in the experimental option, kind 254.
+        signature: the option of a signature, MD5's or TCP-AO's, padded to a multiple of 4; it comes first.
 
     Returns:
         The options. The caller sees to it that they are at most MAX_TCP_OPTION_SPACE bytes.
     """
-    options = b""
-    if md5 is not False:
-        options = b"\x01\x01\x13\x12" + (bytes(16) if md5 is True else md5)
+    options = signature
     if mss:
         options += _U32.pack(0x02040000 | mss)
     if ts is not None:

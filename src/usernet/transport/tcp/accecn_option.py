@@ -142,9 +142,10 @@ def fit(room: int, blocks: int, required: int, saving: int) -> tuple[int, int, i
     return -1, blocks, 0
 
 
-def add_to_syn(options: bytes, sack_ok: bool, tstamp_ok: bool, wscale_ok: bool) -> bytes:
-    """The options of a SYN+ACK, with the option where there is room; its counters are at their start."""
-    room = MAX_TCP_OPTION_SPACE - len(options)
+def add_to_syn(options: bytes, sack_ok: bool, tstamp_ok: bool, wscale_ok: bool, reserved: int) -> bytes:
+    """The options of a SYN+ACK, with the option where there is room; its counters are at their start. reserved: bytes
+    that a signature takes before them."""
+    room = MAX_TCP_OPTION_SPACE - reserved - len(options)
     if room < TCPOLEN_ACCECN_BASE:
         return options
     saving = 2 if sack_ok and not tstamp_ok else 1 if wscale_ok else 0
@@ -175,11 +176,12 @@ def growth(sk: TcpSock, state: EcnState, size: int, blocks: int) -> int:
     return fit(MAX_TCP_OPTION_SPACE - size, blocks, state.minlen, 2 if blocks else 0)[2]
 
 
-def established_fit(sk: TcpSock, state: EcnState, blocks: int) -> tuple[int, int]:
-    """The option's counters on a segment sent now, -1 for no option, and the SACK blocks, of `blocks`, beside it."""
+def established_fit(sk: TcpSock, state: EcnState, blocks: int, reserved: int = 0) -> tuple[int, int]:
+    """The option's counters on a segment sent now, -1 for no option, and the SACK blocks, of `blocks`, beside it.
+    reserved: bytes that a signature takes."""
     if not wanted(sk, state):
         return -1, blocks
-    size = TCPOLEN_TSTAMP_ALIGNED if sk.tstamp_ok else 0
+    size = reserved + (TCPOLEN_TSTAMP_ALIGNED if sk.tstamp_ok else 0)
     if blocks:
         size += TCPOLEN_SACK_BASE_ALIGNED + TCPOLEN_SACK_PERBLOCK * blocks
     fields, blocks, _ = fit(MAX_TCP_OPTION_SPACE - size, blocks, state.minlen, 2 if blocks else 0)

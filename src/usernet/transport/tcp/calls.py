@@ -180,6 +180,13 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
             raise error(errno.EADDRNOTAVAIL)
         sk.set_addresses()
         tcp.hash(sk)
+        sk.ip_id = sk.net.random.getrandbits(16)
+        # A record in TIME-WAIT that gave way, and an earlier connection of this socket, have left where to go on from.
+        if not sk.write_seq:
+            sk.write_seq = tcp.secure_seq(sk.saddr, daddr, sk.sport, sk.dport)
+        sk.tsoffset = tcp.secure_ts_offset(sk.saddr, daddr)
+        if not sk.fastopen_connect or not defer_connect(sk):
+            connect(sk)
     except OSError:
         # As it was before the call.
         sk.set_state(TCP_CLOSE)
@@ -190,13 +197,6 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
             sk.sport = 0
         sk.dst = None
         raise
-    sk.ip_id = sk.net.random.getrandbits(16)
-    # A record in TIME-WAIT that gave way, and an earlier connection of this socket, have left where to go on from.
-    if not sk.write_seq:
-        sk.write_seq = tcp.secure_seq(sk.saddr, daddr, sk.sport, sk.dport)
-    sk.tsoffset = tcp.secure_ts_offset(sk.saddr, daddr)
-    if not sk.fastopen_connect or not defer_connect(sk):
-        connect(sk)
 
 
 def tcp_disconnect(sk: TcpSock) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from usernet.transport.tcp import ecn
+from usernet.transport.tcp import ao, ecn
+from usernet.transport.tcp.auth import connect_check
 from usernet.transport.tcp.congestion.base import assign_from_route
 from usernet.transport.tcp.const import (
     ICSK_TIME_RETRANS,
@@ -38,6 +39,8 @@ def connect_init(sk: TcpSock) -> None:
     sk.tcp_header_len = wire.TCP_HLEN
     if tcp.tcp_timestamps:
         sk.tcp_header_len += wire.TCPOLEN_TSTAMP_ALIGNED
+    if sk.auth is not None and sk.auth.ao is not None:
+        sk.tcp_header_len += ao.connect_init(sk, sk.auth.ao, sk.auth)
     if sk.user_mss:
         sk.mss_clamp = sk.user_mss
     sk.max_window = 0
@@ -74,7 +77,11 @@ def connect_init(sk: TcpSock) -> None:
 
 
 def connect(sk: TcpSock) -> None:
-    """Send the SYN (Linux: tcp_connect). Raises nothing: what fails is tried again by the timer."""
+    """Send the SYN (Linux: tcp_connect). What fails is tried again by the timer.
+
+    Raises OSError EKEYREJECTED where it can't be signed.
+    """
+    connect_check(sk)
     connect_init(sk)
     assign_from_route(sk)
     skb = new_segment(sk.write_seq, SYN)

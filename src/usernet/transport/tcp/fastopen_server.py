@@ -72,11 +72,13 @@ def try_fastopen(
     return _create(tcp, listener, request, skb, th)
 
 
-def _create(tcp: Tcp, listener: TcpSock, request: RequestSock, skb: SKBuff, th: TcpHeader) -> TcpSock:
+def _create(tcp: Tcp, listener: TcpSock, request: RequestSock, skb: SKBuff, th: TcpHeader) -> TcpSock | None:
     """Linux: tcp_fastopen_create_child."""
     net = tcp.net
     request.sent_mstamp = net.loop.now
     child = create_child(net, tcp, request, skb, th[6])
+    if child is None:
+        return None
     child.snd_una = child.snd_nxt
     # The window of a SYN is never scaled.
     child.snd_wnd = child.max_window = th[6]
@@ -123,7 +125,7 @@ def check_request(sk: TcpSock, request: RequestSock, skb: SKBuff, th: TcpHeader)
     edge = (request.rcv_nxt + request.rcv_wnd) & SEQ_MASK
     if rejected or not in_window(skb.seq, skb.end_seq, request.rcv_nxt, edge):
         if not flags & RST and not request.oow_limited():
-            request.send_ack()
+            request.send_ack(skb)
         if rejected:
             tcp.net.mib.tcp_ext.PAWSEstab += 1
         return False

@@ -20,6 +20,8 @@ from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
 from usernet.transport.tcp import accecn_option, ecn
+from usernet.transport.tcp.auth import has_key, inherit_keys
+from usernet.transport.tcp.auth_reply import Unsigned, init_request, request_signer, synack_signer
 from usernet.transport.tcp.congestion.base import assign, assign_from_route
 from usernet.transport.tcp.const import (
     MSEC,
@@ -43,6 +45,7 @@ from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, RST, SYN
 
 if TYPE_CHECKING:
+    from usernet.transport.tcp.auth import Signer
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.tcp import Tcp
     from usernet.wire.tcp import TcpHeader
@@ -54,14 +57,14 @@ class RequestSock:
     `rcv_isn` is the peer's, `snt_isn` ours."""
 
     __slots__ = (
-        "accecn_fail_mode", "accecn_ok", "acked", "advmss", "af", "bound_dev_if", "cookie", "cookie_exp", "created",
-        "daddr",
+        "accecn_fail_mode", "accecn_ok", "acked", "advmss", "af", "ao_keyid", "ao_rcv_next", "bound_dev_if", "cookie",
+        "cookie_exp", "created", "daddr",
         "ecn_ok", "dport", "dst", "key", "last_oow_ack_time",
         "listener", "mark", "mss", "num_retrans", "num_timeout", "oif", "options", "rcv_isn", "rcv_nxt", "rcv_wnd",
         "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "syn_ect_rcv",
         "syn_ect_snt", "tcp",
         "timer", "tos",
-        "ts_off", "ts_recent", "tstamp_ok", "window_clamp", "wscale_ok",
+        "ts_off", "ts_recent", "tstamp_ok", "used_ao", "window_clamp", "wscale_ok",
     )  # fmt: skip
 
     def __init__(self, tcp: Tcp, listener: TcpSock, skb: SKBuff, options: wire.TcpOptions) -> None:
@@ -105,6 +108,10 @@ class RequestSock:
         self.accecn_fail_mode: int = 0
         self.syn_ect_rcv: int = 0
         self.syn_ect_snt: int = 0
+        # TCP-AO: whether the SYN was signed with it, with which key of the peer's, and the key it asked for.
+        self.used_ao: bool = False
+        self.ao_rcv_next: int = 0
+        self.ao_keyid: int = 0
         self.num_retrans: int = 0
         self.num_timeout: int = 0
         self.created: int = tcp.net.loop.now
@@ -148,6 +155,15 @@ class RequestSock:
                 dst = self.dst = self.af.route(self.flow())
             except OSError:
                 return
+        how: Signer | None = None
+        if self.used_ao or self.listener.auth is not None:
+            try:
+                how = synack_signer(self)
+            except Unsigned:
+                return
+            if how is not None and self.sack_ok:
+                # There would be no room for SACK blocks later.
+                self.tstamp_ok = False
         stamps = ((now // MSEC + self.ts_off) & SEQ_MASK, self.ts_recent) if self.tstamp_ok else None
         # A Fast Open cookie goes with the first only.
         cookie, self.cookie = self.cookie, None
@@ -157,10 +173,14 @@ class RequestSock:
             self.sack_ok,
             stamps,
             cookie,
-            fastopen_exp=self.cookie_exp,
+            self.cookie_exp,
         )
+        signature = b"" if how is None else how.option
         if self.accecn_ok and not again and tcp.tcp_ecn_option:
-            options = accecn_option.add_to_syn(options, self.sack_ok, self.tstamp_ok, self.wscale_ok)
+            options = accecn_option.add_to_syn(
+                options, self.sack_ok, self.tstamp_ok, self.wscale_ok, len(signature)
+            )
+        options = signature + options
         flags = SYN | ACK
         if self.ecn_ok:
             flags |= ecn.make_synack(self, again)
@@ -169,6 +189,8 @@ class RequestSock:
         header = wire.build(
             self.sport, self.dport, self.snt_isn, self.rcv_nxt, flags, min(self.rcv_wnd, 65535), check, 0, options
         )
+        if how is not None:
+            header = how.sign(header, wire.TCP_HLEN, self.saddr, self.daddr)
         self.sent_mstamp = now
         tcp.net.mib.tcp.OutSegs += 1
         listener = self.listener
@@ -176,12 +198,19 @@ class RequestSock:
             self.af, header, dst, self.saddr, self.daddr, self.tos, self.mark, listener.priority, listener, self.options
         )  # fmt: skip
 
-    def send_ack(self) -> None:
-        """Acknowledge the SYN again (Linux: tcp_v4_reqsk_send_ack)."""
+    def send_ack(self, skb: SKBuff) -> None:
+        """Acknowledge the SYN again, in answer to `skb` (Linux: tcp_v4_reqsk_send_ack)."""
+        seq = (self.snt_isn + 1) & SEQ_MASK
+        how: Signer | None = None
+        if self.used_ao or self.listener.auth is not None:
+            try:
+                how = request_signer(self, skb, seq)
+            except Unsigned:
+                return
         self.tcp.send_reply_ack(
-            self.af, self.saddr, self.daddr, self.sport, self.dport, (self.snt_isn + 1) & SEQ_MASK, self.rcv_nxt,
+            self.af, self.saddr, self.daddr, self.sport, self.dport, seq, self.rcv_nxt,
             self.rcv_wnd >> self.rcv_wscale, self.tstamp_ok, self.ts_off, self.ts_recent, self.tos, self.mark,
-            self.bound_dev_if,
+            self.bound_dev_if, how,
         )  # fmt: skip
 
     def retransmit(self) -> None:
@@ -273,6 +302,8 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
     doff = th[4]
     options = wire.parse_options(skb.head, skb.transport_header + wire.TCP_HLEN, skb.transport_header + doff)
     request = RequestSock(tcp, listener, skb, options)
+    if options.ao is not None:
+        init_request(request, skb)
     if not request.oif and skb.dev is not None and listener.scope_id:
         request.oif = skb.dev.index
     try:
@@ -335,13 +366,13 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
     if flags & ACK and skb.ack_seq != (request.snt_isn + 1) & SEQ_MASK:
         # RFC 9293 section 3.10.7.4, fifth: acknowledges what was never sent.
         if not flags & RST:
-            tcp.send_reset(skb, listener)
+            tcp.send_reset(skb, request)
         skb.drop(DropReason.TCP_INVALID_ACK_SEQUENCE, drops)
         return None
     edge = (request.rcv_nxt + request.rcv_wnd) & SEQ_MASK
     if rejected or not in_window(seq, skb.end_seq, request.rcv_nxt, edge):
         if not flags & RST and not request.oow_limited():
-            request.send_ack()
+            request.send_ack(skb)
         if rejected:
             mib.tcp_ext.PAWSEstab += 1
         skb.drop(DropReason.TCP_RFC7323_PAWS if rejected else DropReason.TCP_OVERWINDOW, drops)
@@ -354,7 +385,7 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
     if flags & (RST | SYN):
         mib.tcp.AttemptFails += 1
         if not flags & RST:
-            tcp.send_reset(skb, listener)
+            tcp.send_reset(skb, request)
         mib.tcp_ext.EmbryonicRsts += 1
         request.drop()
         skb.drop(DropReason.TCP_RESET if flags & RST else DropReason.TCP_INVALID_SYN, drops)
@@ -373,7 +404,7 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
         mib.tcp_ext.ListenOverflows += 1
         mib.tcp_ext.ListenDrops += 1
         if tcp.tcp_abort_on_overflow:
-            tcp.send_reset(skb, listener)
+            tcp.send_reset(skb, request)
             mib.tcp_ext.EmbryonicRsts += 1
             request.drop()
         else:
@@ -381,6 +412,10 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
         skb.drop(DropReason.TCP_LISTEN_OVERFLOW, drops)
         return None
     child = create_child(net, tcp, request, skb, window)
+    if child is None:
+        mib.tcp_ext.ListenDrops += 1
+        skb.drop(DropReason.TCP_AOKEYNOTFOUND, drops)
+        return None
     request.drop()
     tcp.hash(child)
     queue.append(child)
@@ -388,9 +423,12 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
     return child
 
 
-def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: int) -> TcpSock:
-    """The socket that a request becomes, in SYN-RECEIVED (Linux: tcp_create_openreq_child, tcp_v4_syn_recv_sock)."""
+def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: int) -> TcpSock | None:
+    """The socket that a request becomes, in SYN-RECEIVED (Linux: tcp_create_openreq_child, tcp_v4_syn_recv_sock).
+    None where it would have to be signed, and the listener has no key for it any more."""
     listener = request.listener
+    if request.used_ao and not has_key(request):
+        return None
     child = type(listener)(net, request.af)
     inherit(child, listener)
     now = net.loop.now
@@ -437,6 +475,8 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
         child.tsoffset = request.ts_off
     child.dst = request.dst
     assign_from_route(child)
+    if listener.auth is not None:
+        inherit_keys(child, request, listener.auth)
     if request.ecn_ok:
         ecn.openreq_child(child, request, skb)
     child.mss_clamp = request.mss

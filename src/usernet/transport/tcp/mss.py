@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from usernet.transport.tcp import accecn_option
+from usernet.transport.tcp.auth import option_size
 from usernet.transport.tcp.const import TCP_MSS_DEFAULT
 from usernet.wire import tcp as wire
 
@@ -57,10 +58,12 @@ def sync_mss(sk: TcpSock, pmtu: int) -> int:
 def options_size(sk: TcpSock) -> int:
     """Bytes of options on a segment sent now (Linux: tcp_established_options)."""
     size = wire.TCPOLEN_TSTAMP_ALIGNED if sk.tstamp_ok else 0
+    if sk.auth is not None:
+        size += option_size(sk)
     blocks = len(sk.selective_acks) + (sk.duplicate_sack is not None)
+    room = (40 - size - 4) // 8
+    blocks = min(blocks, max(room, 0))
     if blocks:
-        room = (40 - size - 4) // 8
-        blocks = min(blocks, room)
         size += 4 + 8 * blocks
     if sk.ecn_flags & TCP_ECN_MODE_ACCECN and sk.ecn is not None:
         size += accecn_option.growth(sk, sk.ecn, size, blocks)
@@ -75,7 +78,12 @@ def current_mss(sk: TcpSock) -> int:
         mtu = dst.mtu()
         if mtu != sk.pmtu_cookie:
             mss = sync_mss(sk, mtu)
-    if sk.selective_acks or sk.duplicate_sack is not None or sk.ecn_flags & TCP_ECN_MODE_ACCECN:
+    if (
+        sk.selective_acks
+        or sk.duplicate_sack is not None
+        or sk.auth is not None
+        or sk.ecn_flags & TCP_ECN_MODE_ACCECN
+    ):
         mss -= options_size(sk) + wire.TCP_HLEN - sk.tcp_header_len
     return mss
 

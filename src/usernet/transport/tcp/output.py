@@ -76,6 +76,9 @@ def packets_in_flight(sk: TcpSock) -> int:
 def tso_segs(sk: TcpSock, mss: int) -> int:
     """How many segments a super-segment should have: what the pacing rate sends in a millisecond, and more on short
     paths, at least tcp_min_tso_segs (Linux: tcp_tso_autosize, tcp_tso_segs)."""
+    if sk.auth is not None:
+        # Each segment is signed for itself.
+        return 1
     tcp = sk.tcp
     size = sk.pacing_rate >> 10
     shift = sk.min_rtt_us() >> tcp.tcp_tso_rtt_log
@@ -298,6 +301,7 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
         or sk.ca_state != TCP_CA_OPEN
         or not sk.tstamp_ok
         or sk.urg_mode
+        or sk.auth is not None
         or sk.selective_acks
         or sk.duplicate_sack is not None
         or sk.pacing_status

@@ -51,7 +51,7 @@ LARGE_GOAL: Final = 49152
 
 def size_goal(sk: TcpSock, mss: int, large: bool) -> int:
     """How large a queued segment may grow: whole MSS up to what the device takes (Linux: tcp_xmit_size_goal)."""
-    if not large:
+    if not large or sk.auth is not None:
         return mss
     goal = bound_to_half_wnd(sk, GSO_MAX_PAYLOAD)
     return max(goal // mss * mss, mss)

@@ -582,6 +582,9 @@ class TcpSock(TcpState):
     def getsockopt(self, level: int, option: int, length: int) -> bytes:
         return _sockopt.getsockopt(self, level, option, length)
 
+    def getsockopt_from(self, level: int, option: int, value: bytes) -> bytes:
+        return _sockopt.getsockopt_from(self, level, option, value)
+
     def ioctl(self, request: int) -> int:
         return _recvmsg.tcp_ioctl(self, request)
 

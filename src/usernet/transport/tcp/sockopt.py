@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Final
 from usernet.core.errors import error
 from usernet.sock.options import sock_getsockopt, sock_setsockopt
 from usernet.sock.optval import decode_int, encode_int
-from usernet.transport.tcp import fastopen
+from usernet.transport.tcp import ao_sockopt, fastopen
+from usernet.transport.tcp.ao_sockopt import (
+    TCP_AO_ADD_KEY,
+    TCP_AO_DEL_KEY,
+    TCP_AO_GET_KEYS,
+    TCP_AO_INFO,
+    TCP_AO_REPAIR,
+)
 from usernet.transport.tcp.congestion import base as congestion
 from usernet.transport.tcp.const import (
     MAX_TCP_KEEPCNT,
@@ -28,6 +35,7 @@ from usernet.transport.tcp.const import (
     TCP_TIMEOUT_INIT,
 )
 from usernet.transport.tcp.info import pack_info
+from usernet.transport.tcp.md5 import TCP_MD5SIG, TCP_MD5SIG_EXT, set_md5
 from usernet.transport.tcp.sendmsg import set_cork, set_nodelay
 
 if TYPE_CHECKING:
@@ -113,6 +121,12 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
     if option == TCP_FASTOPEN_KEY:
         fastopen.set_keys(sk, value)
         return
+    if option in (TCP_MD5SIG, TCP_MD5SIG_EXT):
+        set_md5(sk, option, value)
+        return
+    if option in (TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO):
+        ao_sockopt.set_ao(sk, option, value)
+        return
     number = decode_int(value)
     if option == TCP_NODELAY:
         set_nodelay(sk, bool(number))
@@ -182,6 +196,8 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
         sk.fastopen_no_cookie = bool(number)
     elif option == TCP_TIMESTAMP:
         raise error(errno.EPERM, "TCP_TIMESTAMP can be set in repair mode only")
+    elif option == TCP_AO_REPAIR:
+        raise error(errno.EPERM, "TCP_AO_REPAIR can be set in repair mode only")
     else:
         raise error(errno.ENOPROTOOPT)
 
@@ -256,6 +272,10 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
         if level != sk.af.level:
             raise error(errno.EOPNOTSUPP)
         return sk.af.getsockopt(sk, option, length)
+    if option == TCP_AO_REPAIR:
+        raise error(errno.EPERM, "TCP_AO_REPAIR can be read in repair mode only")
+    if option in (TCP_AO_INFO, TCP_AO_GET_KEYS):
+        return getsockopt_from(sk, level, option, bytes(length))
     if option == TCP_INFO:
         return pack_info(sk)[:length]
     if option == TCP_FASTOPEN_KEY:
@@ -265,6 +285,16 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
     if option == TCP_CONGESTION:
         return sk.ca.name.encode().ljust(TCP_CA_NAME_MAX, b"\0")[:length]
     return encode_int(_get_int(sk, option), length)
+
+
+def getsockopt_from(sk: TcpSock, level: int, option: int, value: bytes) -> bytes:
+    """As `getsockopt`, into a buffer that holds `value`: TCP_AO_INFO and TCP_AO_GET_KEYS read it first."""
+    if level == SOL_TCP:
+        if option == TCP_AO_INFO:
+            return ao_sockopt.get_info(sk, value)
+        if option == TCP_AO_GET_KEYS:
+            return ao_sockopt.get_keys(sk, value)
+    return getsockopt(sk, level, option, len(value))
 
 
 def _get_int(sk: TcpSock, option: int) -> int:

@@ -37,6 +37,7 @@ from usernet.transport.tcp.tcp import Tcp
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.accecn import EcnState
+    from usernet.transport.tcp.auth_keys import Auth
     from usernet.transport.tcp.fastopen import FastopenRequest
     from usernet.transport.tcp.handshake import RequestSock
     from usernet.transport.tcp.sock import TcpSock
@@ -49,7 +50,7 @@ class TcpState(InetSock):
 
     __slots__: tuple[str, ...] = (
         "accept_queue", "ack_ato", "ack_lrcvtime", "ack_pending", "ack_pingpong", "ack_quick", "advmss",
-        "app_limited", "backlog", "backoff", "buffers_ready", "bytes_acked", "bytes_received", "bytes_retrans",
+        "app_limited", "auth", "backlog", "backoff", "buffers_ready", "bytes_acked", "bytes_received", "bytes_retrans",
         "bytes_sent", "ca", "ca_ready", "ca_setsockopt", "ca_state", "comp_sack_timer", "compressed_ack",
         "compressed_ack_rcv_nxt", "copied_seq", "cwnd_usage_seq", "data_segs_in", "data_segs_out", "defer_accept",
         "defer_connect", "delack_max", "delack_timer", "delivered", "delivered_ce", "delivered_mstamp", "dsack_dups",
@@ -153,6 +154,8 @@ class TcpState(InetSock):
         self.rx_tsval: int = 0
         self.rx_tsecr: int = 0
         self.rx_sacks: list[tuple[int, int]] | None = None
+        # Keys of TCP MD5 and TCP-AO (auth.py); None where nothing is signed.
+        self.auth: Auth | None = None
         # Acknowledging (icsk_ack).
         self.ack_pending: int = 0
         self.ack_quick: int = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
-from usernet.transport.tcp import ecn
+from usernet.transport.tcp import ao, ecn
 from usernet.transport.tcp.ack import tcp_ack
 from usernet.transport.tcp.connect import send_synack
 from usernet.transport.tcp.const import (
@@ -66,7 +66,7 @@ def init_transfer(sk: TcpSock) -> None:
 
 def _synsent_reset(sk: TcpSock, skb: SKBuff) -> None:
     """An acknowledgement of what was never sent, in SYN-SENT: answer with a reset (RFC 9293 section 3.10.7.3)."""
-    sk.tcp.send_reset(skb, None)
+    sk.tcp.send_reset(skb, sk)
 
 
 def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
@@ -116,6 +116,8 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         sk.snd_wnd = window
         _take_syn_options(sk, options, saw_tstamp, True)
         sk.copied_seq = sk.rcv_nxt
+        if sk.auth is not None and sk.auth.ao is not None:
+            ao.finish_connect(sk, sk.auth.ao, skb.seq)
         finish_connect(sk)
         fastopen = sk.syn_fastopen or sk.syn_data
         failed = fastopen and rcv_synack(sk, skb, options, doff)
@@ -156,6 +158,8 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         return
     if flags & SYN:
         # Both open at the same time (RFC 9293 section 3.5, figure 8).
+        if sk.auth is not None and sk.auth.ao is not None:
+            ao.finish_connect(sk, sk.auth.ao, skb.seq)
         if sk.ecn_flags:
             ecn.receive_syn(sk, skb)
         sk.set_state(TCP_SYN_RECV)

@@ -25,12 +25,16 @@ from usernet.skbuff.skbuff import (
 )
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
 from usernet.sock.ports import PortTable, reuseport_select, tcp_conflict
+from usernet.transport.tcp.ao import ignore_icmp
+from usernet.transport.tcp.auth_input import inbound_hash
+from usernet.transport.tcp.auth_reply import Unsigned, reset_signer
 from usernet.transport.tcp.congestion import base as congestion
 from usernet.transport.tcp.congestion.base import CongestionControl
 from usernet.transport.tcp.const import (
     MSEC,
     SEQ_MASK,
     TCP_ESTABLISHED,
+    TCP_FIN_WAIT2,
     TCP_LISTEN,
     TCP_NEW_SYN_RECV,
     TCP_TIME_WAIT,
@@ -44,9 +48,10 @@ from usernet.transport.tcp.timewait import TW_ACK, TW_RST, TW_SYN, TimeWaitSock,
 from usernet.transport.tcp.validate import paws_reject
 from usernet.wire import checksum
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, RST
+from usernet.wire.tcp import ACK, RST, SYN
 
 if TYPE_CHECKING:
+    from usernet.transport.tcp.auth import Signer
     from usernet.transport.tcp.sock import TcpSock
     from usernet.wire.tcp import TcpHeader
 
@@ -411,8 +416,8 @@ class Tcp(TcpSettings, NetProtocol):
                 return
         state = entry.state
         if state == TCP_ESTABLISHED:
-            if entry.min_ttl or entry.filter is not None:
-                if not self._admitted(entry, skb):
+            if entry.min_ttl or entry.filter is not None or entry.auth is not None:
+                if not self._admitted(entry, skb, doff):
                     return
             entry.segs_in += skb.gso_segs or 1
             if skb.len > doff:
@@ -423,6 +428,11 @@ class Tcp(TcpSettings, NetProtocol):
             rcv_established(entry, skb, th)
             return
         if state == TCP_NEW_SYN_RECV:
+            if doff > wire.TCP_HLEN or entry.used_ao or entry.listener.auth is not None:
+                reason = inbound_hash(entry.listener, skb, doff, entry)
+                if reason is not None:
+                    skb.drop(reason, net.drops)
+                    return
             child = check_request(self, entry, skb, th)
             if child is not None:
                 child.segs_in += 1
@@ -433,19 +443,24 @@ class Tcp(TcpSettings, NetProtocol):
             return
         self._other_state(entry, skb, th, 0)
 
-    def _admitted(self, sk: TcpSock, skb: SKBuff) -> bool:
-        """IP_MINTTL and socket filters; False where the segment was dropped."""
+    def _admitted(self, sk: TcpSock, skb: SKBuff, doff: int) -> bool:
+        """IP_MINTTL, signatures and socket filters; False where the segment was dropped."""
         if sk.min_ttl and skb.af.header_of(skb)[1] < sk.min_ttl:
             self.net.mib.tcp_ext.TCPMinTTLDrop += 1
             skb.drop(DropReason.TCP_MINTTL, self.net.drops)
             return False
+        if sk.auth is not None or (sk.state != TCP_ESTABLISHED and doff > wire.TCP_HLEN):
+            reason = inbound_hash(sk, skb, doff)
+            if reason is not None:
+                skb.drop(reason, self.net.drops)
+                return False
         if sk.filter is not None and not sk.filter.run(skb):
             skb.drop(DropReason.SOCKET_FILTER, self.net.drops)
             return False
         return True
 
     def _other_state(self, sk: TcpSock, skb: SKBuff, th: TcpHeader, isn: int) -> None:
-        if not self._admitted(sk, skb):
+        if not self._admitted(sk, skb, th[4]):
             return
         if sk.state != TCP_LISTEN:
             sk.segs_in += skb.gso_segs or 1
@@ -458,18 +473,27 @@ class Tcp(TcpSettings, NetProtocol):
         conn_request(self, listener, skb, th, isn)
 
     def _timewait(self, record: TimeWaitSock, skb: SKBuff, th: TcpHeader) -> None:
+        doff, flags = th[4], th[5]
+        if record.auth is not None and (flags & (SYN | ACK) != SYN or record.substate == TCP_FIN_WAIT2):
+            # A new connection's SYN is the listener's to check.
+            reason = inbound_hash(record, skb, doff)
+            if reason is not None:
+                skb.drop(reason, self.net.drops)
+                return
         verdict, isn = timewait_state_process(record, skb, th)
         if verdict == TW_SYN:
             listener = self.lookup_listener(skb, th[1])
             if listener is not None:
+                if not self._admitted(listener, skb, doff):
+                    return
                 record.kill()
                 conn_request(self, listener, skb, th, isn)
                 return
             verdict = TW_ACK
         if verdict == TW_ACK:
-            record.send_ack()
+            record.send_ack(skb)
         elif verdict == TW_RST:
-            self.send_reset(skb, None)
+            self.send_reset(skb, record)
             record.kill()
         skb.consume()
 
@@ -486,6 +510,8 @@ class Tcp(TcpSettings, NetProtocol):
             return False
         seq = int.from_bytes(skb.head[start + 4 : start + 8], "big")
         if type(entry) is TimeWaitSock:
+            if entry.auth is not None and entry.auth.ao is not None:
+                ignore_icmp(entry, entry.auth.ao, report)
             return True
         if type(entry) is RequestSock:
             # Only what our SYN+ACK can have caused (RFC 5927).
@@ -496,6 +522,8 @@ class Tcp(TcpSettings, NetProtocol):
                 self.net.mib.tcp_ext.ListenDrops += 1
             return True
         sk: TcpSock = entry
+        if sk.auth is not None and sk.auth.ao is not None and ignore_icmp(sk, sk.auth.ao, report):
+            return True
         request = sk.fastopen_rsk
         oldest = sk.snd_una if request is None else request.snt_isn
         if sk.state != TCP_LISTEN and not between(seq, oldest, sk.snd_nxt):
@@ -523,8 +551,9 @@ class Tcp(TcpSettings, NetProtocol):
         except OSError:
             pass
 
-    def send_reset(self, skb: SKBuff, sk: TcpSock | None) -> None:
-        """Answer a segment with a reset (RFC 9293 section 3.10.7.1; Linux: tcp_v4_send_reset)."""
+    def send_reset(self, skb: SKBuff, sk: TcpSock | RequestSock | TimeWaitSock | None) -> None:
+        """Answer a segment with a reset (RFC 9293 section 3.10.7.1; Linux: tcp_v4_send_reset). sk: whose segment it is;
+        what can't be signed as it must be is not sent."""
         flags = skb.tcp_flags
         af: AddressFamily = skb.af
         if flags & RST or af.addr_type(skb.daddr) != RTN_LOCAL:
@@ -544,8 +573,15 @@ class Tcp(TcpSettings, NetProtocol):
             dst = af.route(Flow(skb.saddr, skb.daddr, IPPROTO_TCP, oif, tos, mark, sport, dport, True))
         except OSError:
             return
-        check = af.pseudo_sum(skb.daddr, skb.saddr, IPPROTO_TCP, wire.TCP_HLEN)
-        header = wire.build(sport, dport, seq, ack, out, 0, check, 0)
+        try:
+            how = reset_signer(self, sk, skb, seq)
+        except Unsigned:
+            return
+        option = b"" if how is None else how.option
+        check = af.pseudo_sum(skb.daddr, skb.saddr, IPPROTO_TCP, wire.TCP_HLEN + len(option))
+        header = wire.build(sport, dport, seq, ack, out, 0, check, 0, option)
+        if how is not None:
+            header = how.sign(header, wire.TCP_HLEN, skb.daddr, skb.saddr)
         mib = self.net.mib.tcp
         mib.OutSegs += 1
         mib.OutRsts += 1
@@ -556,21 +592,23 @@ class Tcp(TcpSettings, NetProtocol):
 
     def send_reply_ack(
         self, af: AddressFamily, saddr: bytes, daddr: bytes, sport: int, dport: int, seq: int, ack: int, window: int,
-        tstamp_ok: bool, ts_offset: int, ts_recent: int, tos: int, mark: int, oif: int,
+        tstamp_ok: bool, ts_offset: int, ts_recent: int, tos: int, mark: int, oif: int, how: Signer | None,
     ) -> None:  # fmt: skip
-        """Send a bare acknowledgement for a request or a TIME-WAIT record (Linux: tcp_v4_send_ack)."""
+        """Send a bare acknowledgement for a request or a TIME-WAIT record (Linux: tcp_v4_send_ack). how: its signature,
+        None for none."""
         try:
             dst = af.route(Flow(daddr, saddr, IPPROTO_TCP, oif, tos, mark, sport, dport, True))
         except OSError:
             return
-        size = wire.TCP_HLEN + (wire.TCPOLEN_TSTAMP_ALIGNED if tstamp_ok else 0)
-        check = af.pseudo_sum(saddr, daddr, IPPROTO_TCP, size)
-        window = min(window, 65535)
-        if tstamp_ok:
-            tsval = (self.net.loop.now // MSEC + ts_offset) & SEQ_MASK
-            header = wire.build_ts(sport, dport, seq, ack, ACK, window, check, tsval, ts_recent)
-        else:
-            header = wire.build(sport, dport, seq, ack, ACK, window, check, 0)
+        stamps = ((self.net.loop.now // MSEC + ts_offset) & SEQ_MASK, ts_recent) if tstamp_ok else None
+        options = wire.build_sack((), stamps)
+        at = wire.TCP_HLEN + len(options)
+        if how is not None:
+            options += how.option
+        check = af.pseudo_sum(saddr, daddr, IPPROTO_TCP, wire.TCP_HLEN + len(options))
+        header = wire.build(sport, dport, seq, ack, ACK, min(window, 65535), check, 0, options)
+        if how is not None:
+            header = how.sign(header, at, saddr, daddr)
         self.net.mib.tcp.OutSegs += 1
         self.send_segment(af, header, dst, saddr, daddr, tos, mark, 0)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.timer import Timer
 from usernet.skbuff.skbuff import SKBuff
+from usernet.transport.tcp.auth import timewait_auth
+from usernet.transport.tcp.auth_reply import Unsigned, timewait_signer
 from usernet.transport.tcp.const import (
     MSEC,
     SEQ_MASK,
@@ -40,9 +42,9 @@ class TimeWaitSock:
     """One connection in TIME-WAIT (`substate` FIN-WAIT-2: the peer's FIN is missing)."""
 
     __slots__ = (
-        "af", "bound_dev_if", "daddr", "deadline", "dport", "key", "last_oow_ack_time", "mark", "num", "priority",
-        "rcv_nxt", "rcv_saddr", "rcv_wnd", "rcv_wscale", "reuse", "reuseport", "saddr", "snd_nxt", "sport", "state",
-        "substate", "tcp", "timeout", "timer", "tos", "ts_offset", "ts_recent", "ts_recent_stamp", "tstamp_ok",
+        "af", "auth", "bound_dev_if", "daddr", "deadline", "dport", "key", "last_oow_ack_time", "mark", "num",
+        "priority", "rcv_nxt", "rcv_saddr", "rcv_wnd", "rcv_wscale", "reuse", "reuseport", "saddr", "snd_nxt", "sport",
+        "state", "substate", "tcp", "timeout", "timer", "tos", "ts_offset", "ts_recent", "ts_recent_stamp", "tstamp_ok",
     )  # fmt: skip
 
     def __init__(self, sk: TcpSock, substate: int, timeout: int) -> None:
@@ -71,6 +73,7 @@ class TimeWaitSock:
         self.tos: int = sk.tos
         self.mark: int = sk.mark
         self.priority: int = sk.priority
+        self.auth = timewait_auth(sk)
         self.last_oow_ack_time: int = -1_000_000_000
         self.timeout: int = timeout
         self.timer = Timer(sk.loop.timers, self._expire)
@@ -94,12 +97,16 @@ class TimeWaitSock:
         self.last_oow_ack_time = now
         return False
 
-    def send_ack(self) -> None:
-        """Acknowledge what was received (Linux: tcp_v4_timewait_ack)."""
+    def send_ack(self, skb: SKBuff) -> None:
+        """Acknowledge what was received, in answer to `skb` (Linux: tcp_v4_timewait_ack)."""
+        try:
+            how = timewait_signer(self, skb) if self.auth is not None else None
+        except Unsigned:
+            return
         self.tcp.send_reply_ack(
             self.af, self.saddr, self.daddr, self.sport, self.dport, self.snd_nxt, self.rcv_nxt,
             self.rcv_wnd >> self.rcv_wscale, self.tstamp_ok, self.ts_offset, self.ts_recent, self.tos, self.mark,
-            self.bound_dev_if,
+            self.bound_dev_if, how,
         )  # fmt: skip
 
 

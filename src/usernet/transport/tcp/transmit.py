@@ -19,8 +19,10 @@ from usernet.skbuff.skbuff import (
     SKBuff,
 )
 from usernet.transport.tcp import accecn_option, ecn
+from usernet.transport.tcp.auth import Signer, signed_header, signer
 from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
 from usernet.transport.tcp.const import MSEC, SEC, SEQ_MASK, TCP_CLOSE, after, before
+from usernet.transport.tcp.md5 import Md5Key
 from usernet.transport.tcp.mss import advertise_mss, options_size
 from usernet.transport.tcp.rate import rate_skb_sent
 from usernet.transport.tcp.segment import TxInfo
@@ -71,32 +73,39 @@ def established_header(sk: TcpSock, seq: int, flags: int, window: int, check: in
     return wire.build(sk.sport, sk.dport, seq, sk.rcv_nxt, flags, window, check, urg_ptr, options)
 
 
-def syn_options(sk: TcpSock) -> bytes:
-    """The options of a SYN (Linux: tcp_syn_options)."""
+def syn_options(sk: TcpSock, how: Signer | None) -> bytes:
+    """The options of a SYN, signed as `how` says (Linux: tcp_syn_options)."""
     tcp = sk.tcp
     stamps = (time_stamp(sk), sk.ts_recent) if tcp.tcp_timestamps else None
+    signature = b""
+    if how is not None:
+        signature = how.option
+        if isinstance(how.key, Md5Key):
+            # SACK is worth more, and there is no room for both.
+            stamps = None
     wscale = sk.rcv_wscale if tcp.tcp_window_scaling else -1
     request = sk.fastopen_req
     if request is None or request.cookie is None:
-        return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps)
+        return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps, signature=signature)
     options = wire.build_syn_options(
-        advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps, request.cookie, fastopen_exp=request.cookie_exp
+        advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps, request.cookie, request.cookie_exp, signature
     )
     if len(options) > 40:
-        return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps)
+        return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps, signature=signature)
     sk.syn_fastopen = True
     sk.syn_fastopen_exp = request.cookie_exp
     return options
 
 
-def synack_options(sk: TcpSock) -> bytes:
+def synack_options(sk: TcpSock, how: Signer | None) -> bytes:
     """The options of the SYN+ACK of a simultaneous open: what both sides can (RFC 9293 section 3.5)."""
     stamps = (time_stamp(sk), sk.ts_recent) if sk.tstamp_ok else None
     wscale = sk.rcv_wscale if sk.wscale_ok else -1
+    signature = b"" if how is None else how.option
     options = wire.build_syn_options(advertise_mss(sk), wscale, sk.sack_ok, stamps)
     if ecn.mode_accecn(sk.ecn_flags) and sk.icsk_retransmits < 2 and sk.tcp.tcp_ecn_option:
-        options = accecn_option.add_to_syn(options, sk.sack_ok, sk.tstamp_ok, sk.wscale_ok)
-    return options
+        options = accecn_option.add_to_syn(options, sk.sack_ok, sk.tstamp_ok, sk.wscale_ok, len(signature))
+    return signature + options
 
 
 def _checksum_base(sk: TcpSock, length: int) -> int:
@@ -155,6 +164,7 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
             and not sk.urg_mode
             and sk.duplicate_sack is None
             and not sk.selective_acks
+            and sk.auth is None
             and not sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN
         ):
             header = wire.build_ts(
@@ -169,7 +179,7 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
                 sk.ts_recent,
             )
         else:
-            header = _full_header(sk, seq, flags, window, length)
+            header = _full_header(sk, skb, flags, window)
     packet = SKBuff(header)
     packet.transport_header = packet.csum_start = 0
     packet.ip_summed = CHECKSUM_PARTIAL
@@ -236,17 +246,23 @@ def _pace(sk: TcpSock, size: int, prior_wstamp: int) -> None:
 def _syn_header(sk: TcpSock, skb: SKBuff) -> bytes:
     """The header of a SYN, or of a simultaneous open's SYN+ACK."""
     flags = skb.tcp_flags
-    options = synack_options(sk) if flags & ACK else syn_options(sk)
+    how = signer(sk, skb.seq, flags) if sk.auth is not None else None
+    options = synack_options(sk, how) if flags & ACK else syn_options(sk, how)
     sk.rcv_wup = sk.rcv_nxt
     check = _checksum_base(sk, wire.TCP_HLEN + len(options) + skb.len)
     acknowledged = sk.rcv_nxt if flags & ACK else 0
     window = min(sk.rcv_wnd, 65535)
-    return wire.build(sk.sport, sk.dport, skb.seq, acknowledged, flags, window, check, 0, options)
+    header = wire.build(sk.sport, sk.dport, skb.seq, acknowledged, flags, window, check, 0, options)
+    if how is None:
+        return header
+    return how.sign(header, wire.TCP_HLEN, sk.saddr, sk.daddr, skb.frags or (), skb.len)
 
 
-def _full_header(sk: TcpSock, seq: int, flags: int, window: int, length: int) -> bytes:
-    """A header with whatever it may need: an urgent pointer, SACK blocks, no time stamp."""
+def _full_header(sk: TcpSock, skb: SKBuff, flags: int, window: int) -> bytes:
+    """A header with whatever it may need: an urgent pointer, SACK blocks, no time stamp, a signature."""
     urg_ptr = 0
+    seq = skb.seq
+    length = skb.len
     if sk.urg_mode and before(seq, sk.snd_up):
         if before(sk.snd_up, (seq + 0x10000) & SEQ_MASK):
             urg_ptr = (sk.snd_up - seq) & SEQ_MASK
@@ -254,6 +270,8 @@ def _full_header(sk: TcpSock, seq: int, flags: int, window: int, length: int) ->
         elif after((seq + 0xFFFF) & SEQ_MASK, sk.snd_nxt):
             urg_ptr = 0xFFFF
             flags |= URG
+    if sk.auth is not None:
+        return signed_header(sk, seq, flags, window, urg_ptr, skb.frags or (), length)
     if sk.duplicate_sack is None and not sk.selective_acks and not sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN:
         size = sk.tcp_header_len
     else:
@@ -331,8 +349,11 @@ def _send_control(sk: TcpSock, seq: int, flags: int, window: int = -1) -> int:
         window = select_window(sk)
     if sk.ecn_flags:
         flags |= ecn.send(sk, False, flags)
-    size = wire.TCP_HLEN + options_size(sk)
-    packet = SKBuff(established_header(sk, seq, flags, window, _checksum_base(sk, size), 0))
+    if sk.auth is not None:
+        packet = SKBuff(signed_header(sk, seq, flags, window, 0, (), 0))
+    else:
+        size = wire.TCP_HLEN + options_size(sk)
+        packet = SKBuff(established_header(sk, seq, flags, window, _checksum_base(sk, size), 0))
     event_ack_sent(sk)
     sk.segs_out += 1
     sk.net.mib.tcp.OutSegs += 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp import ecn
+from usernet.transport.tcp.auth_input import inbound_hash
 from usernet.transport.tcp.const import (
     FLAG_TS_PROGRESS,
     SEC,
@@ -67,21 +68,22 @@ def _disordered_ack(sk: TcpSock, skb: SKBuff) -> bool:
     return behind <= sk.rto * 1024 // SEC
 
 
-def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
-    """Read a segment's time stamp and SACK blocks into the socket; whether it has a time stamp (tcp_parse_options)."""
+def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> DropReason | None:
+    """Read a segment's time stamp and SACK blocks into the socket (Linux: tcp_parse_options). Returns why it must be
+    dropped, where it brings a signature that nobody asked for, or malformed options."""
     sk.rx_sacks = None
     if sk.ecn is not None:
         sk.ecn.rx_option = None
     if doff == wire.TCP_HLEN:
         sk.saw_tstamp = False
-        return False
+        return None
     start = skb.transport_header + wire.TCP_HLEN
     if doff == wire.TCP_HLEN + wire.TCPOLEN_TSTAMP_ALIGNED and sk.tstamp_ok:
         stamps = wire.parse_ts(skb.head, start)
         if stamps is not None:
             sk.rx_tsval, sk.rx_tsecr = stamps
             sk.saw_tstamp = True
-            return True
+            return None
     options = wire.parse_options(skb.head, start, skb.transport_header + doff)
     if sk.tstamp_ok and options.has_ts:
         sk.saw_tstamp = True
@@ -93,7 +95,8 @@ def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
         sk.rx_sacks = options.sacks
     if sk.ecn is not None:
         sk.ecn.rx_option = options.accecn
-    return sk.saw_tstamp
+    # For a socket with keys this was done before anything else (auth_input.py).
+    return inbound_hash(sk, skb, doff) if options.auth and sk.auth is None else None
 
 
 def oow_rate_limited(sk: TcpSock, skb: SKBuff) -> bool:
@@ -146,7 +149,10 @@ def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, syn_inerr: bool) -> D
     """Check a segment before anything else; None where it is good (Linux: tcp_validate_incoming)."""
     flags = skb.tcp_flags
     mib = sk.net.mib
-    if parse_options(sk, skb, doff) and paws_reject(sk.ts_recent, sk.ts_recent_stamp, sk.rx_tsval, sk.loop.now):
+    reason = parse_options(sk, skb, doff)
+    if reason is not None:
+        return reason
+    if sk.saw_tstamp and paws_reject(sk.ts_recent, sk.ts_recent_stamp, sk.rx_tsval, sk.loop.now):
         if not _disordered_ack(sk, skb) and not flags & RST:
             mib.tcp_ext.PAWSEstab += 1
             if not oow_rate_limited(sk, skb):
