@@ -231,9 +231,9 @@ def test_an_exclusive_wake_up_that_a_signal_swallows_goes_to_the_next(runner, ha
 def test_handlers_are_put_back_when_the_last_stack_stops(runner):
     before = signal.getsignal(signal.SIGINT)
     one, other = start(runner), start(runner)
-    assert isinstance(signal.getsignal(signal.SIGINT), DeferredHandler)
+    assert isinstance(INTERRUPTS.installed(signal.SIGINT), DeferredHandler)
     stop(one)
-    assert isinstance(signal.getsignal(signal.SIGINT), DeferredHandler)
+    assert isinstance(INTERRUPTS.installed(signal.SIGINT), DeferredHandler)
     stop(other)
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -277,7 +277,7 @@ def test_the_childs_copy_is_dead_and_says_so(runner):
 
         def child() -> bool:
             dead = _says_so(lambda: left.send("x")) and _says_so(left.recv) and left.loop.trampoline is None
-            handlers = not isinstance(signal.getsignal(signal.SIGINT), DeferredHandler)
+            handlers = not isinstance(INTERRUPTS.installed(signal.SIGINT), DeferredHandler)
             # A new stack in the child works, with a runner of its own.
             made = process_runner()
             new = start(made)

@@ -150,7 +150,7 @@ class Runner(Trampoline):
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run_background, name="usernet-runner", daemon=True)
                     self._thread.start()
-            INTERRUPTS.install()
+            INTERRUPTS.add(loop)
             self.schedule(loop)
         finally:
             INTERRUPTS.let_go()
@@ -160,7 +160,6 @@ class Runner(Trampoline):
         try:
             with self._mutex:
                 self._loops.discard(loop)
-                last = not self._loops
                 self._deadlines = [entry for entry in self._deadlines if entry[2] is not loop]
                 heapify(self._deadlines)
                 self._filed.pop(loop, None)
@@ -173,8 +172,7 @@ class Runner(Trampoline):
             if self._ready:
                 # What this stack gave others to do on its last way out.
                 self.rouse()
-            if last:
-                INTERRUPTS.uninstall()
+            INTERRUPTS.remove(loop)
         finally:
             INTERRUPTS.let_go()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -110,14 +112,16 @@ def test_handlers_are_put_back():
     was = signal.signal(ONE, mine)
     guard = InterruptGuard()
     guard.install()
-    wrapped = signal.getsignal(ONE)
+    wrapped = guard.installed(ONE)
     assert isinstance(wrapped, DeferredHandler)
     assert wrapped.handler is mine
-    assert isinstance(signal.getsignal(signal.SIGINT), DeferredHandler)
+    assert isinstance(guard.installed(signal.SIGINT), DeferredHandler)
     guard.install()
-    assert signal.getsignal(ONE) is wrapped
+    assert guard.installed(ONE) is wrapped
+    assert signal.getsignal(ONE) is mine
     guard.uninstall()
     assert signal.getsignal(ONE) is mine
+    assert guard.installed(ONE) is mine
     signal.signal(ONE, was)
     assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
 
@@ -125,19 +129,81 @@ def test_handlers_are_put_back():
 def test_defaults_and_ignored_signals_are_left_alone(guard):
     was = signal.signal(ONE, signal.SIG_IGN)
     guard.install()
-    assert signal.getsignal(ONE) is signal.SIG_IGN
+    assert guard.installed(ONE) == signal.SIG_IGN
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     signal.signal(ONE, was)
 
 
-def test_a_handler_set_later_is_found_by_the_scan(guard, log):
-    signal.signal(ONE, lambda signum, frame: log.append(-signum))
-    assert not isinstance(signal.getsignal(ONE), DeferredHandler)
+def test_a_handler_set_later_is_wrapped_at_once(guard, log):
+    def later(signum: int, frame: object) -> None:
+        log.append(-signum)
+
+    before = signal.getsignal(ONE)
+    assert signal.signal(ONE, later) is before  # as it was set, not as it was wrapped
+    assert isinstance(guard.installed(ONE), DeferredHandler)
+    assert signal.getsignal(ONE) is later
+    guard.hold()
+    signal.raise_signal(ONE)
+    assert log == []
+    guard.let_go()
+    assert log == [-ONE]
+    assert signal.signal(ONE, signal.SIG_IGN) is later
+    assert guard.installed(ONE) == signal.SIG_IGN
+
+
+def test_wrong_handlers_are_refused_as_ever(guard):
+    with pytest.raises(TypeError, match="signal handler must be"):
+        signal.signal(ONE, "no handler")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="signal number out of range"):
+        signal.signal(1000, signal.SIG_IGN)
+    with pytest.raises(ValueError, match="signal number out of range"):
+        signal.getsignal(1000)
+
+
+def test_asyncio_takes_sigint_over_and_gives_it_back():
+    """It does so where the handler is the default one: a wrapper that could be seen would keep it from that."""
+    guard = InterruptGuard()
+    guard.install()
+    try:
+
+        async def main() -> object:
+            return signal.getsignal(signal.SIGINT)
+
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            assert asyncio.run(main()) is not signal.default_int_handler
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        finally:
+            signal.signal(signal.SIGINT, before)
+    finally:
+        guard.uninstall()
+
+
+def test_a_handler_set_past_us_is_found_by_the_scan(log):
+    past = importlib.import_module("_signal").signal
+    guard = InterruptGuard()
+    guard.install()
+    past(ONE, lambda signum, frame: log.append(-signum))
+    assert not isinstance(guard.installed(ONE), DeferredHandler)
     guard.scan(1000)
-    assert isinstance(signal.getsignal(ONE), DeferredHandler)
+    assert isinstance(guard.installed(ONE), DeferredHandler)
     assert guard.next_scan == 1000 + SCAN_EVERY
     signal.raise_signal(ONE)
     assert log == [-ONE]
+    guard.uninstall()
+
+
+def test_it_ends_with_the_last_user(log):
+    guard = InterruptGuard()
+    before = importlib.import_module("_signal").signal
+    guard.add(1)
+    guard.add(2)
+    guard.remove(1)
+    guard.remove(1)
+    assert isinstance(guard.installed(ONE), DeferredHandler)
+    guard.remove(2)
+    assert not isinstance(guard.installed(ONE), DeferredHandler)
+    assert importlib.import_module("_signal").signal is before
 
 
 def test_a_user_who_chains_to_our_wrapper_gets_his_own_back(log):
@@ -154,7 +220,7 @@ def test_a_user_who_chains_to_our_wrapper_gets_his_own_back(log):
     assert log == [ONE]
     signal.signal(ONE, old)
     guard.uninstall()
-    assert not isinstance(signal.getsignal(ONE), DeferredHandler)
+    assert not isinstance(guard.installed(ONE), DeferredHandler)
     signal.raise_signal(ONE)
     assert log == [ONE, ONE]
 
@@ -171,17 +237,17 @@ def test_another_thread_leaves_it_to_the_main_one(log):
     thread.start()
     thread.join()
     assert guard.depth == 0
-    assert not isinstance(signal.getsignal(ONE), DeferredHandler)
+    assert not isinstance(guard.installed(ONE), DeferredHandler)
     assert guard.next_scan == 0
     guard.scan(0)
-    assert isinstance(signal.getsignal(ONE), DeferredHandler)
+    assert isinstance(guard.installed(ONE), DeferredHandler)
     thread = threading.Thread(target=guard.uninstall)
     thread.start()
     thread.join()
     signal.raise_signal(ONE)
     assert log == [ONE]
     guard.uninstall()
-    assert not isinstance(signal.getsignal(ONE), DeferredHandler)
+    assert not isinstance(guard.installed(ONE), DeferredHandler)
 
 
 def test_a_forked_child_starts_anew(guard):

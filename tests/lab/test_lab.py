@@ -10,12 +10,16 @@ import os
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import usernet
+from usernet.core.interrupts import InterruptGuard
+from usernet.core.loop import ENTERED
+from usernet.core.timer import Timer
 from usernet.lab import Lab, StalledError, Task
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import Driver
@@ -276,6 +280,98 @@ def test_an_interrupt_ends_the_run_and_the_lab_stays_whole():
         assert task.done
         assert steps == [float(second) for second in range(2, 1002)]
         assert received == [b"after all"]
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+def test_an_interrupt_never_cuts_a_batch(tasks: bool):
+    """A storm of signals whose handlers raise, over a lab that the main thread drives, or sleeps in."""
+
+    class Stop(Exception):
+        pass
+
+    torn: list[str] = []
+    armed = [False]
+    interrupted = 0
+    main = threading.get_ident()
+
+    def handler(signum: int, frame: object) -> None:
+        if main in ENTERED:
+            torn.append("a handler ran inside")
+        if armed[0]:
+            armed[0] = False
+            raise Stop
+
+    over = threading.Event()
+
+    def storm() -> None:
+        while not over.is_set():
+            signal.pthread_kill(main, signal.SIGUSR1)
+            time.sleep(0.0005)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    storming = threading.Thread(target=storm)
+    try:
+        with usernet.Lab(seed=1) as lab:
+            a, b = lab.hosts(2, delay=0.001)
+            busy = [False]
+
+            def fire(now: int) -> None:
+                if busy[0]:
+                    torn.append("a timer was cut")
+                busy[0] = True
+                for _ in range(200):
+                    pass
+                busy[0] = False
+                timer.mod(now + 100_000)
+
+            timer = Timer(a.loop.timers, fire)
+            with a._entered():
+                timer.mod(a.loop.now)
+            if tasks:
+                lab.spawn(lab.sleep, 1e6, daemon=True)
+            data = bytes(range(256)) * 400
+            received: list[bytes] = []
+            transfers = transfer(lab, a, b, data, received)
+            storming.start()
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                armed[0] = True
+                try:
+                    lab.run(until=lab.now + 0.05)
+                except Stop:
+                    interrupted += 1
+                armed[0] = False
+            over.set()
+            storming.join()
+            assert all(task.done for task in transfers)
+            assert b"".join(received) == data
+            with a._entered():
+                timer.delete()
+    finally:
+        over.set()
+        signal.signal(signal.SIGUSR1, before)
+    assert torn == []
+    assert interrupted > 5
+
+
+def test_an_interrupt_ends_a_simulation_without_end():
+    """One that never gets to the end of the wait: the main thread itself drives it."""
+    with usernet.Lab(seed=1) as lab:
+        lab.hosts(1)
+        begun = time.monotonic()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+        def again() -> None:
+            while True:
+                lab.sleep(1e-6)
+
+        task = lab.spawn(again)
+        with pytest.raises(KeyboardInterrupt):
+            lab.run()
+        assert time.monotonic() - begun < 5
+        assert not task.done
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert InterruptGuard.installed(signal.SIGINT) is signal.default_int_handler
 
 
 def test_run_is_not_for_tasks_and_waiting_not_for_strange_threads():

@@ -4,6 +4,9 @@ Events are ordered by time, and those of one time by when they were scheduled. W
 that must wait runs the stacks' batches itself, then the next task that was woken, and where there is none moves the
 clock on to the next event. So the clock stands still while any task runs, and a blocking call completes at the very
 nanosecond at which what it waits for happens.
+
+A signal handler runs in the main thread, and may raise (KeyboardInterrupt): so handlers are put off while that thread
+drives or sleeps here, and run where it has the baton and is inside of nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any, Final, final
 
 from usernet.core.clock import ManualClock
 from usernet.core.errors import error
-from usernet.core.loop import ENTERED, Loop, Trampoline
+from usernet.core.loop import ENTERED, INTERRUPTS, Loop, Trampoline
 from usernet.core.softirq import Napi
 from usernet.core.timer import NEVER
 from usernet.core.wait import Wait, Waiter
@@ -68,19 +71,29 @@ class VirtualTime(Trampoline):
         self._draining: bool = False
         self._stalled: bool = False
         self._recall: bool = False
-        """The main thread was interrupted, and wants the baton next."""
+        """The main thread was given a signal, and wants the baton next."""
 
     # -- the stacks
 
     def attach(self, loop: Loop) -> None:
-        self._loops.add(loop)
-        loop.trampoline = self
-        loop.filed = NEVER
-        self.left(loop)
+        INTERRUPTS.hold()
+        try:
+            INTERRUPTS.add(loop)
+            self._loops.add(loop)
+            loop.trampoline = self
+            loop.filed = NEVER
+            self.left(loop)
+        finally:
+            INTERRUPTS.let_go()
 
     def detach(self, loop: Loop) -> None:
-        self._loops.discard(loop)
-        loop.filed = NEVER
+        INTERRUPTS.hold()
+        try:
+            self._loops.discard(loop)
+            loop.filed = NEVER
+            INTERRUPTS.remove(loop)
+        finally:
+            INTERRUPTS.let_go()
 
     @property
     def loops(self) -> int:
@@ -111,11 +124,13 @@ class VirtualTime(Trampoline):
     def _drain(self, limit: int) -> None:
         ready = self._ready
         loops = self._loops
-        if threading.get_ident() in ENTERED:
+        ident = threading.get_ident()
+        if ident in ENTERED:
             return
+        signals = INTERRUPTS.pending if ident == INTERRUPTS.main else ()
         self._draining = True
         try:
-            while ready and limit:
+            while ready and limit and not signals:
                 limit -= 1
                 loop = ready.popleft()
                 if loop in loops:
@@ -150,11 +165,15 @@ class VirtualTime(Trampoline):
 
     def spawn(self, task: Task) -> None:
         """Let `task` run, when those that were woken before have had their turn."""
-        task.thread = threading.Thread(target=self._run, args=(task,), name=f"usernet-lab-{task.name}", daemon=True)
-        self._tasks.append(task)
-        task.thread.start()
-        self._idents[task.thread.ident or 0] = task
-        self.runnable.append(task)
+        INTERRUPTS.hold()
+        try:
+            task.thread = threading.Thread(target=self._run, args=(task,), name=f"usernet-lab-{task.name}", daemon=True)
+            self._tasks.append(task)
+            task.thread.start()
+            self._idents[task.thread.ident or 0] = task
+            self.runnable.append(task)
+        finally:
+            INTERRUPTS.let_go()
 
     def _run(self, task: Task) -> None:
         """A task's thread."""
@@ -191,18 +210,29 @@ class VirtualTime(Trampoline):
 
     def wait_for(self, waiter: TaskWaiter, task: Task, deadline: int) -> None:
         """Wait, outside of any stack, until `waiter` is woken, at the latest until `deadline` (ns)."""
-        if deadline < NEVER:
-            self._push(deadline, waiter)
-        self._block(task, waiter)
+        INTERRUPTS.hold()
+        try:
+            if deadline < NEVER:
+                self._push(deadline, waiter)
+            self._block(task, waiter)
+        finally:
+            INTERRUPTS.let_go()
 
     def _block(self, task: Task, waiter: TaskWaiter) -> None:
+        """Called with handlers put off."""
         main = task is self.main
+        outer = INTERRUPTS.wakeup
+        signals = INTERRUPTS.pending if threading.get_ident() == INTERRUPTS.main else ()
+        if signals is INTERRUPTS.pending:
+            INTERRUPTS.wakeup = task.nudge
         try:
             if self.closing and not main:
                 raise LabClosedError
             while True:
                 # Also where it is woken already: those that were woken before have their turn first.
                 self._drive(task)
+                if signals:
+                    INTERRUPTS.release()
                 if self.closing and not main:
                     raise LabClosedError
                 if self._stalled and main:
@@ -212,19 +242,25 @@ class VirtualTime(Trampoline):
                     return
         finally:
             waiter.woken = True  # an event of it that is still filed does nothing
+            if signals is INTERRUPTS.pending:
+                INTERRUPTS.wakeup = outer
 
     # -- the heart of it
 
     def _drive(self, task: Task | None) -> None:
-        """Run what there is to run until it is `task`'s turn; None: hand the baton on, and return."""
+        """Run what there is to run until it is `task`'s turn, or a signal came for it; None: hand the baton on, and
+        return."""
         runnable = self.runnable
-        while True:
+        signals = INTERRUPTS.pending if threading.get_ident() == INTERRUPTS.main else ()
+        while not signals:
             if self._recall:
                 self._recall = False
                 self._hand_over(task, self.main)
                 return
             if self._ready:
                 self._drain(-1)
+                if signals:
+                    return
             if runnable:
                 chosen = runnable.popleft()
                 if chosen is not task:
@@ -235,24 +271,17 @@ class VirtualTime(Trampoline):
                 runnable.append(self.main)
 
     def _hand_over(self, task: Task | None, chosen: Task) -> None:
-        try:
-            self._current = chosen
-            chosen.nudge()
-            if task is not None:
-                self._await_turn(task)
-        except BaseException:
-            # Only the main thread can be interrupted here, and anywhere. It must have the baton before it goes on.
-            self._recall = True
-            chosen.nudge()
-            self._await_turn(self.main)
-            self._recall = False
-            if not chosen.done:
-                # It may not have had its turn; one too many only makes it look, and wait on.
-                self.runnable.append(chosen)
-            raise
+        self._current = chosen
+        chosen.nudge()
+        if task is not None:
+            self._await_turn(task)
 
     def _await_turn(self, task: Task) -> None:
+        signals = INTERRUPTS.pending if threading.get_ident() == INTERRUPTS.main else ()
         while self._current is not task:
+            if signals:
+                # It must have the baton before a handler may run: the one that has it gives it when it next waits.
+                self._recall = True
             task.sleep()
 
     def _advance(self) -> bool:
@@ -281,14 +310,26 @@ class VirtualTime(Trampoline):
     def close(self) -> None:
         """End every task: each wait raises `LabClosedError`. Called by the main task."""
         self.closing = True
-        for task in tuple(self._tasks):
-            while not task.done:
-                self.runnable = deque([task, self.main])
-                self._drive(self.main)
-            if task.thread is not None:
-                task.thread.join()
-        self.runnable.clear()
-        self._events.clear()
+        INTERRUPTS.hold()
+        outer = INTERRUPTS.wakeup
+        mine = threading.get_ident() == INTERRUPTS.main
+        if mine:
+            INTERRUPTS.wakeup = self.main.nudge
+        try:
+            for task in tuple(self._tasks):
+                while not task.done:
+                    self.runnable = deque([task, self.main])
+                    self._drive(self.main)
+                    if mine and INTERRUPTS.pending:
+                        INTERRUPTS.release()
+                if task.thread is not None:
+                    task.thread.join()
+            self.runnable.clear()
+            self._events.clear()
+        finally:
+            if mine:
+                INTERRUPTS.wakeup = outer
+            INTERRUPTS.let_go()
 
 
 def _valid(event: tuple[int, int, Any]) -> bool:
