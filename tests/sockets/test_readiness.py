@@ -7,14 +7,17 @@ import os
 import select
 import selectors
 import threading
+from socket import MSG_OOB, SHUT_WR, SO_ERROR, SOL_SOCKET
 
 import pytest
 
 from tests.sockets.fake import ROOM, FakeNet, make_net, stop
 from tests.sockets.pairs import listener, sk_of, stream_pair
+from tests.transport.tcp.harness import Peer
 from usernet.net.pernet import Net
 from usernet.sockets.readiness import DESCRIPTORS, find
 from usernet.sockets.user import UserSocket
+from usernet.wire.tcp import ACK, FIN, RST, URG
 
 
 def events(sock: UserSocket) -> int:
@@ -125,6 +128,65 @@ def test_both_ends_shut_hang_up(net: Net) -> None:
         assert events(left) & select.POLLHUP
         assert events(left) & select.POLLOUT
         assert events(left) & select.POLLIN
+
+
+def test_urgent_data_is_urgent() -> None:
+    with Peer() as peer:
+        sock = peer.active()
+        assert events(sock) == select.POLLOUT
+        peer.send(ACK | URG, 1, 1, b"abcd", urg=3)
+        assert events(sock) == select.POLLIN | select.POLLOUT | select.POLLPRI
+        assert select.select([], [], [sock], 0)[2] == [sock]
+        assert sock.recv(100) == b"ab"
+        assert events(sock) & select.POLLPRI
+        assert sock.recv(1, MSG_OOB) == b"c"
+        assert events(sock) == select.POLLIN | select.POLLOUT
+        assert sock.recv(100) == b"d"
+        assert events(sock) == select.POLLOUT
+        # Again, as edges; and the end of the stream right behind it.
+        with select.epoll() as epoll:
+            epoll.register(sock, select.EPOLLPRI | select.EPOLLET)
+            assert epoll.poll(0) == []
+            peer.send(ACK | URG | FIN, 5, 1, b"!", urg=1)
+            assert epoll.poll(0) == [(sock.fileno(), select.EPOLLPRI)]
+            assert epoll.poll(0) == []
+        assert events(sock) == select.POLLIN | select.POLLOUT | select.POLLPRI | select.POLLRDHUP
+        assert sock.recv(1, MSG_OOB) == b"!"
+        assert events(sock) == select.POLLIN | select.POLLOUT | select.POLLRDHUP
+
+
+@pytest.mark.parametrize("shut", [False, True])
+def test_a_connection_that_failed_shows_it_until_it_is_asked(shut: bool) -> None:
+    with Peer() as peer:
+        sock = peer.active()
+        sock.fileno()
+        ended = select.POLLIN | select.POLLOUT | select.POLLRDHUP | select.POLLHUP
+        if shut:
+            # Both directions are shut already when the reset comes.
+            peer.send(FIN, 1, 1)
+            sock.shutdown(SHUT_WR)
+            peer.settle()
+            assert events(sock) == ended
+        peer.send(RST, 2 if shut else 1)
+        assert events(sock) == ended | select.POLLERR
+        assert sock.getsockopt(SOL_SOCKET, SO_ERROR) == errno.ECONNRESET
+        peer.settle()
+        assert events(sock) == ended
+        assert sock.getsockopt(SOL_SOCKET, SO_ERROR) == 0
+
+
+def test_a_refused_connection_of_tcp() -> None:
+    with Peer() as peer:
+        sock = peer.dial()
+        assert events(sock) == 0
+        peer.take()
+        peer.send(RST, 0, 1)
+        assert events(sock) & (select.POLLERR | select.POLLIN | select.POLLOUT) == (
+            select.POLLERR | select.POLLIN | select.POLLOUT
+        )
+        assert sock.connect_ex(("10.0.0.2", 80)) == errno.ECONNREFUSED
+        peer.settle()
+        assert not events(sock) & select.POLLERR
 
 
 def test_the_end_of_the_stack_hangs_up() -> None:

@@ -1,10 +1,12 @@
 """A socket's readiness as a descriptor of the host, for `selectors`, `select`, `poll` and `epoll` to wait on.
 
-The descriptor is one end of a socket pair, made on first use. It carries no data, only two facts: it is readable
-while a byte lies in it, and writable while its send buffer is not full. Whenever the socket's own readiness changes,
-the byte is put in or taken out, and the buffer filled or drained. End of file and hanging up, which don't go away
-again, are shown by shutting down the far end (POLLRDHUP, POLLHUP). An error, which does, is shown as select(2) counts
-it: readable and writable. Urgent data (POLLPRI) has no counterpart on the pair.
+The descriptor is one end of a socket pair, made on first use. It carries no data, only three facts: it is readable
+while a byte lies in it, has urgent data (POLLPRI) while an urgent byte does, and is writable while its send buffer is
+not full. Whenever the socket's own readiness changes, the bytes are put in or taken out, and the buffer filled or
+drained. End of file and hanging up, which don't go away again, are shown by shutting down the far end (POLLRDHUP,
+POLLHUP); the error that ended a connection (POLLERR) by closing that with a byte unread, which is ECONNRESET here, and
+is taken off as SO_ERROR is there. An error of a socket that lives on has no counterpart on the pair, for nothing but
+its end gives one: it is shown as select(2) counts it, readable and writable.
 
 Descriptors are the process's, so the table of who is behind which is too.
 """
@@ -12,7 +14,19 @@ Descriptors are the process's, so the table of who is behind which is too.
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, SHUT_RDWR, SHUT_WR, SO_SNDBUF, SOCK_STREAM, SOL_SOCKET, socketpair
+from _socket import (
+    AF_UNIX,
+    MSG_OOB,
+    SHUT_RDWR,
+    SHUT_WR,
+    SO_ERROR,
+    SO_OOBINLINE,
+    SO_SNDBUF,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+    socketpair,
+)
 from typing import Final, final
 
 from usernet.core.errors import UnusableStackError
@@ -22,6 +36,7 @@ from usernet.core.wait import (
     EPOLLHUP,
     EPOLLIN,
     EPOLLOUT,
+    EPOLLPRI,
     EPOLLRDBAND,
     EPOLLRDHUP,
     EPOLLRDNORM,
@@ -36,6 +51,11 @@ POLLOUT_SET: Final = EPOLLWRBAND | EPOLLWRNORM | EPOLLOUT | EPOLLERR
 """What makes select(2) call a descriptor readable, and writable."""
 
 _READABLE: Final = b"r"
+_URGENT: Final = b"u"
+_UNREAD: Final = b"e"
+_END_OF_FILE: Final = 1
+_HUNG_UP: Final = 2
+_FAILED: Final = 3
 _FULL: Final = bytes(2048)
 """One write of it fills the smallest send buffer (4,608 B): a UNIX socket is writable while what is charged to it,
 here 4,096 B and a header, is at most a quarter of the buffer (unix_writable)."""
@@ -52,12 +72,14 @@ class Readiness(Waiter):
         user.setblocking(False)
         own.setblocking(False)
         user.setsockopt(SOL_SOCKET, SO_SNDBUF, 1)
+        user.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)  # so that read() takes the urgent byte out too
         self._own = own
         self._spare: int = user.detach()
         """The user's end while no holder has it, or one that only we know where a holder may close his at any time."""
         self._descriptors: list[int] = []
         self.inode: int = os.fstat(self._spare).st_ino
         self._readable = False
+        self._urgent = False
         self._writable = True
         self._hung: int = 0
         self._scheduled = False
@@ -134,7 +156,7 @@ class Readiness(Waiter):
         try:
             loop.enter()
         except UnusableStackError:
-            self._hang_up(2)
+            self._hang_up(_HUNG_UP)
             return
         try:
             if self.socket.readiness is self:
@@ -145,20 +167,19 @@ class Readiness(Waiter):
     def refresh(self) -> None:
         """Bring the descriptor in step with the socket."""
         mask = self.socket.poll()
+        hung = self._hung
+        if hung == _FAILED:
+            if not mask & EPOLLERR:
+                self._take_error()
+            return
         readable = mask & POLLIN_SET != 0
         writable = mask & POLLOUT_SET != 0
-        if mask & EPOLLRDHUP and self._hung < 2:
-            self._hang_up(2 if mask & EPOLLHUP else 1)
-        if readable != self._readable and not self._hung:
-            self._readable = readable
-            try:
-                if readable:
-                    self._own.send(_READABLE)
-                else:
-                    os.read(self._end(), 1)
-            except BlockingIOError:
-                pass  # a program read from the descriptor itself
-        if writable != self._writable and self._hung < 2:
+        urgent = mask & EPOLLPRI != 0
+        if readable != self._readable or urgent != self._urgent:
+            self._mark(readable, urgent)
+        if mask & EPOLLRDHUP:
+            self._hang_up((_FAILED if mask & EPOLLERR else _HUNG_UP) if mask & EPOLLHUP else _END_OF_FILE)
+        if writable != self._writable and self._hung < _HUNG_UP:
             self._writable = writable
             try:
                 if writable:
@@ -168,21 +189,59 @@ class Readiness(Waiter):
             except (BlockingIOError, BrokenPipeError):
                 pass
 
+    def _mark(self, readable: bool, urgent: bool) -> None:
+        """Have the bytes in the pair that say so. At the end of file only what there was can be taken out."""
+        if (self._readable and not readable) or (self._urgent and not urgent):
+            try:
+                while os.read(self._end(), 16):
+                    pass
+            except OSError:
+                pass  # nothing is left; or a program read from the descriptor itself
+            self._readable = self._urgent = False
+        if self._hung:
+            return
+        try:
+            if readable and not self._readable:
+                self._own.send(_READABLE)
+            if urgent and not self._urgent:
+                self._own.send(_URGENT, MSG_OOB)
+        except OSError:
+            pass  # the program has closed its end; or a kernel before Linux 5.15
+        self._readable = readable
+        self._urgent = urgent
+
     def _hang_up(self, how: int) -> None:
-        """Show end of file (1), or hanging up (2), from now on."""
-        if how <= self._hung or self._own.fileno() < 0:
+        """Show end of file (1), hanging up (2), or that with an error (3), from now on."""
+        before = self._hung
+        if how <= before or self._own.fileno() < 0:
             return
         self._hung = how
         try:
-            if how == 2:
+            if how == _END_OF_FILE:
+                self._own.shutdown(SHUT_WR)
+                return
+            if before < _HUNG_UP:
                 if not self._writable:
                     self._writable = True
                     self._own.recv(len(_FULL))
+                # Should an error come, there is something unread to close with.
+                os.write(self._end(), _UNREAD)
                 self._own.shutdown(SHUT_RDWR)
-            else:
-                self._own.shutdown(SHUT_WR)
+            if how == _FAILED:
+                self._own.close()
         except OSError:
             pass  # the program has closed its end
+
+    def _take_error(self) -> None:
+        """The socket's error was asked for, and is there no more."""
+        try:
+            end = socket(fileno=os.dup(self._end()))
+        except OSError:
+            return  # the program has closed its end
+        try:
+            end.getsockopt(SOL_SOCKET, SO_ERROR)
+        finally:
+            end.close()
 
 
 DESCRIPTORS: Final[dict[int, Readiness]] = {}
