@@ -664,6 +664,24 @@ def test_fast_open_with_a_signature():
         server.close()
 
 
+@pytest.mark.parametrize("maclen", [4, 12, 16])
+def test_accurate_ecn_finds_what_room_a_signature_leaves(maclen: int):
+    with Pair(sysctl={"tcp_ecn": 3, "tcp_ecn_option": 2}, loss=0.02) as pair:
+        sent = watch(pair.left), watch(pair.right)
+        client, server = connect(pair, maclen=maclen)
+        pair.run(30.0, lambda: bool(sock_of(server).accept_queue))
+        accepted = pair.accept(server)
+        data = bytes(range(256)) * 800
+        assert transfer(pair, client, accepted, data) == data
+        assert transfer(pair, accepted, client, data) == data
+        for packets in sent:
+            assert any(option_at(packet, 172) or option_at(packet, 174) for packet in packets)
+            assert all(packet[32] >> 4 <= 15 and len(packet) <= 1500 for packet in packets)
+        for stack in pair.stacks:
+            assert ext(stack).TCPAOBad == ext(stack).TCPAORequired == 0
+        server.close()
+
+
 def test_time_stamps_and_sack_with_a_short_code(pair: Pair):
     """Linux declines time stamps of a signed SYN that offers SACK, whatever the length."""
     client, server = connect(pair, maclen=4)

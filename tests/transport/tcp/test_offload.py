@@ -130,6 +130,9 @@ TS1, TS2 = (b"\1\1\x08\x0a" + bytes(7) + bytes([n]) for n in (1, 2))
         ({"options": TS1}, {"options": TS1}, True),
         ({"options": TS1}, {"options": TS2}, False),
         ({"options": TS1}, {}, False),
+        # Signatures: TCP MD5's, TCP-AO's
+        ({"options": b"\1\1\x13\x12" + b"a" * 16}, {"options": b"\1\1\x13\x12" + b"b" * 16}, False),
+        ({"options": b"\x1d\x10\1\1" + b"a" * 12}, {"options": b"\x1d\x10\1\1" + b"b" * 12}, False),
     ],
 )
 def test_only_what_splitting_gives_back_is_merged(first, second, merges):
