@@ -162,7 +162,7 @@ def test_time_stamps_exclude_one_another(host: Host) -> None:
     sock_setsockopt(sk, so.SO_TIMESTAMPING, num(flags))
     assert sock_getsockopt(sk, so.SO_TIMESTAMPING, 8) == struct.pack("=ii", flags, 0)
     assert sock_getsockopt(sk, so.SO_TIMESTAMPING_NEW, 8) == bytes(8)
-    for bad in (1 << 18, so.SOF_TIMESTAMPING_OPT_ID_TCP, so.SOF_TIMESTAMPING_OPT_STATS, so.SOF_TIMESTAMPING_BIND_PHC):
+    for bad in (1 << 19, so.SOF_TIMESTAMPING_OPT_ID_TCP, so.SOF_TIMESTAMPING_OPT_STATS, so.SOF_TIMESTAMPING_BIND_PHC):
         assert code(sock_setsockopt, sk, so.SO_TIMESTAMPING, num(bad)) == errno.EINVAL
 
 

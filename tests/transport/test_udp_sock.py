@@ -483,17 +483,19 @@ class TestOptions:
         assert (0, 2, struct.pack("=i", 33)) in control
         assert (0, 8, struct.pack("=i", 2) + SERVER.addr * 2) in control
 
-    def test_zero_copy_is_told_when_done(self, hosts: tuple[Host, Host]) -> None:
+    @pytest.mark.parametrize("copied", [False, True])
+    def test_zero_copy_is_told_when_done(self, hosts: tuple[Host, Host], copied: bool) -> None:
         left, right = hosts
         client = left.udp_socket()
         left.call(client.setsockopt, SOL_SOCKET, SO_ZEROCOPY, ON)
+        data = bytearray(b"data") if copied else b"data"
         for _ in range(3):
-            left.send(client, b"data", SERVER, MSG_ZEROCOPY | MSG_DONTWAIT)
+            left.call(client.sendmsg, MsgHdr(SourceIter([data]), SERVER), MSG_ZEROCOPY | MSG_DONTWAIT, 0)
         assert client.poll() & EPOLLERR
         _, msg = left.receive(client, 100, MSG_ERRQUEUE)
         assert msg.control is not None
         entry = msg.control[0][2]
-        assert struct.unpack_from("=IBBBBII", entry) == (0, 5, 0, 1, 0, 0, 2)
+        assert struct.unpack_from("=IBBBBII", entry) == (0, 5, 0, int(copied), 0, 0, 2)
         assert code(left.receive, client, 100, MSG_ERRQUEUE) == errno.EAGAIN
         run(left, right)
 

@@ -29,6 +29,10 @@ class IovIter:
         """The next `size` bytes (at most `length`), to keep. Raises EFAULT where there is no such memory."""
         raise NotImplementedError(f"{type(self).__name__} must define read()")
 
+    def front(self) -> tuple[int, bool]:
+        """How many bytes lie in one piece at the front, and whether `read` gives them by reference."""
+        return self.length, False
+
     def write(self, data: Payload) -> int:
         """Copy `data` in at the front; returns how much of it fitted. Raises EFAULT where there is no such memory."""
         raise NotImplementedError(f"{type(self).__name__} must define write()")
@@ -83,6 +87,13 @@ class SourceIter(IovIter):
             left -= len(part)
             self._advance(len(part))
         return b"".join(pieces)
+
+    def front(self) -> tuple[int, bool]:
+        while self._index < len(self._views) - 1 and self._offset >= len(self._views[self._index]):
+            self._offset -= len(self._views[self._index])
+            self._index += 1
+        view = self._views[self._index]
+        return min(len(view) - self._offset, self.length), type(view.obj) is bytes
 
     def _advance(self, size: int) -> None:
         self.length -= size

@@ -80,7 +80,7 @@ class Loopback(Driver):
         skb.dst = None
         skb.pkt_type = PACKET_HOST
         skb.priority = 0
-        skb.tstamp = 0
+        skb.tstamp = skb.tx_flags = 0
         skb.network_header = skb.transport_header = -1
         backlog.append(skb)
         napi = dev.napi

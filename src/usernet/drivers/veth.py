@@ -49,7 +49,7 @@ def scrub(skb: SKBuff) -> None:
     skb.pkt_type = PACKET_HOST
     skb.priority = 0
     skb.mark = 0
-    skb.tstamp = 0
+    skb.tstamp = skb.tx_flags = 0
     skb.mac_header = skb.network_header = skb.transport_header = -1
 
 

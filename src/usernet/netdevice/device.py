@@ -39,6 +39,8 @@ from usernet.skbuff.skbuff import (
     PACKET_LOOPBACK,
     PACKET_MULTICAST,
     PACKET_OTHERHOST,
+    SCM_TSTAMP_SCHED,
+    SKBTX_SCHED_TSTAMP,
     SKBuff,
 )
 from usernet.wire import ethernet
@@ -370,6 +372,8 @@ class NetDevice:
     def queue_xmit(self, skb: SKBuff) -> int:
         """Send a packet with a complete link header (Linux: __dev_queue_xmit). Returns NET_XMIT_*."""
         skb.dev = self
+        if skb.tx_flags & SKBTX_SCHED_TSTAMP and skb.sk is not None:
+            skb.sk.tstamp_tx(skb, SCM_TSTAMP_SCHED)
         if not self.flags & IFF_UP:
             self.statistics.tx_dropped += 1
             skb.drop(DropReason.DEV_DOWN, self.net.drops)

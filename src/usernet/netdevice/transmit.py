@@ -24,11 +24,13 @@ from usernet.skbuff.skbuff import (
     CHECKSUM_NONE,
     CHECKSUM_PARTIAL,
     PACKET_OUTGOING,
+    SCM_TSTAMP_SND,
     SKB_GSO_TCP_ACCECN,
     SKB_GSO_TCP_ECN,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
     SKB_GSO_UDP_L4,
+    SKBTX_SW_TSTAMP,
     SKBuff,
 )
 from usernet.wire import checksum
@@ -118,9 +120,12 @@ class Transmit:
         probes = dev.net.trace.net_dev_xmit.probes
         # The driver may give it to another stack; what is shown afterwards is as it was before.
         shown = skb.clone() if probes else skb
+        stamped = _to_be_stamped(skb) if skb.tx_flags else None
         before = statistics.tx_dropped + statistics.tx_errors
         if not dev.driver.xmit(skb):
             return False
+        if stamped is not None:
+            stamped.sk.tstamp_tx(stamped, SCM_TSTAMP_SND)
         accepted = statistics.tx_dropped + statistics.tx_errors == before
         if accepted:
             statistics.tx_packets += packets
@@ -180,6 +185,16 @@ class Transmit:
         skb.data -= network
         skb.len += network
         skb.pkt_type = pkt_type
+
+
+def _to_be_stamped(skb: SKBuff) -> SKBuff | None:
+    """A copy of a packet whose socket wants to know when the driver takes it (Linux: skb_tx_timestamp)."""
+    if not skb.tx_flags & SKBTX_SW_TSTAMP or skb.sk is None:
+        return None
+    copy = skb.clone()
+    copy.sk = skb.sk
+    copy.tskey = skb.tskey
+    return copy
 
 
 def gso_header_length(skb: SKBuff) -> int:

@@ -38,6 +38,11 @@ class UserMemory(IovIter):
             self._offset -= self._buffers[self._index].length
             self._index += 1
 
+    def front(self) -> tuple[int, bool]:
+        if not self.length:
+            return 0, False
+        return min(self._buffers[self._index].length - self._offset, self.length), False
+
     def read(self, size: int) -> Payload:
         pieces: list[bytes] = []
         left = min(size, self.length)

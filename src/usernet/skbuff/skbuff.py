@@ -66,6 +66,11 @@ SKB_GSO_UDP_L4: Final = 1 << 17
 SKB_GSO_TCP_ACCECN: Final = 1 << 19
 GSO_MAX_SIZE: Final = 65536
 
+SKBTX_SW_TSTAMP: Final = 1 << 1
+SKBTX_SCHED_TSTAMP: Final = 1 << 6
+SCM_TSTAMP_SND: Final = 0
+SCM_TSTAMP_SCHED: Final = 1
+
 PACKET_HOST: Final = 0
 PACKET_BROADCAST: Final = 1
 PACKET_MULTICAST: Final = 2
@@ -85,7 +90,8 @@ class SKBuff:
     `head`, as `data` does; -1 where not set. The network layer gives a received packet's transport what it needs to
     know of it as `af` (its address family's operations) and packed `saddr` and `daddr`. `seq`, `end_seq`, `ack_seq`,
     `tcp_flags`, `sacked`, `tx` and `cb` are the control block: they belong to whichever layer holds the packet (Linux:
-    `skb->cb`), mean nothing to any other, and are not set by the constructor.
+    `skb->cb`), mean nothing to any other, and are not set by the constructor. `tx_flags` (SKBTX_*) says when the socket
+    wants to be told that the packet passed, under the key `tskey`.
     """
 
     __slots__ = (
@@ -126,8 +132,10 @@ class SKBuff:
         "tcp_flags",
         "transport_header",
         "truesize",
+        "tskey",
         "tstamp",
         "tx",
+        "tx_flags",
     )
 
     csum: int
@@ -141,6 +149,7 @@ class SKBuff:
     sacked: int
     tx: Any
     cb: Any
+    tskey: int
 
     def __init__(self, head: bytes = b"", data: int = 0) -> None:
         """A packet whose linear part is `head` from offset `data` on."""
@@ -168,6 +177,7 @@ class SKBuff:
         self.gso_segs: int = 0
         self.truesize: int = tail + SKB_OVERHEAD
         self.tstamp: int = 0
+        self.tx_flags: int = 0
         self.mark: int = 0
         self.priority: int = 0
         self.next: SKBuff | None = None

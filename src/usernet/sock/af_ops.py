@@ -124,6 +124,10 @@ class AddressFamily:
     def getsockopt(self, sk: InetSock, option: int, length: int) -> bytes:
         raise NotImplementedError
 
+    def source_of(self, skb: SKBuff) -> bytes:
+        """The source address in the header of a packet whose `network_header` is set."""
+        raise NotImplementedError
+
     def receive_control(self, sk: InetSock, skb: SKBuff) -> list[tuple[int, int, bytes]]:
         """Ancillary data that the socket asked for and `skb` brings (Linux: ip_cmsg_recv)."""
         raise NotImplementedError

@@ -20,7 +20,6 @@ from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.errqueue import (
     SO_EE_ORIGIN_LOCAL,
     SO_EE_ORIGIN_TIMESTAMPING,
-    SO_EE_ORIGIN_ZEROCOPY,
     ExtendedError,
     dequeue_error,
     queue_error,
@@ -40,18 +39,12 @@ from usernet.sock.sock import Sock
 from usernet.sock.sockopt import (
     SO_MARK,
     SO_RXQ_OVFL,
-    SO_TIMESTAMP,
-    SO_TIMESTAMP_NEW,
-    SO_TIMESTAMPING,
-    SO_TIMESTAMPING_NEW,
     SOCK_RCVMARK,
-    SOCK_TSTAMP_NEW,
+    SOF_TIMESTAMPING_OPT_CMSG,
     SOF_TIMESTAMPING_OPT_ID,
-    SOF_TIMESTAMPING_OPT_TSONLY,
-    SOF_TIMESTAMPING_SOFTWARE,
-    SOF_TIMESTAMPING_TX_SOFTWARE,
     SOL_SOCKET,
 )
+from usernet.sock.timestamping import recv_timestamp, tx_flags
 
 TCP_ESTABLISHED: Final = 1
 TCP_CLOSE: Final = 7
@@ -63,11 +56,7 @@ SOL_IP: Final = 0
 SOL_IPV6: Final = 41
 IP_RECVERR: Final = 11
 IPV6_RECVERR: Final = 25
-SCM_TSTAMP_SND: Final = 0
-SO_EE_CODE_ZEROCOPY_COPIED: Final = 1
 
-_TIME: Final = Struct("=qq")
-_TIMES: Final = Struct("=6q")
 _UINT: Final = Struct("=I")
 
 Copy = Callable[[SKBuff, MsgHdr, int, int], int]
@@ -164,38 +153,20 @@ def wants_cmsgs(sk: Sock) -> bool:
 def sock_recv_cmsgs(sk: Sock, msg: MsgHdr, skb: SKBuff) -> None:
     """Time stamps, SO_RXQ_OVFL's count and the mark (Linux: sock_recv_cmsgs). `skb.seq` is the socket's count of drops
     when the packet was queued."""
-    recv_timestamp(sk, msg, skb)
+    recv_timestamp(sk, msg, skb.tstamp)
     if sk.rxq_ovfl and skb.seq:
         msg.put_control(SOL_SOCKET, SO_RXQ_OVFL, _UINT.pack(skb.seq & 0xFFFFFFFF))
     if sk.sock_flags & SOCK_RCVMARK:
         msg.put_control(SOL_SOCKET, SO_MARK, _UINT.pack(skb.mark & 0xFFFFFFFF))
 
 
-def recv_timestamp(sk: Sock, msg: MsgHdr, skb: SKBuff) -> None:
-    """SO_TIMESTAMP, SO_TIMESTAMPNS and SO_TIMESTAMPING (Linux: __sock_recv_timestamp)."""
-    option = sk.rcvtstamp
-    stamp = skb.tstamp
-    if option:
-        if not stamp:
-            stamp = sk.loop.now + sk.loop.clock.realtime_offset
-        seconds, rest = divmod(stamp, 1_000_000_000)
-        if option in (SO_TIMESTAMP, SO_TIMESTAMP_NEW):
-            rest //= 1000
-        msg.put_control(SOL_SOCKET, option, _TIME.pack(seconds, rest))
-    if sk.tsflags & SOF_TIMESTAMPING_SOFTWARE and stamp:
-        seconds, rest = divmod(stamp, 1_000_000_000)
-        kind = SO_TIMESTAMPING_NEW if sk.sock_flags & SOCK_TSTAMP_NEW else SO_TIMESTAMPING
-        # Three stamps: software, one that is no longer used, the device's own.
-        msg.put_control(SOL_SOCKET, kind, _TIMES.pack(seconds, rest, 0, 0, 0, 0))
-
-
 # -- the error queue
 
 
-def receive_errqueue(sk: Sock, msg: MsgHdr) -> tuple[ExtendedError, int]:
+def receive_errqueue(sk: Sock, msg: MsgHdr) -> tuple[SKBuff, int]:
     """Take the first entry of the error queue (Linux: sock_recv_errqueue): copies out the data of the packet sent, and
-    adds the time stamp, where the entry is about one. Returns the entry, which the caller puts into the ancillary data,
-    and how many bytes were copied. Raises OSError EAGAIN where there is none."""
+    adds the time stamp. Returns the entry's packet, whose `cb` the caller puts into the ancillary data, and how many
+    bytes were copied. Raises OSError EAGAIN where there is none."""
     skb = dequeue_error(sk)
     if skb is None:
         raise error(errno.EAGAIN)
@@ -207,22 +178,29 @@ def receive_errqueue(sk: Sock, msg: MsgHdr) -> tuple[ExtendedError, int]:
         size = msg.iter.length
     if size:
         copy_out(skb, 0, size, msg.iter)
-    if entry.origin == SO_EE_ORIGIN_TIMESTAMPING:
-        recv_timestamp(sk, msg, skb)
+    if sk.rcvtstamp or sk.tsflags:
+        recv_timestamp(sk, msg, skb.tstamp, skb.tobytes() if entry.opt_stats else None, report=True)
     msg.flags |= MSG_ERRQUEUE
-    return entry, size
+    return skb, size
 
 
 def receive_error(sk: InetSock, msg: MsgHdr) -> int:
     """recvmsg with MSG_ERRQUEUE (Linux: ip_recv_error): the name is whom the packet was sent to, and the ancillary data
     says what happened and who says so. Raises OSError EAGAIN where there is nothing."""
-    entry, size = receive_errqueue(sk, msg)
+    skb, size = receive_errqueue(sk, msg)
+    entry: ExtendedError = skb.cb
     msg.name = entry.destination
-    offender = pack_name(entry.offender or SockAddr(0, b"", 0))
+    offender = entry.offender
+    if entry.origin == SO_EE_ORIGIN_TIMESTAMPING and sk.tsflags & SOF_TIMESTAMPING_OPT_CMSG and skb.dev is not None:
+        # By which device it left, and from which address.
+        offender = SockAddr(sk.family, sk.af.source_of(skb), 0)
+        for level, kind, data in sk.af.receive_control(sk, skb):
+            msg.put_control(level, kind, data)
+    packed = entry.pack() + pack_name(offender or SockAddr(0, b"", 0))
     if sk.af.addr_len == 4:
-        msg.put_control(SOL_IP, IP_RECVERR, entry.pack() + offender)
+        msg.put_control(SOL_IP, IP_RECVERR, packed)
     else:
-        msg.put_control(SOL_IPV6, IPV6_RECVERR, entry.pack() + offender)
+        msg.put_control(SOL_IPV6, IPV6_RECVERR, packed)
     return size
 
 
@@ -251,38 +229,15 @@ def local_error(sk: InetSock, code: int, daddr: bytes, port: int, info: int) -> 
         sk.drops += 1
 
 
-def tx_timestamp(sk: Sock, flags: int, skb: SKBuff, header: int) -> None:
-    """Queue the time a datagram was sent at (SO_TIMESTAMPING; Linux: skb_tstamp_tx). It leaves within the call.
+def mark_timestamp(sk: Sock, tsflags: int, skb: SKBuff) -> None:
+    """Have the device report on a datagram, by the calls' number (Linux: in __ip_append_data).
 
-    flags: SOF_TIMESTAMPING_* for this datagram. header: bytes before the payload, not to be given back.
+    tsflags: SOF_TIMESTAMPING_* of this datagram.
     """
-    key = 0
-    if sk.tsflags & SOF_TIMESTAMPING_OPT_ID:
-        key = sk.tskey
-        sk.tskey = (key + 1) & 0xFFFFFFFF
-    if not flags & SOF_TIMESTAMPING_TX_SOFTWARE:
-        return
-    if sk.tsflags & SOF_TIMESTAMPING_OPT_TSONLY:
-        quoted = SKBuff()
-    else:
-        quoted = skb.clone()
-        quoted.pull_front(header)
-    quoted.tstamp = sk.loop.now + sk.loop.clock.realtime_offset
-    entry = ExtendedError(errno.ENOMSG, SO_EE_ORIGIN_TIMESTAMPING, 0, 0, SCM_TSTAMP_SND, key, None, None)
-    if not queue_error(sk, entry, quoted):
-        sk.drops += 1
-
-
-def zerocopy_complete(sk: Sock, key: int) -> None:
-    """Tell that the memory of the `key`-th MSG_ZEROCOPY send is the application's again: at once, since what is sent is
-    either `bytes`, which nobody can change, or was copied (Linux: msg_zerocopy_callback)."""
-    queue = sk.error_queue
-    last = queue.last if queue is not None else None
-    if last is not None:
-        held: ExtendedError = last.cb
-        if held.origin == SO_EE_ORIGIN_ZEROCOPY and held.data + 1 == key:
-            # One entry tells of a run of sends: from info to data.
-            held.data = key
-            return
-    entry = ExtendedError(0, SO_EE_ORIGIN_ZEROCOPY, 0, SO_EE_CODE_ZEROCOPY_COPIED, key, key, None, None)
-    queue_error(sk, entry, SKBuff())
+    flags = tx_flags(tsflags)
+    if flags:
+        skb.tx_flags = flags
+        skb.tskey = 0
+        if sk.tsflags & SOF_TIMESTAMPING_OPT_ID:
+            skb.tskey = sk.tskey
+            sk.tskey = (sk.tskey + 1) & 0xFFFFFFFF

@@ -7,12 +7,14 @@ ip(7), IP_RECVERR; Linux: `struct sock_exterr_skb`, sock_queue_err_skb. An entry
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from usernet.skbuff.queue import SKBuffQueue
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.msg import SockAddr
-from usernet.sock.sock import Sock
+
+if TYPE_CHECKING:
+    from usernet.sock.sock import Sock
 
 SO_EE_ORIGIN_NONE: Final = 0
 SO_EE_ORIGIN_LOCAL: Final = 1
@@ -28,7 +30,7 @@ _SOCK_EXTENDED_ERR: Final = Struct("=IBBBBII")
 class ExtendedError:
     """One entry (`struct sock_extended_err`), with whom the packet was sent to, and who complained."""
 
-    __slots__ = ("code", "data", "destination", "errno", "info", "kind", "offender", "origin")
+    __slots__ = ("code", "data", "destination", "errno", "info", "kind", "offender", "opt_stats", "origin")
 
     def __init__(
         self, errno: int, origin: int, kind: int, code: int, info: int, data: int,
@@ -42,6 +44,8 @@ class ExtendedError:
         self.data = data
         self.destination = destination
         self.offender = offender
+        self.opt_stats = False
+        """Whether the data is the state of a connection (SOF_TIMESTAMPING_OPT_STATS)."""
 
     def pack(self) -> bytes:
         """As `struct sock_extended_err`; the offender's address follows it in the ancillary data."""

@@ -23,8 +23,8 @@ from usernet.sock.datagram import (
     SOL_IPV6,
     copy_datagram,
     local_error,
+    mark_timestamp,
     sock_recv_cmsgs,
-    tx_timestamp,
     wants_cmsgs,
 )
 from usernet.sock.inet import (
@@ -52,9 +52,9 @@ from usernet.sock.sockopt import (
     SO_TIMESTAMPING,
     SO_TIMESTAMPING_NEW,
     SOCK_SELECT_ERR_QUEUE,
-    SOF_TIMESTAMPING_TX_SOFTWARE,
     SOL_SOCKET,
 )
+from usernet.sock.timestamping import per_call
 
 TCP_ESTABLISHED: Final = 1
 TCP_CLOSE: Final = 7
@@ -171,8 +171,8 @@ class DatagramSock(InetSock):
             if level == SOL_SOCKET:
                 if kind == SO_MARK and len(data) == 4:
                     flow.mark = _UINT.unpack(data)[0]
-                elif kind in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW) and len(data) == 4:
-                    tsflags = tsflags & ~SOF_TIMESTAMPING_TX_SOFTWARE | _UINT.unpack(data)[0]
+                elif kind in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW):
+                    tsflags = per_call(tsflags, data)
                 elif kind not in (SCM_RIGHTS, SCM_CREDENTIALS, SO_PRIORITY):
                     raise error(errno.EINVAL, f"ancillary data: SOL_SOCKET has no type {kind} to send")
             elif level in (SOL_IP, SOL_IPV6):
@@ -223,16 +223,16 @@ class DatagramSock(InetSock):
         return (yield from again)
 
     def transmit(
-        self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, tsflags: int,
-        header: int,
-    ) -> bool:  # fmt: skip
+        self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, tsflags: int
+    ) -> bool:
         """Give a datagram with its transport header to the network layer. False where the device's queue was full.
 
-        ttl: -1 for the socket's. tsflags: SOF_TIMESTAMPING_* of this datagram. header: bytes of its transport header.
+        ttl: -1 for the socket's. tsflags: SOF_TIMESTAMPING_* of this datagram.
         Raises OSError: EMSGSIZE, ENOBUFS (a full queue, where IP_RECVERR is on), what the network layer raises.
         """
         pmtudisc = self.pmtudisc
-        quoted = skb.clone() if tsflags else None
+        if tsflags:
+            mark_timestamp(self, tsflags, skb)
         if ttl < 0:
             ttl = self.mc_ttl if dst.multicast else max(self.ttl, 0)
         if pmtudisc == IP_PMTUDISC_INTERFACE and skb.len + self.af.header_len > dst.dev.mtu and not skb.gso_size:
@@ -253,8 +253,6 @@ class DatagramSock(InetSock):
             if self.recverr:
                 raise error(errno.ENOBUFS)
             return False
-        if quoted is not None:
-            tx_timestamp(self, tsflags, quoted, header)
         return True
 
     def update_pmtu(self, daddr: bytes, mtu: int) -> None:

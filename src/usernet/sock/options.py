@@ -318,7 +318,7 @@ def _set_timestamping(sk: Sock, option: int, flags: int) -> None:
     if flags & SOF_TIMESTAMPING_BIND_PHC:
         raise error(errno.EINVAL, "SO_TIMESTAMPING: no device here has a clock of its own")
     if flags & SOF_TIMESTAMPING_OPT_ID and not sk.tsflags & SOF_TIMESTAMPING_OPT_ID:
-        sk.tskey = 0
+        sk.tskey = sk.first_timestamping_key(bool(flags & SOF_TIMESTAMPING_OPT_ID_TCP))
     sk.tsflags = flags
     sk.sock_flags = (
         sk.sock_flags | SOCK_TSTAMP_NEW if option == SO_TIMESTAMPING_NEW else sk.sock_flags & ~SOCK_TSTAMP_NEW
@@ -441,8 +441,10 @@ def sock_getsockopt(sk: Sock, option: int, length: int) -> bytes:
         number = int(bool(sk.sock_flags & SOCK_FILTER_LOCKED))
     elif option == SO_MEMINFO:
         # rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops; there is no backlog here.
-        alloc = sk.wmem_alloc
-        return _MEMINFO.pack(sk.rmem_alloc, sk.rcvbuf, alloc, sk.sndbuf, 0, alloc, 0, 0, sk.drops & UINT_MAX)[:length]
+        return _MEMINFO.pack(
+            sk.rmem_alloc, sk.rcvbuf, sk.wmem_alloc, sk.sndbuf, 0, sk.wmem_queued, sk.omem_alloc, 0,
+            sk.drops & UINT_MAX,
+        )[:length]  # fmt: skip
     elif option in (SO_COOKIE, SO_NETNS_COOKIE):
         if length < 8 or (option == SO_NETNS_COOKIE and length != 8):
             raise error(errno.EINVAL, f"cookie: expected room for 8 bytes, not {length}")

@@ -81,6 +81,7 @@ class Sock:
         "rcvlowat", "rcvtimeo", "rcvtstamp", "receive_queue", "reuse", "reuseport", "reuseport_filter", "rmem_alloc",
         "rxq_ovfl", "settings", "shutdown_mask", "sndbuf", "sndbuf_locked", "sndtimeo", "sock_flags", "stamp",
         "state", "tsflags", "tskey", "wait", "wmem_alloc", "zerocopy",
+        "omem_alloc", "wmem_queued", "zckey",
     )  # fmt: skip
 
     family: int = 0
@@ -104,6 +105,10 @@ class Sock:
         self.sndbuf_locked: bool = False
         self.rmem_alloc: int = 0
         self.wmem_alloc: int = 0
+        self.wmem_queued: int = 0
+        """Bytes of what a stream socket has yet to be acknowledged or to send, with their overhead."""
+        self.omem_alloc: int = 0
+        """Bytes of reports of MSG_ZEROCOPY, made or to be made, that were not read (zerocopy.py)."""
         self.receive_queue = SKBuffQueue()
         self.error_queue: SKBuffQueue | None = None
         self.wait = WaitQueue()
@@ -127,6 +132,8 @@ class Sock:
         self.tsflags: int = 0
         self.tskey: int = 0
         self.zerocopy: bool = False
+        self.zckey: int = 0
+        """The number of the next MSG_ZEROCOPY call."""
         self.peek_off: int = -1
         self.drops: int = 0
         self.filter: Any = None
@@ -229,6 +236,26 @@ class Sock:
         if code:
             self.err = 0
             raise error(code)
+
+    # -- reports of what was sent
+
+    def tstamp_tx(self, skb: SKBuff, kind: int) -> None:
+        """A packet of this socket passed the device's queue, or left (SCM_TSTAMP_*; Linux: __skb_tstamp_tx)."""
+        from usernet.sock.timestamping import tstamp_tx
+
+        tstamp_tx(self, skb, kind)
+
+    def first_timestamping_key(self, unsent: bool) -> int:
+        """SOF_TIMESTAMPING_OPT_ID is turned on: what to count from. unsent: SOF_TIMESTAMPING_OPT_ID_TCP."""
+        return 0
+
+    def timestamping_key(self, tskey: int) -> int:
+        """SOF_TIMESTAMPING_OPT_ID: what the application knows `tskey` of a packet by."""
+        return tskey
+
+    def timestamping_opt_stats(self, skb: SKBuff, ack_skb: SKBuff | None) -> bytes | None:
+        """SOF_TIMESTAMPING_OPT_STATS: the state of the connection when `skb` passed; None where there is none."""
+        return None
 
     # -- waking
 

@@ -42,10 +42,10 @@ from usernet.skbuff.skbuff import (
 )
 from usernet.sock.datagram import (
     copy_datagram,
+    mark_timestamp,
     receive,
     receive_errqueue,
     sock_recv_cmsgs,
-    tx_timestamp,
     wants_cmsgs,
 )
 from usernet.sock.msg import (
@@ -61,6 +61,7 @@ from usernet.sock.options import sock_getsockopt, sock_setsockopt
 from usernet.sock.optval import decode_int, encode_int
 from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, Sock
 from usernet.sock.sockopt import SOL_SOCKET
+from usernet.sock.timestamping import tsflags_of
 from usernet.wire import ethernet
 
 AF_PACKET: Final = 17
@@ -282,8 +283,8 @@ class PacketSock(Sock):
         if flags & ~_RECV_FLAGS:
             raise error(errno.EINVAL)
         if flags & MSG_ERRQUEUE:
-            entry, size = receive_errqueue(self, msg)
-            msg.put_control(SOL_PACKET, PACKET_TX_TIMESTAMP, entry.pack())
+            skb, size = receive_errqueue(self, msg)
+            msg.put_control(SOL_PACKET, PACKET_TX_TIMESTAMP, skb.cb.pack())
             return size
         return receive(self, msg, flags, deadline, self._copy)
 
@@ -328,6 +329,7 @@ class PacketSock(Sock):
             raise error(errno.ENXIO)
         if not dev.up:
             raise error(errno.ENETDOWN)
+        tsflags = tsflags_of(self, msg.control) if msg.control else self.tsflags
         raw = self.sock_type == SOCK_RAW
         header_len = dev.hard_header_len
         size = msg.iter.length
@@ -361,11 +363,10 @@ class PacketSock(Sock):
         skb.mark = self.mark
         skb.priority = self.priority
         self.charge_send(skb)
-        quoted = skb.clone() if self.tsflags else None
+        if tsflags:
+            mark_timestamp(self, tsflags, skb)
         if dev.queue_xmit(skb) == NET_XMIT_DROP:
             raise error(errno.ENOBUFS)
-        if quoted is not None:
-            tx_timestamp(self, self.tsflags, quoted, 0)
         return size
 
     def _send_blocked(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int]:

@@ -215,5 +215,5 @@ class PingSock(DatagramSock):
         self.charge_send(skb)
         saddr = flow.saddr if flow.saddr != self.af.any else dst.saddr
         self.net.get(IcmpOutput).out_count(kind)
-        self.transmit(skb, dst, saddr, flow.daddr, 0, flow.tos, ttl, tsflags, 0)
+        self.transmit(skb, dst, saddr, flow.daddr, 0, flow.tos, ttl, tsflags)
         return size

@@ -235,7 +235,7 @@ class RawSock(DatagramSock):
         skb.priority = self.priority
         self.charge_send(skb)
         self._count(payload)
-        self.transmit(skb, dst, saddr, flow.daddr, 0, flow.tos, ttl, tsflags, 0)
+        self.transmit(skb, dst, saddr, flow.daddr, 0, flow.tos, ttl, tsflags)
         return size
 
     def _count(self, message: Payload) -> None:

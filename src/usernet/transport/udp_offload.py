@@ -18,6 +18,7 @@ from usernet.skbuff.skbuff import (
     CHECKSUM_PARTIAL,
     CHECKSUM_UNNECESSARY,
     SKB_GSO_UDP_L4,
+    SKBTX_SW_TSTAMP,
     SKBuff,
 )
 from usernet.wire import checksum, udp
@@ -75,6 +76,11 @@ class UdpOffload(Offload):
                 segment.ip_summed = CHECKSUM_NONE
                 segment.csum_start = -1
             segments.append(segment)
+        if skb.tx_flags & SKBTX_SW_TSTAMP:
+            # One time for all: that of the first.
+            segments[0].tx_flags = SKBTX_SW_TSTAMP
+            segments[0].tskey = skb.tskey
+            segments[0].sk = skb.sk
         return segments
 
     def receive_segments(self, skb: SKBuff) -> list[SKBuff]:

@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Final, final
 
 from usernet.core.errors import error
-from usernet.core.iov import Payload
+from usernet.core.iov import IovIter, Payload
 from usernet.core.wait import Blocking
 from usernet.net.dst import Dst
 from usernet.net.pernet import Net
@@ -26,7 +26,6 @@ from usernet.sock.datagram import (
     receive,
     receive_error,
     sock_recv_cmsgs,
-    zerocopy_complete,
 )
 from usernet.sock.inet_datagram import TCP_ESTABLISHED, DatagramSock
 from usernet.sock.msg import (
@@ -49,6 +48,7 @@ from usernet.sock.optval import decode_int, encode_int
 from usernet.sock.ports import inet_bind
 from usernet.sock.sock import SOCK_DGRAM
 from usernet.sock.sockopt import SOCK_RCVMARK
+from usernet.sock.zerocopy import UbufInfo, zerocopy_realloc
 from usernet.transport.udp_table import UdpTable
 from usernet.wire import udp
 
@@ -74,7 +74,7 @@ _U16: Final = Struct("=H")
 class Cork:
     """A datagram being gathered (Linux: `struct inet_cork`)."""
 
-    __slots__ = ("daddr", "dport", "dst", "gso_size", "parts", "saddr", "size", "tos", "tsflags", "ttl")
+    __slots__ = ("daddr", "dport", "dst", "gso_size", "parts", "saddr", "size", "tos", "tsflags", "ttl", "uarg")
 
     def __init__(
         self, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, gso_size: int, tsflags: int
@@ -87,6 +87,7 @@ class Cork:
         self.ttl = ttl
         self.gso_size = gso_size
         self.tsflags = tsflags
+        self.uarg: UbufInfo | None = None
         self.parts: list[Payload] = []
         self.size: int = 0
 
@@ -110,7 +111,6 @@ class UdpSock(DatagramSock):
         self.corked: bool = False
         self.no_check6_tx: bool = False
         self.no_check6_rx: bool = False
-        self.zerocopy_key: int = 0
         # The last destination sent to, for as long as its route holds and no option changes.
         self._to: bytes = b""
         self._to_dst: Dst | None = None
@@ -205,7 +205,7 @@ class UdpSock(DatagramSock):
         skb.mark = self.mark
         skb.priority = self.priority
         self.charge_send(skb)
-        if self.transmit(skb, dst, self._to_saddr, self._to, dport, self.tos, -1, self.tsflags, 8):
+        if self.transmit(skb, dst, self._to_saddr, self._to, dport, self.tos, -1, self.tsflags):
             self.mib.OutDatagrams += 1
         else:
             self.mib.SndbufErrors += 1
@@ -262,22 +262,38 @@ class UdpSock(DatagramSock):
     def _append(self, cork: Cork, msg: MsgHdr, flags: int) -> int:
         """Add to the datagram being gathered, and send it unless more is to come (Linux: ip_append_data)."""
         size = msg.iter.length
+        held = False
         try:
             if cork.size + size + 8 + self.af.header_len + len(self.options) > 0xFFFF:
                 local_error(self, errno.EMSGSIZE, cork.daddr, cork.dport, cork.dst.mtu())
                 raise error(errno.EMSGSIZE)
             if size:
+                if flags & MSG_ZEROCOPY and self.zerocopy:
+                    self._hold(cork, size, msg.iter)
+                    held = True
                 cork.parts.append(msg.iter.read(size))
                 cork.size += size
         except OSError:
             self.cork = None
+            if cork.uarg is not None:
+                if held:
+                    cork.uarg.abort()
+                else:
+                    cork.uarg.put()
             raise
         if not (flags & MSG_MORE or self.corked):
             self.push_pending()
-        if flags & MSG_ZEROCOPY and self.zerocopy and size:
-            zerocopy_complete(self, self.zerocopy_key)
-            self.zerocopy_key += 1
         return size
+
+    def _hold(self, cork: Cork, size: int, source: IovIter) -> None:
+        """A part with MSG_ZEROCOPY: one report for all of a datagram. Raises OSError ENOBUFS."""
+        uarg = zerocopy_realloc(self, size, cork.uarg)
+        if uarg is None:
+            raise error(errno.ENOBUFS, "MSG_ZEROCOPY: too many reports have yet to be read")
+        cork.uarg = uarg
+        dev = cork.dst.dev
+        if dev.loopback or not dev.scatter_gather or not source.front()[1]:
+            uarg.zerocopy = False
 
     def push_pending(self) -> None:
         """Send the datagram that was gathered (Linux: udp_push_pending_frames)."""
@@ -285,10 +301,15 @@ class UdpSock(DatagramSock):
         if cork is None:
             return
         self.cork = None
-        self._transmit(
-            cork.dst, cork.saddr, cork.daddr, cork.dport, cork.tos, cork.ttl, cork.parts, cork.size, cork.gso_size,
-            cork.tsflags,
-        )  # fmt: skip
+        try:
+            self._transmit(
+                cork.dst, cork.saddr, cork.daddr, cork.dport, cork.tos, cork.ttl, cork.parts, cork.size, cork.gso_size,
+                cork.tsflags,
+            )  # fmt: skip
+        finally:
+            # What was given as `bytes` can't change, and the rest was copied: it is free as soon as it is sent.
+            if cork.uarg is not None:
+                cork.uarg.put()
 
     def _transmit(
         self, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, parts: list[Payload], size: int,
@@ -322,7 +343,7 @@ class UdpSock(DatagramSock):
         skb.mark = self.mark
         skb.priority = self.priority
         self.charge_send(skb)
-        if self.transmit(skb, dst, saddr, daddr, dport, tos, ttl, tsflags, 8):
+        if self.transmit(skb, dst, saddr, daddr, dport, tos, ttl, tsflags):
             self.mib.OutDatagrams += 1
         else:
             self.mib.SndbufErrors += 1

@@ -403,6 +403,9 @@ class Fragments:
             part.mark = skb.mark
             part.priority = skb.priority
             part.tstamp = skb.tstamp
+            if skb.tx_flags and position == hlen:
+                part.tx_flags = skb.tx_flags
+                part.tskey = skb.tskey
             if sk is not None:
                 sk.charge_send(part)
             fragments.append(part)

@@ -341,6 +341,10 @@ class SockGlue:
 
     # -- ancillary data
 
+    def source_of(self, skb: SKBuff) -> bytes:
+        at = skb.network_header + 12
+        return skb.head[at : at + 4]
+
     def receive_control(self, sk: InetSock, skb: SKBuff) -> list[tuple[int, int, bytes]]:
         """Linux: ip_cmsg_recv."""
         flags = sk.cmsg_flags
@@ -376,7 +380,10 @@ class SockGlue:
         dev = skb.dev
         index = dev.index if dev is not None else 0
         source = daddr
-        if self._fib.addr_type(daddr) != RTN_LOCAL:
+        if skb.tx_flags:
+            # A report on a packet that was sent.
+            source = self.source_of(skb)
+        elif self._fib.addr_type(daddr) != RTN_LOCAL:
             source = compute_spec_dst(skb.af, skb)
         elif dev is not None and dev.loopback:
             # This host talks to an address of another device of its own: that is the one meant.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
-from usernet.transport.tcp import ecn
+from usernet.transport.tcp import chrono, completion, ecn
 from usernet.transport.tcp.accecn import process as accecn_process
 from usernet.transport.tcp.const import (
     FLAG_ACK_MAYBE_DELAYED,
@@ -153,7 +153,7 @@ def _update_rtt(
 
 
 def clean_rtx_queue(
-    sk: TcpSock, prior_fack: int, prior_snd_una: int, state: SackState, flag_in: int
+    sk: TcpSock, ack_skb: SKBuff, prior_fack: int, prior_snd_una: int, state: SackState, flag_in: int
 ) -> int:
     """Take what is acknowledged off the queue; returns FLAG_* (Linux: tcp_clean_rtx_queue)."""
     queue = sk.rtx_queue
@@ -166,6 +166,7 @@ def clean_rtx_queue(
     acked_packets = 0
     prior_sacked = sk.sacked_out
     is_sack = sk.sack_ok
+    marks = sk.tx_marks
     skb = queue.first
     while skb is not None:
         sacked = skb.sacked
@@ -217,10 +218,17 @@ def clean_rtx_queue(
             sk.retransmit_hint = None
         if sk.highest_sack is skb:
             sk.highest_sack = following
+        if marks and tx.mark is not None:
+            completion.acknowledged(sk, skb, ack_skb, prior_snd_una)
+            completion.freed(skb)
         queue.popleft()
         sk.sent.remove(tx)
         sk.wmem_queued -= skb.truesize
         skb = following
+    if skb is None:
+        chrono.stop(sk, chrono.BUSY)
+    elif marks:
+        completion.acknowledged(sk, skb, ack_skb, prior_snd_una)
     if sk.urg_mode and not after(sk.snd_up, snd_una):
         sk.urg_mode = False
     if skb is not None and skb.sacked & TCPCB_SACKED_ACKED:
@@ -376,7 +384,7 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
         if sk.tlp_high_seq:
             process_tlp_ack(sk, ack, flag)
         return 1
-    flag |= clean_rtx_queue(sk, prior_fack, prior_snd_una, state, flag)
+    flag |= clean_rtx_queue(sk, skb, prior_fack, prior_snd_una, state, flag)
     rack_update_reo_wnd(sk, sample)
     delivered_ce = sk.delivered_ce
     if accurate:

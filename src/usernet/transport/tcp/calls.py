@@ -255,6 +255,13 @@ def _reset_connection(sk: TcpSock) -> None:
     sk.mdev_us = TCP_TIMEOUT_INIT // 1000
     sk.rto = sk.rto_init
     sk.backoff = sk.icsk_retransmits = sk.probes_out = sk.total_rto = 0
+    sk.total_rto_recoveries = sk.total_rto_time = sk.rto_stamp = 0
+    sk.bytes_sent = sk.bytes_acked = sk.bytes_received = sk.bytes_retrans = 0
+    sk.data_segs_in = sk.data_segs_out = sk.segs_in = sk.segs_out = 0
+    sk.dsack_dups = sk.rcv_ooopack = 0
+    sk.app_limited = 0xFFFFFFFF
+    sk.rate_app_limited = True
+    sk.rate_delivered = sk.rate_interval = 0
     sk.snd_ssthresh = TCP_INFINITE_SSTHRESH
     sk.snd_cwnd = 10
     sk.snd_cwnd_cnt = 0
@@ -282,6 +289,8 @@ def _reset_connection(sk: TcpSock) -> None:
     sk.rack_mstamp = sk.rack_end_seq = 0
     sk.reordering = sk.tcp.tcp_reordering
     sk.reord_seen = 0
+    sk.syn_fastopen_child = False
+    sk.tx_marks = False
     sk.scaling_ratio = TCP_DEFAULT_SCALING_RATIO
     sk.pred_ok = False
     sk.nospace = False

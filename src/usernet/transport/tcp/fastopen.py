@@ -18,6 +18,7 @@ from usernet.wire.tcp import FIN, SYN
 if TYPE_CHECKING:
     from usernet.skbuff.skbuff import SKBuff
     from usernet.sock.msg import MsgHdr
+    from usernet.sock.zerocopy import UbufInfo
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.tcp import Tcp
 
@@ -43,16 +44,18 @@ class FastopenRequest:
     """A Fast Open that a client has under way (Linux: `struct tcp_fastopen_request`).
 
     message: what to send, None where connect() began it. cookie: to be sent with the next SYN, b"" to ask for one, None
-    for no option. copied: bytes of the message that went with the SYN. pending: whether some did not.
+    for no option. copied: bytes of the message that went with the SYN. pending: whether some did not. uarg: the report
+    of MSG_ZEROCOPY.
     """
 
-    __slots__ = ("cookie", "cookie_exp", "copied", "message", "pending")
+    __slots__ = ("cookie", "cookie_exp", "copied", "message", "pending", "uarg")
 
     def __init__(self, message: MsgHdr | None) -> None:
         self.message = message
         self.cookie: bytes | None = None
         self.cookie_exp: bool = False
         self.copied: int = 0
+        self.uarg: UbufInfo | None = None
         self.pending: bool = message is not None and message.iter.length > 0
 
 

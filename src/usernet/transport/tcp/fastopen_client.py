@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 from usernet.core.errors import error
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLOUT, Blocking, Wait
 from usernet.sock.msg import MSG_DONTWAIT, MsgHdr, SockAddr
+from usernet.sock.zerocopy import UbufInfo
+from usernet.transport.tcp import chrono
+from usernet.transport.tcp.completion import hold
 from usernet.transport.tcp.const import SEQ_MASK, TCP_SYN_RECV, TCP_SYN_SENT
 from usernet.transport.tcp.fastopen import (
     TFO_CLIENT_ENABLE,
@@ -106,6 +109,9 @@ def _send_data(sk: TcpSock, syn: SKBuff, request: FastopenRequest) -> bool:
         except OSError:
             return False
         data.add_frag(payload)
+        if request.uarg is not None:
+            # It was copied, so that the SYN can be sent again without it.
+            hold(sk, data, request.uarg, True)
         request.pending = message.iter.length > 0
     request.copied = size
     data.end_seq = (syn.end_seq + size) & SEQ_MASK
@@ -121,11 +127,15 @@ def _send_data(sk: TcpSock, syn: SKBuff, request: FastopenRequest) -> bool:
     sk.syn_data = size > 0
     sk.packets_out += 1
     sk.rtx_queue.append(data)
+    if size:
+        chrono.start(sk, chrono.BUSY)
     sk.net.mib.tcp_ext.TCPOrigDataSent += 1
     return True
 
 
-def sendmsg_fastopen(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> tuple[int, Blocking[None] | None]:
+def sendmsg_fastopen(
+    sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, uarg: UbufInfo | None
+) -> tuple[int, Blocking[None] | None]:
     """Connect and send in one (Linux: tcp_sendmsg_fastopen, __inet_stream_connect).
 
     Returns how much of the message went with the SYN, and what to wait for before the rest is sent: None where the call
@@ -150,6 +160,7 @@ def sendmsg_fastopen(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> tup
         if not isinstance(name, SockAddr):
             raise error(errno.EINVAL)
     request = FastopenRequest(msg)
+    request.uarg = uarg
     sk.fastopen_req = request
     try:
         if sk.defer_connect:

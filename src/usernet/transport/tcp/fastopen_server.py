@@ -21,7 +21,7 @@ from usernet.transport.tcp.fastopen import (
 )
 from usernet.transport.tcp.handshake import RequestSock, create_child
 from usernet.transport.tcp.output import rearm_rto, reset_xmit_timer
-from usernet.transport.tcp.recovery import enter_loss, try_undo_recovery
+from usernet.transport.tcp.recovery import enter_loss, try_undo_recovery, update_rto_time
 from usernet.transport.tcp.synsent import init_transfer
 from usernet.transport.tcp.timer import write_err
 from usernet.transport.tcp.validate import paws_reject, tcp_reset
@@ -84,6 +84,7 @@ def _create(tcp: Tcp, listener: TcpSock, request: RequestSock, skb: SKBuff, th: 
     child.snd_wnd = child.max_window = th[6]
     child.fastopen_rsk = request
     child.fastopen_pending = True
+    child.syn_fastopen_child = True
     listener.fastopen_qlen += 1
     tcp.hash(child)
     reset_xmit_timer(child, ICSK_TIME_RETRANS, TCP_TIMEOUT_INIT)
@@ -147,6 +148,7 @@ def established(sk: TcpSock) -> None:
     """The handshake of a Fast Open is done (Linux: tcp_rcv_synrecv_state_fastopen)."""
     if sk.ca_state == TCP_CA_LOSS and not sk.packets_out:
         try_undo_recovery(sk)
+    update_rto_time(sk)
     sk.retrans_stamp = 0
     sk.icsk_retransmits = 0
     remove(sk)

@@ -487,6 +487,10 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     init_rcv_mss(child)
     child.ip_id = net.random.getrandbits(16)
     child.total_retrans = request.num_retrans
+    if request.num_timeout:
+        child.total_rto = request.num_timeout
+        child.total_rto_recoveries = 1
+        child.total_rto_time = (now - request.sent_mstamp) // MSEC
     child.synack_mstamp = request.sent_mstamp
     child.snd_cwnd_stamp = now
     child.lsndtime = now

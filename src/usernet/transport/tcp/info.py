@@ -5,11 +5,13 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from usernet.transport.tcp import chrono
 from usernet.transport.tcp.accecn import INET_ECN_CE, INET_ECN_ECT_0, INET_ECN_ECT_1
 from usernet.transport.tcp.const import MSEC, SEQ_MASK, TCP_INFINITE_SSTHRESH, TCP_LISTEN
 from usernet.transport.tcp.ecn import TCP_ECN_MODE_ANY, TCP_ECN_SEEN, mode_accecn, mode_pending
 
 if TYPE_CHECKING:
+    from usernet.skbuff.skbuff import SKBuff
     from usernet.transport.tcp.sock import TcpSock
 
 TCPI_OPT_TIMESTAMPS: Final = 1
@@ -18,6 +20,7 @@ TCPI_OPT_WSCALE: Final = 4
 TCPI_OPT_ECN: Final = 8
 TCPI_OPT_ECN_SEEN: Final = 16
 TCPI_OPT_SYN_DATA: Final = 32
+TCPI_OPT_TFO_CHILD: Final = 128
 
 FIELDS: Final = (
     "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "delivery_rate_app_limited",
@@ -74,9 +77,11 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
         options |= TCPI_OPT_ECN_SEEN
     if sk.syn_data_acked:
         options |= TCPI_OPT_SYN_DATA
+    if sk.syn_fastopen_child:
+        options |= TCPI_OPT_TFO_CHILD
     info["options"] = options
     info["delivery_rate_app_limited"] = int(sk.rate_app_limited) | sk.fastopen_client_fail << 1
-    info["ato"] = sk.ack_ato // 1000
+    info["ato"] = min(sk.ack_ato, sk.delack_max) // 1000
     info["snd_mss"] = sk.mss_cache
     info["rcv_mss"] = sk.rcv_mss
     info["unacked"] = sk.packets_out
@@ -99,13 +104,13 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     info["bytes_received"] = sk.bytes_received
     info["segs_out"] = sk.segs_out
     info["segs_in"] = sk.segs_in
-    info["notsent_bytes"] = max((sk.write_seq - sk.snd_nxt) & SEQ_MASK, 0)
+    info["notsent_bytes"] = _signed(sk.write_seq - sk.snd_nxt)
+    info["busy_time"], info["rwnd_limited"], info["sndbuf_limited"] = chrono.times(sk)
     info["min_rtt"] = sk.min_rtt_us() & SEQ_MASK
     info["data_segs_in"] = sk.data_segs_in
     info["data_segs_out"] = sk.data_segs_out
     info["delivery_rate"] = delivery_rate(sk)
     info["delivered"] = sk.delivered & SEQ_MASK
-    info["delivered_ce"] = sk.delivered_ce & SEQ_MASK
     info["bytes_sent"] = sk.bytes_sent
     info["bytes_retrans"] = sk.bytes_retrans
     info["dsack_dups"] = sk.dsack_dups
@@ -113,7 +118,12 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     info["rcv_ooopack"] = sk.rcv_ooopack
     info["snd_wnd"] = sk.snd_wnd
     info["rcv_wnd"] = sk.rcv_wnd
-    info["total_rto"] = sk.total_rto
+    info["rehash"] = sk.timeout_rehash
+    info["total_rto"] = sk.total_rto & 0xFFFF
+    info["total_rto_recoveries"] = sk.total_rto_recoveries & 0xFFFF
+    info["total_rto_time"] = sk.total_rto_time
+    if sk.rto_stamp:
+        info["total_rto_time"] += (now - sk.rto_stamp) // MSEC
     _ecn_info(sk, info)
     return info
 
@@ -133,7 +143,62 @@ def _ecn_info(sk: TcpSock, info: dict[str, int]) -> None:
     info["ecn_mode"] = mode | state.saw_opt << 2 | state.fail_mode << 4
 
 
+def _signed(difference: int) -> int:
+    """The distance of two sequence numbers, 0 where the second is ahead."""
+    difference &= SEQ_MASK
+    return 0 if difference & 0x80000000 else difference
+
+
 def pack_info(sk: TcpSock) -> bytes:
     """As `struct tcp_info`, 280 bytes."""
     info = tcp_info(sk)
     return TCP_INFO.pack(*[info[name] for name in FIELDS])
+
+
+# -- SOF_TIMESTAMPING_OPT_STATS
+
+_NLA: Final = {8: Struct("=HHQ"), 4: Struct("=HHI"), 2: Struct("=HHH2x"), 1: Struct("=HHB3x")}
+_NLA_HEADER: Final = 4
+
+
+def opt_stats(sk: TcpSock, skb: SKBuff, ack_skb: SKBuff | None) -> bytes:
+    """The state of a connection when a segment left or was acknowledged: netlink attributes TCP_NLA_*, in Linux's order
+    (tcp_get_timestamping_opt_stats).
+
+    skb: the packet that left, or the queued segment. ack_skb: what acknowledged it.
+    """
+    busy, rwnd_limited, sndbuf_limited = chrono.times(sk)
+    sent_at = skb.tx.mstamp if ack_skb is not None else sk.wstamp
+    attributes = [
+        (1, 8, busy),
+        (2, 8, rwnd_limited),
+        (3, 8, sndbuf_limited),
+        (4, 8, sk.data_segs_out),
+        (5, 8, sk.total_retrans),
+        (6, 8, min(sk.pacing_rate, 2**64 - 1)),
+        (7, 8, delivery_rate(sk)),
+        (8, 4, sk.snd_cwnd),
+        (9, 4, sk.reordering),
+        (10, 4, sk.min_rtt_us()),
+        (11, 1, min(sk.icsk_retransmits, 255)),
+        (12, 1, int(sk.rate_app_limited)),
+        (15, 4, min(sk.snd_ssthresh, TCP_INFINITE_SSTHRESH)),
+        (16, 4, sk.delivered),
+        (17, 4, sk.delivered_ce),
+        (13, 4, _signed(sk.write_seq - sk.snd_una)),
+        (14, 1, sk.ca_state),
+        (18, 8, sk.bytes_sent),
+        (19, 8, sk.bytes_retrans),
+        (20, 4, sk.dsack_dups),
+        (21, 4, sk.reord_seen),
+        (22, 4, sk.srtt_us >> 3),
+        (23, 2, sk.timeout_rehash),
+        (24, 4, _signed(sk.write_seq - sk.snd_nxt)),
+        (25, 8, sent_at),
+    ]
+    if ack_skb is not None:
+        attributes.append((26, 1, sk.af.header_of(ack_skb)[1]))
+    attributes.append((27, 4, sk.timeout_rehash))
+    return b"".join(
+        _NLA[size].pack(_NLA_HEADER + size, kind, value & ((1 << 8 * size) - 1)) for kind, size, value in attributes
+    )

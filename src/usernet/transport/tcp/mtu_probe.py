@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from usernet.transport.tcp import completion
 from usernet.transport.tcp.const import SEC, SEQ_MASK, TCP_CA_OPEN
 from usernet.transport.tcp.mss import current_mss, mss_to_mtu, mtu_to_mss
 from usernet.transport.tcp.output import event_new_data_sent, packets_in_flight
@@ -78,10 +79,11 @@ def _check_reprobe(sk: TcpSock, mss: int) -> None:
 
 
 def _can_coalesce(sk: TcpSock, size: int) -> bool:
-    """Whether the first `size` bytes that wait may be one segment: no record ends within (MSG_EOR)."""
+    """Whether the first `size` bytes that wait may be one segment: no record ends within (MSG_EOR), and the application
+    wants to be told of none of them apart."""
     skb = sk.write_queue.first
     while skb is not None and size > skb.len:
-        if skb.tx.eor:
+        if skb.tx.eor or skb.tx.mark is not None:
             return False
         size -= skb.len
         skb = skb.next
@@ -104,6 +106,8 @@ def _build(sk: TcpSock, size: int, mss: int) -> SKBuff:
             probe.tx.eor = skb.tx.eor
             for part in skb.slice(0, skb.len):
                 probe.add_frag(part)
+            if skb.tx.mark is not None:
+                completion.moved(sk, probe, skb)
             queue.unlink(skb)
             sk.wmem_queued -= skb.truesize
         else:

@@ -22,6 +22,7 @@ from usernet.skbuff.skbuff import (
     SKB_GSO_TCP_ACCECN,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
+    SKBTX_SW_TSTAMP,
     SKBuff,
 )
 from usernet.wire import checksum, tcp
@@ -89,6 +90,13 @@ class TcpOffload(Offload):
         pseudo = checksum.pseudo_sum(skb.saddr, skb.daddr, IPPROTO_TCP, header_len + last_size)
         header = build(sport, dport, seq, ack, flags, window, pseudo, urg_ptr, options)
         segments.append(new_segment(header, last, last_size, TCP_CHECK_OFFSET))
+        if skb.tx_flags & SKBTX_SW_TSTAMP:
+            # The segment with the byte that is asked about (Linux: tcp_gso_tstamp).
+            first = (seq - mss * (len(segments) - 1)) & 0xFFFFFFFF
+            asked = segments[min(((skb.tskey - first) & 0xFFFFFFFF) // mss, len(segments) - 1)]
+            asked.tx_flags = SKBTX_SW_TSTAMP
+            asked.tskey = skb.tskey
+            asked.sk = skb.sk
         return segments
 
     def gro_flow(self, skb: SKBuff, offset: int) -> bytes | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from usernet.net.pacing import SK_PACING_NEEDED, SK_PACING_NONE
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
+from usernet.transport.tcp import chrono
 from usernet.transport.tcp.congestion.base import CA_EVENT_CWND_RESTART, CA_EVENT_TX_START
 from usernet.transport.tcp.const import (
     ICSK_TIME_LOSS_PROBE,
@@ -24,6 +25,8 @@ from usernet.transport.tcp.const import (
     TCP_CA_OPEN,
     TCP_CA_RECOVERY,
     TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED,
     TCP_NAGLE_CORK,
     TCP_NAGLE_PUSH,
     after,
@@ -234,6 +237,14 @@ def cwnd_validate(sk: TcpSock, is_cwnd_limited: bool) -> None:
             and not sk.ca.has_cong_control
         ):
             _cwnd_application_limited(sk)
+        # All is under way, the window has room for more, and so has the application, but not the send buffer.
+        if (
+            sk.nospace
+            and sk.write_queue.first is None
+            and not sk.dead
+            and (sk.state == TCP_ESTABLISHED or sk.state == TCP_CLOSE_WAIT)
+        ):
+            chrono.start(sk, chrono.SNDBUF_LIMITED)
 
 
 def _cwnd_application_limited(sk: TcpSock) -> None:
@@ -305,6 +316,7 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
         or sk.selective_acks
         or sk.duplicate_sack is not None
         or sk.pacing_status
+        or sk.tx_marks
         or sk.ecn_flags
         or sk.ack_pending
         or sk.ack_quick
@@ -469,7 +481,10 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
         sent += skb.gso_segs
         if push_one:
             break
-    sk.rwnd_limited = limited[1]
+    if limited[1]:
+        chrono.start(sk, chrono.RWND_LIMITED)
+    elif sk.chrono_type == chrono.RWND_LIMITED:
+        chrono.stop(sk, chrono.RWND_LIMITED)
     if packets_in_flight(sk) >= sk.snd_cwnd:
         is_cwnd_limited = True
     if sent or is_cwnd_limited:

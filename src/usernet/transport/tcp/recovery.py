@@ -438,6 +438,13 @@ def _identify_packet_loss(sk: TcpSock, flag: int) -> int:
     return flag
 
 
+def update_rto_time(sk: TcpSock) -> None:
+    """A recovery from time-outs is over: add how long it took (Linux: tcp_update_rto_time)."""
+    if sk.rto_stamp:
+        sk.total_rto_time += (sk.loop.now - sk.rto_stamp) // MSEC
+        sk.rto_stamp = 0
+
+
 def _process_loss(sk: TcpSock, flag: int, duplicates: int) -> int:
     """An acknowledgement in state LOSS; returns REXMIT_* (Linux: tcp_process_loss)."""
     recovered = not before(sk.snd_una, sk.high_seq)
@@ -514,6 +521,8 @@ def fastretrans_alert(sk: TcpSock, prior_snd_una: int, duplicates: int, flag: in
         return flag, REXMIT_LOST
     if state == TCP_CA_LOSS:
         rexmit = _process_loss(sk, flag, duplicates)
+        if sk.ca_state != TCP_CA_LOSS:
+            update_rto_time(sk)
         flag = _identify_packet_loss(sk, flag)
         if not (sk.ca_state == TCP_CA_OPEN or flag & FLAG_LOST_RETRANS):
             return flag, rexmit

@@ -19,6 +19,7 @@ from usernet.sock.msg import (
     RCV_SHUTDOWN,
     MsgHdr,
 )
+from usernet.sock.timestamping import recv_timestamp
 from usernet.transport.tcp.const import (
     ICSK_ACK_PUSHED,
     ICSK_ACK_PUSHED2,
@@ -80,6 +81,7 @@ def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[
     trunc = flags & MSG_TRUNC
     sink = msg.iter
     copied = 0
+    stamps = sk.rcvtstamp or sk.tsflags
     skb = queue.first
     while skb is not None:
         following = skb.next
@@ -111,6 +113,9 @@ def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[
                 copied += used
                 wanted -= used
                 offset += used
+                if stamps:
+                    # Of several packets read from, the last one's counts.
+                    sk.read_stamp = skb.tstamp
         if sk.urg_data and after(seq, sk.urg_seq):
             # The mark is behind us.
             sk.urg_data = 0
@@ -237,6 +242,9 @@ def _receive_blocked(
 def _finish(sk: TcpSock, msg: MsgHdr, flags: int, copied: int) -> int:
     if sk.state != TCP_CLOSE:
         cleanup_rbuf(sk, copied)
+    if sk.read_stamp:
+        recv_timestamp(sk, msg, sk.read_stamp)
+        sk.read_stamp = 0
     if sk.inq_wanted:
         msg.put_control(SOL_TCP, TCP_CM_INQ, _INT.pack(_inq_hint(sk)))
     return copied

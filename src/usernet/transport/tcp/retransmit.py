@@ -8,6 +8,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from usernet.skbuff.skbuff import SKB_OVERHEAD, SKBuff
+from usernet.transport.tcp.completion import joined, uarg_of
 from usernet.transport.tcp.const import (
     ICSK_TIME_REO_TIMEOUT,
     ICSK_TIME_RETRANS,
@@ -152,6 +153,7 @@ def _try_collapse(sk: TcpSock, skb: SKBuff, mss: int) -> None:
             or following.sacked & TCPCB_SACKED_ACKED
             or skb.tcp_flags & FIN
             or skb.tx.eor
+            or (sk.tx_marks and (uarg_of(skb) is not None or uarg_of(following) is not None))
             or skb.len + following.len > mss
             or not following.len
             or after(following.end_seq, wnd_end(sk))
@@ -171,6 +173,8 @@ def _try_collapse(sk: TcpSock, skb: SKBuff, mss: int) -> None:
         skb.tcp_flags |= following.tcp_flags
         skb.sacked |= following.sacked & TCPCB_EVER_RETRANS
         skb.tx.eor = following.tx.eor
+        if sk.tx_marks:
+            joined(sk, skb, following)
         sk.wmem_queued -= SKB_OVERHEAD
         adjust_pcount(sk, following, following.gso_segs)
 

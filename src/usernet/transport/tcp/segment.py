@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Final, final
 
 from usernet.skbuff.queue import SKBuffQueue
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_OVERHEAD, SKBuff
+from usernet.transport.tcp import chrono, completion
 from usernet.transport.tcp.const import SEQ_MASK, TCP_NAGLE_PUSH, TCPCB_LOST, TCPCB_SACKED_ACKED, TCPCB_SACKED_RETRANS
 from usernet.wire.tcp import FIN, PSH, SYN
 
 if TYPE_CHECKING:
+    from usernet.transport.tcp.completion import TxMark
     from usernet.transport.tcp.sock import TcpSock
 
 
@@ -25,11 +27,12 @@ MAX_SKB_FRAGS: Final = 256
 class TxInfo:
     """What is remembered of a sent segment (Linux: tcp_skb_cb.tx): when it was last sent (ns), and the state of
     delivery then, from which the delivery rate is sampled when it is acknowledged (rate.py). `eor` forbids to join it
-    with what follows (MSG_EOR). `next`, `prev` link it in the order of sending (`SentQueue`)."""
+    with what follows (MSG_EOR). `mark`: what to tell the application of it (completion.py). `next`, `prev` link it in
+    the order of sending (`SentQueue`)."""
 
     __slots__ = (
         "app_limited", "delivered", "delivered_ce", "delivered_mstamp", "eor", "first_tx_mstamp", "in_flight",
-        "listed", "lost", "mstamp", "next", "prev", "skb",
+        "listed", "lost", "mark", "mstamp", "next", "prev", "skb",
     )  # fmt: skip
 
     def __init__(self, skb: SKBuff) -> None:
@@ -43,6 +46,7 @@ class TxInfo:
         self.app_limited: bool = False
         self.in_flight: int = 0
         self.eor: bool = False
+        self.mark: TxMark | None = None
         self.next: TxInfo | None = None
         self.prev: TxInfo | None = None
         self.listed: bool = False
@@ -136,10 +140,19 @@ def init_tso_segs(skb: SKBuff, mss: int) -> int:
 
 def add_write_queue_tail(sk: TcpSock, skb: SKBuff) -> None:
     """Queue a new segment to be sent (Linux: tcp_skb_entail, tcp_add_write_queue_tail)."""
-    sk.write_queue.append(skb)
+    queue = sk.write_queue
+    queue.append(skb)
     sk.wmem_queued += skb.truesize
+    if queue.first is skb:
+        chrono.start(sk, chrono.BUSY)
     if sk.nonagle & TCP_NAGLE_PUSH:
         sk.nonagle &= ~TCP_NAGLE_PUSH
+
+
+def mark_push(sk: TcpSock, skb: SKBuff) -> None:
+    """Linux: tcp_mark_push."""
+    skb.tcp_flags |= PSH
+    sk.pushed_seq = sk.write_seq
 
 
 def adjust_pcount(sk: TcpSock, skb: SKBuff, decrease: int) -> None:
@@ -193,6 +206,8 @@ def fragment(sk: TcpSock, queue: SKBuffQueue, skb: SKBuff, length: int, mss: int
     rest_tx.eor = tx.eor
     tx.eor = False
     rest.tx = rest_tx
+    if tx.mark is not None:
+        completion.split(sk, skb, rest)
     if tx.listed:
         sk.sent.insert_after(tx, rest_tx)
     set_tso_segs(skb, mss)

@@ -14,7 +14,20 @@ from usernet.core.errors import error
 from usernet.core.iov import Payload
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Blocking, Wait
 from usernet.skbuff.skbuff import SKBuff
-from usernet.sock.msg import MSG_DONTWAIT, MSG_EOR, MSG_FASTOPEN, MSG_MORE, MSG_OOB, SEND_SHUTDOWN, MsgHdr
+from usernet.sock.msg import (
+    MSG_DONTWAIT,
+    MSG_EOR,
+    MSG_FASTOPEN,
+    MSG_MORE,
+    MSG_OOB,
+    MSG_ZEROCOPY,
+    SEND_SHUTDOWN,
+    MsgHdr,
+)
+from usernet.sock.timestamping import tsflags_of
+from usernet.sock.zerocopy import UbufInfo, zerocopy_realloc
+from usernet.transport.tcp import chrono
+from usernet.transport.tcp.completion import add_zerocopy, finish, takes_zerocopy, tx_timestamp, uarg_of
 from usernet.transport.tcp.const import (
     SEQ_MASK,
     TCP_CLOSE,
@@ -31,7 +44,7 @@ from usernet.transport.tcp.fastopen_client import sendmsg_fastopen
 from usernet.transport.tcp.mss import bound_to_half_wnd, current_mss
 from usernet.transport.tcp.output import push_pending_frames, slow_start_after_idle_check, write_xmit
 from usernet.transport.tcp.rate import rate_check_app_limited
-from usernet.transport.tcp.segment import GSO_MAX_PAYLOAD, MAX_SKB_FRAGS, add_write_queue_tail, new_segment
+from usernet.transport.tcp.segment import GSO_MAX_PAYLOAD, MAX_SKB_FRAGS, add_write_queue_tail, mark_push, new_segment
 from usernet.wire.tcp import ACK, PSH
 
 if TYPE_CHECKING:
@@ -57,12 +70,6 @@ def size_goal(sk: TcpSock, mss: int, large: bool) -> int:
     return max(goal // mss * mss, mss)
 
 
-def mark_push(sk: TcpSock, skb: SKBuff) -> None:
-    """Linux: tcp_mark_push."""
-    skb.tcp_flags |= PSH
-    sk.pushed_seq = sk.write_seq
-
-
 def _push(sk: TcpSock, flags: int, mss: int, nonagle: int, goal: int) -> None:
     """The application paused: send what may be sent (Linux: tcp_push)."""
     skb = sk.write_queue.last
@@ -75,8 +82,9 @@ def _push(sk: TcpSock, flags: int, mss: int, nonagle: int, goal: int) -> None:
         sk.urg_mode = True
     if _should_autocork(sk, skb, goal):
         # The device's queue holds enough of ours: its emptying brings us back.
-        sk.net.mib.tcp_ext.TCPAutoCorking += 1
-        sk.tsq_throttled = True
+        if not sk.tsq_throttled:
+            sk.net.mib.tcp_ext.TCPAutoCorking += 1
+            sk.tsq_throttled = True
         return
     push_pending_frames(sk, mss, TCP_NAGLE_CORK if flags & MSG_MORE else nonagle)
 
@@ -88,6 +96,7 @@ def _should_autocork(sk: TcpSock, skb: SKBuff, goal: int) -> bool:
         and bool(sk.tcp.tcp_autocorking)
         and sk.rtx_queue.first is not None
         and sk.wmem_alloc > skb.truesize
+        and not skb.tx.eor
     )
 
 
@@ -121,39 +130,65 @@ def _small(sk: TcpSock, skb: SKBuff, data: Payload) -> None:
     skb.cb = start + size
 
 
-def _fill(sk: TcpSock, msg: MsgHdr, flags: int, mss: int, goal: int) -> int:
-    """Move data to the write queue until it is all there or the buffer is full; returns how much."""
+def _fill(sk: TcpSock, msg: MsgHdr, flags: int, mss: int, goal: int, uarg: UbufInfo | None, first: bool) -> int:
+    """Move data to the write queue until it is all there or the buffer is full; returns how much.
+
+    uarg: the report of MSG_ZEROCOPY. first: whether this is the call's first data. Raises OSError EFAULT where there
+    was no memory to read from, and nothing was moved.
+    """
     queue = sk.write_queue
     source = msg.iter
     copied = 0
     while source.length:
         skb = queue.last
         room = goal - skb.len if skb is not None else 0
-        if skb is None or room <= 0 or skb.tx.eor or (skb.frags is not None and len(skb.frags) >= MAX_SKB_FRAGS):
+        if (
+            skb is None
+            or room <= 0
+            or skb.tx.eor
+            or (skb.frags is not None and len(skb.frags) >= MAX_SKB_FRAGS)
+            or (uarg is not None and not takes_zerocopy(sk, skb, uarg))
+        ):
             if sk.wmem_queued >= sk.sndbuf or not sk.notsent_below():
                 return copied
+            skb = None
+            room = goal
+        size = min(room, source.length)
+        referenced = True
+        if uarg is not None:
+            piece, referenced = source.front()
+            size = min(size, piece)
+        try:
+            data = source.read(size)
+        except OSError:
+            if copied:
+                return copied
+            raise
+        if skb is None:
             skb = new_segment(sk.write_seq, ACK)
             if queue.first is None:
                 rate_check_app_limited(sk)
             add_write_queue_tail(sk, skb)
-            room = goal
-        size = min(room, source.length)
-        data = source.read(size)
-        size = len(data)
-        if size < COPY_BELOW:
+        memory = size = len(data)
+        if uarg is not None:
+            memory = add_zerocopy(sk, skb, data, uarg, referenced)
+        elif size < COPY_BELOW:
             _small(sk, skb, data)
         else:
             skb.add_frag(data)
             skb.cb = -1
-        sk.wmem_queued += size
+        sk.wmem_queued += memory
         queue.bytes += size
-        if not copied:
+        if first:
+            first = False
             skb.tcp_flags &= ~PSH
         sk.write_seq = (sk.write_seq + size) & SEQ_MASK
         skb.end_seq = (skb.end_seq + size) & SEQ_MASK
         skb.gso_segs = 0
         copied += size
-        if skb.len < goal or flags & MSG_OOB:
+        if flags & MSG_EOR and not source.length:
+            skb.tx.eor = True
+        if not source.length or skb.len < goal or flags & MSG_OOB:
             continue
         if after(sk.write_seq, (sk.pushed_seq + (sk.max_window >> 1)) & SEQ_MASK):
             mark_push(sk, skb)
@@ -165,8 +200,6 @@ def _fill(sk: TcpSock, msg: MsgHdr, flags: int, mss: int, goal: int) -> int:
                 write_xmit(sk, mss, TCP_NAGLE_PUSH, 1)
         elif queue.qlen >= PUSH_EVERY:
             push_pending_frames(sk, mss, TCP_NAGLE_PUSH)
-    if copied and flags & MSG_EOR and queue.last is not None:
-        queue.last.tx.eor = True
     return copied
 
 
@@ -178,53 +211,97 @@ def _check(sk: TcpSock) -> None:
         raise error(errno.EPIPE)
 
 
-def tcp_sendmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+def tcp_sendmsg(
+    sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, uarg: UbufInfo | None = None
+) -> Blocking[int] | int:
     """Send a message's data (Linux: tcp_sendmsg). Returns how many bytes were taken.
 
-    Raises OSError: EPIPE (closed or not connected), the connection's error, EAGAIN.
+    uarg: the report of MSG_ZEROCOPY, where the call has one already.
+    Raises OSError: EPIPE (closed or not connected), the connection's error, EAGAIN, EINVAL (ancillary data), ENOBUFS
+    (MSG_ZEROCOPY, and too many reports were not read).
     """
+    if flags & MSG_ZEROCOPY and uarg is None and sk.zerocopy and msg.iter.length:
+        return _sendmsg_zerocopy(sk, msg, flags, deadline)
+    taken = 0
     if flags & MSG_FASTOPEN or sk.defer_connect:
-        taken, waiting = sendmsg_fastopen(sk, msg, flags, deadline)
+        taken, waiting = sendmsg_fastopen(sk, msg, flags, deadline, uarg)
         if waiting is None and taken >= 0:
             return taken
         if waiting is not None:
-            return _send_connected(sk, msg, flags, deadline, taken, waiting)
+            return _send_connected(sk, msg, flags, deadline, taken, waiting, uarg)
     if sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT) and not sk.fastopen_pending:
         if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
             if flags & MSG_DONTWAIT:
                 raise error(errno.EAGAIN)
-            return _send_blocked(sk, msg, flags, deadline, 0)
+            return _send_blocked(sk, msg, flags, deadline, 0, uarg)
         _check(sk)
         raise error(errno.EPIPE)
+    tsflags = tsflags_of(sk, msg.control) if msg.control else sk.tsflags
     _check(sk)
     if not sk.packets_out and sk.snd_nxt == sk.write_seq:
         slow_start_after_idle_check(sk)
     mss = current_mss(sk)
     goal = size_goal(sk, mss, not flags & MSG_OOB)
-    copied = _fill(sk, msg, flags, mss, goal)
-    if copied:
-        _push(sk, flags, mss, sk.nonagle, goal)
-    if not msg.iter.length:
-        return copied
-    sk.nospace = True
-    if flags & MSG_DONTWAIT:
+    copied = _fill(sk, msg, flags, mss, goal, uarg, True)
+    if msg.iter.length:
+        # No room. What waits goes out, whatever Nagle says, or there would never be any.
+        sk.nospace = True
+        if copied:
+            _push(sk, flags & ~MSG_MORE, mss, TCP_NAGLE_PUSH, goal)
+        if not flags & MSG_DONTWAIT:
+            return _send_blocked(sk, msg, flags, deadline, copied, uarg)
         if not copied:
-            raise error(errno.EAGAIN)
-        return copied
-    return _send_blocked(sk, msg, flags, deadline, copied)
+            _no_room(sk)
+    if copied:
+        if tsflags:
+            tx_timestamp(sk, tsflags)
+        _push(sk, flags, mss, sk.nonagle, goal)
+    return copied
+
+
+def _no_room(sk: TcpSock) -> None:
+    """The call fails for want of room. Raises OSError EAGAIN."""
+    if sk.write_queue.first is None and sk.rtx_queue.first is None:
+        # Nothing is under way that could make any: who waits for an edge is to try again.
+        sk.write_space()
+        chrono.stop(sk, chrono.SNDBUF_LIMITED)
+    raise error(errno.EAGAIN)
+
+
+def _sendmsg_zerocopy(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+    """A call with MSG_ZEROCOPY: it has a number, and is reported on, unless it fails."""
+    uarg = zerocopy_realloc(sk, msg.iter.length, uarg_of(sk.write_queue.last))
+    if uarg is None:
+        raise error(errno.ENOBUFS, "MSG_ZEROCOPY: too many reports have yet to be read")
+    try:
+        sent = tcp_sendmsg(sk, msg, flags, deadline, uarg)
+    except OSError:
+        uarg.abort()
+        raise
+    if isinstance(sent, int):
+        uarg.put()
+        return sent
+    return finish(uarg, sent)
 
 
 def _send_connected(
-    sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, taken: int, waiting: Blocking[None]
+    sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, taken: int, waiting: Blocking[None], uarg: UbufInfo | None
 ) -> Blocking[int]:
     """The rest of a call that connects first: `taken` bytes went with the SYN."""
     yield from waiting
     if not msg.iter.length:
         return taken
-    return taken + (yield from _send_blocked(sk, msg, flags, deadline, 0))
+    try:
+        return taken + (yield from _send_blocked(sk, msg, flags, deadline, 0, uarg))
+    except OSError:
+        if taken:
+            return taken
+        raise
 
 
-def _send_blocked(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: int) -> Blocking[int]:
+def _send_blocked(
+    sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: int, uarg: UbufInfo | None
+) -> Blocking[int]:
     """The rest of a call that has to wait: for the connection, then for room, again and again."""
     while sk.state in (TCP_SYN_SENT, TCP_SYN_RECV) and not sk.fastopen_pending:
         if sk.loop.now >= deadline:
@@ -233,33 +310,41 @@ def _send_blocked(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: i
         _check(sk)
         if sk.state == TCP_CLOSE:
             raise error(errno.EPIPE)
+    tsflags = tsflags_of(sk, msg.control) if msg.control else sk.tsflags
+    mss = goal = 0
     while True:
         if sk.err or sk.shutdown_mask & SEND_SHUTDOWN or (
             sk.state not in (TCP_ESTABLISHED, TCP_CLOSE_WAIT) and not sk.fastopen_pending
         ):
             if copied:
-                return copied
+                break
             _check(sk)
             raise error(errno.EPIPE)
         mss = current_mss(sk)
         goal = size_goal(sk, mss, not flags & MSG_OOB)
-        more = _fill(sk, msg, flags, mss, goal)
+        try:
+            more = _fill(sk, msg, flags, mss, goal, uarg, not copied)
+        except OSError:
+            if copied:
+                break
+            raise
         copied += more
-        if more:
-            _push(sk, flags, mss, sk.nonagle, goal)
         if not msg.iter.length:
-            return copied
+            break
         sk.nospace = True
-        # What waits must go out, whatever Nagle says, or room would never come.
-        if sk.write_queue.first is not None:
-            push_pending_frames(sk, mss, TCP_NAGLE_PUSH)
-        if sk.stream_writeable() and sk.wmem_queued < sk.sndbuf:
+        if copied:
+            _push(sk, flags & ~MSG_MORE, mss, TCP_NAGLE_PUSH, goal)
+        if sk.wmem_queued < sk.sndbuf and sk.notsent_below():
             continue
         if sk.loop.now >= deadline:
             if copied:
-                return copied
-            raise error(errno.EAGAIN)
+                break
+            _no_room(sk)
         yield Wait((sk.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLIN, deadline)
+    if tsflags:
+        tx_timestamp(sk, tsflags)
+    _push(sk, flags, mss or current_mss(sk), sk.nonagle, goal)
+    return copied
 
 
 def set_cork(sk: TcpSock, on: bool) -> None:

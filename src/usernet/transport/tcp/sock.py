@@ -31,6 +31,8 @@ from usernet.sock.msg import (
 )
 from usernet.sock.ports import inet_bind
 from usernet.sock.sock import WAKE_WRITE, Sock
+from usernet.transport.tcp import chrono
+from usernet.transport.tcp import info as _info
 from usernet.transport.tcp import recvmsg as _recvmsg
 from usernet.transport.tcp import sendmsg as _sendmsg
 from usernet.transport.tcp import sockopt as _sockopt
@@ -45,6 +47,7 @@ from usernet.transport.tcp.calls import (
     tcp_poll,
     tcp_shutdown,
 )
+from usernet.transport.tcp.completion import freed_all
 from usernet.transport.tcp.congestion.base import start
 from usernet.transport.tcp.const import (
     ICSK_TIME_PROBE0,
@@ -335,6 +338,8 @@ class TcpSock(TcpState):
             self.expand_send_buffer()
             self.snd_cwnd_stamp = self.loop.now
         self.write_space()
+        if not self.nospace and self.chrono_type == chrono.SNDBUF_LIMITED:
+            chrono.stop(self, chrono.SNDBUF_LIMITED)
 
     def stream_writeable(self) -> bool:
         """Whether the application should write (Linux: sk_stream_is_writeable)."""
@@ -362,6 +367,11 @@ class TcpSock(TcpState):
 
     def write_queue_purge(self) -> None:
         """Give up what is to be sent (Linux: tcp_write_queue_purge)."""
+        chrono.stop(self, chrono.BUSY)
+        if self.tx_marks:
+            # The stamps are lost; the reports are made.
+            freed_all(self.rtx_queue)
+            freed_all(self.write_queue)
         self.write_queue.take()
         self.rtx_queue.take()
         self.sent = SentQueue()
@@ -478,6 +488,21 @@ class TcpSock(TcpState):
         """The addresses and ports are known: what is computed from them once."""
         self.pseudo_base = checksum.pseudo_sum(self.saddr, self.daddr, IPPROTO_TCP, 0)
         self.key = self.daddr + self.saddr + self.dport.to_bytes(2, "big") + self.sport.to_bytes(2, "big")
+
+    # -- reports of what was sent
+
+    def first_timestamping_key(self, unsent: bool) -> int:
+        """Bytes count from the first that is not acknowledged, or the next one to be written. Raises OSError EINVAL on
+        a socket without a connection (Linux: sock_set_timestamping)."""
+        if self.state in (TCP_CLOSE, TCP_LISTEN):
+            raise error(errno.EINVAL, "SO_TIMESTAMPING: OPT_ID needs a connection")
+        return self.write_seq if unsent else self.snd_una
+
+    def timestamping_key(self, tskey: int) -> int:
+        return (tskey - self.tskey) & SEQ_MASK
+
+    def timestamping_opt_stats(self, skb: SKBuff, ack_skb: SKBuff | None) -> bytes | None:
+        return _info.opt_stats(self, skb, ack_skb)
 
     # -- errors from the network
 

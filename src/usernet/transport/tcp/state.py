@@ -69,15 +69,17 @@ class TcpState(InetSock):
         "rcv_rtt_last_tsecr", "rcv_rtt_seq", "rcv_rtt_time", "rcv_rtt_us", "rcv_ssthresh", "rcv_tstamp", "rcv_wnd",
         "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "recv_sack_cache", "reord_seen",
         "reordering", "retrans_out", "retrans_stamp", "retransmit_hint", "retransmit_timer", "rto", "rto_init",
-        "rto_max", "rtt_min", "rtt_seq", "rttvar_us", "rtx_queue", "rwnd_limited", "rx_sacks", "rx_tsecr", "rx_tsval",
+        "rto_max", "rtt_min", "rtt_seq", "rttvar_us", "rtx_queue", "rx_sacks", "rx_tsecr", "rx_tsval",
         "sack_ok", "sacked_out", "saw_tstamp", "scaling_ratio", "segs_in", "segs_out", "selective_acks", "sent",
         "snd_cwnd", "snd_cwnd_clamp", "snd_cwnd_cnt", "snd_cwnd_stamp", "snd_cwnd_used", "snd_nxt", "snd_sml",
         "snd_ssthresh", "snd_una", "snd_up", "snd_wl1", "snd_wnd", "snd_wscale", "srtt_us", "ss_state", "syn_data",
         "syn_data_acked", "syn_fastopen", "syn_fastopen_exp", "syn_queue", "syn_retries", "synack_mstamp", "tcp",
         "tcp_header_len", "thin_lto", "tlp_high_seq", "tlp_retrans", "total_retrans", "total_rto", "ts_recent",
         "ts_recent_stamp", "tsoffset", "tsq_throttled", "tstamp_ok", "undo_active", "undo_marker", "undo_retrans",
-        "urg_data", "urg_mode", "urg_seq", "user_mss", "user_timeout", "window_clamp", "wmem_queued", "write_queue",
+        "urg_data", "urg_mode", "urg_seq", "user_mss", "user_timeout", "window_clamp", "write_queue",
         "write_seq", "wscale_ok", "wstamp", "young",
+        "chrono_start", "chrono_stat", "chrono_type", "read_stamp", "rto_stamp", "syn_fastopen_child", "timeout_rehash",
+        "total_rto_recoveries", "total_rto_time", "tx_marks",
     )  # fmt: skip
 
     def __init__(self, net: Net, af: AddressFamily) -> None:
@@ -92,12 +94,13 @@ class TcpState(InetSock):
         self.write_queue = SKBuffQueue()
         self.rtx_queue = SKBuffQueue()
         self.sent = SentQueue()
-        self.wmem_queued: int = 0
         self.page: bytearray | None = None
         self.page_used: int = 0
         self.nospace: bool = False
         self.nonagle: int = 0
         self.tsq_throttled: bool = False
+        self.tx_marks: bool = False
+        """Whether a queued segment has, or had, something to tell the application (completion.py)."""
         # Sending: RFC 9293 section 3.3.1.
         self.snd_una: int = 0
         self.snd_nxt: int = 0
@@ -143,6 +146,8 @@ class TcpState(InetSock):
         self.buffers_ready: bool = False
         self.fin_received: bool = False
         self.inq_wanted: bool = False
+        self.read_stamp: int = 0
+        """When what a call reads from came, where it is to be told (SO_TIMESTAMP and its like)."""
         # Options of the connection, and of the segment being processed.
         self.tstamp_ok: bool = False
         self.sack_ok: bool = False
@@ -184,6 +189,11 @@ class TcpState(InetSock):
         self.icsk_pending: int = 0
         self.icsk_retransmits: int = 0
         self.total_rto: int = 0
+        self.total_rto_recoveries: int = 0
+        self.total_rto_time: int = 0
+        """Milliseconds from a first time-out to the end of the recovery from it, altogether."""
+        self.rto_stamp: int = 0
+        self.timeout_rehash: int = 0
         self.probes_out: int = 0
         self.probes_tstamp: int = 0
         self.rcv_tstamp: int = 0
@@ -219,7 +229,6 @@ class TcpState(InetSock):
         self.prr_delivered: int = 0
         self.prr_out: int = 0
         self.is_cwnd_limited: bool = False
-        self.rwnd_limited: bool = False
         self.max_packets_out: int = 0
         self.cwnd_usage_seq: int = 0
         self.packets_out: int = 0
@@ -255,10 +264,11 @@ class TcpState(InetSock):
         self.delivered_ce: int = 0
         self.delivered_mstamp: int = 0
         self.first_tx_mstamp: int = 0
-        self.app_limited: int = 0
+        # There is a bubble in the pipe until the first acknowledgement at least.
+        self.app_limited: int = 0xFFFFFFFF
         self.rate_delivered: int = 0
         self.rate_interval: int = 0
-        self.rate_app_limited: bool = False
+        self.rate_app_limited: bool = True
         self.lost: int = 0
         # What tcp_info tells.
         self.segs_in: int = 0
@@ -272,6 +282,10 @@ class TcpState(InetSock):
         self.total_retrans: int = 0
         self.rcv_ooopack: int = 0
         self.notsent_lowat: int = 0
+        # What the sender waits for, as time (chrono.py).
+        self.chrono_type: int = 0
+        self.chrono_start: int = 0
+        self.chrono_stat: list[int] = [0, 0, 0]
         # Listening.
         self.backlog: int = 0
         self.accept_queue: deque[TcpSock] | None = None
@@ -292,6 +306,7 @@ class TcpState(InetSock):
         self.syn_data_acked: bool = False
         self.syn_fastopen: bool = False
         self.syn_fastopen_exp: bool = False
+        self.syn_fastopen_child: bool = False
         self.fastopen_keys: list[bytes] = []
         self.fastopen_max_qlen: int = 0
         self.fastopen_qlen: int = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from usernet.sock.sockopt import SOCK_NO_TXREHASH
 from usernet.transport.tcp.ack import set_rto
 from usernet.transport.tcp.connect import send_probe0, write_wakeup
 from usernet.transport.tcp.const import (
@@ -132,7 +133,20 @@ def write_timeout(sk: TcpSock) -> bool:
     if expired:
         write_err(sk)
         return True
+    if not sk.sock_flags & SOCK_NO_TXREHASH:
+        # Time to look for another path. None depends on a hash of the flow here, but that it is asked for is counted.
+        sk.timeout_rehash += 1
+        sk.net.mib.tcp_ext.TcpTimeoutRehash += 1
     return False
+
+
+def update_rto_stats(sk: TcpSock) -> None:
+    """One more time-out, perhaps the first of a recovery (Linux: tcp_update_rto_stats)."""
+    if not sk.icsk_retransmits:
+        sk.total_rto_recoveries += 1
+        sk.rto_stamp = sk.loop.now or 1
+    sk.icsk_retransmits += 1
+    sk.total_rto += 1
 
 
 def clamp_rto_to_user_timeout(sk: TcpSock) -> int:
@@ -186,8 +200,7 @@ def retransmit_timer(sk: TcpSock) -> None:
                 else:
                     mib.TCPRenoFailures += 1
         enter_loss(sk)
-        sk.icsk_retransmits += 1
-        sk.total_rto += 1
+        update_rto_stats(sk)
         head = sk.rtx_queue.first
         if head is not None and retransmit_skb(sk, head, 1) > 0:
             # Local trouble: try again soon, and don't back off for it.

@@ -20,6 +20,7 @@ from usernet.skbuff.skbuff import (
 )
 from usernet.transport.tcp import accecn_option, ecn
 from usernet.transport.tcp.auth import Signer, signed_header, signer
+from usernet.transport.tcp.completion import TxMark, attach
 from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
 from usernet.transport.tcp.const import MSEC, SEC, SEQ_MASK, TCP_CLOSE, after, before
 from usernet.transport.tcp.md5 import Md5Key
@@ -209,6 +210,9 @@ def transmit_skb(sk: TcpSock, skb: SKBuff) -> int:
     sk.segs_out += segments
     if (sk.snd_nxt - skb.end_seq) & 0x80000000 or seq == skb.end_seq:
         sk.net.mib.tcp.OutSegs += segments
+    mark: TxMark | None = skb.tx.mark
+    if mark is not None:
+        attach(mark, packet, dst.dev.scatter_gather, dst.dev.loopback)
     sk.charge_send(packet)
     if sk.pacing_status == SK_PACING_FQ:
         packet.tstamp = sk.wstamp
