@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usernet.core.iov import CollectIter, IovIter, SinkIter, SourceIter
+from usernet.core.iov import BytesIter, CollectIter, IovIter, SinkIter, SourceIter
 
 
 def _in_a(kind: str, data: bytes) -> bytes | bytearray | memoryview:
@@ -66,6 +66,25 @@ def test_what_is_reverted_is_read_again(buffers, data):
         assert source.length == len(whole) - position
     source.revert(position)
     assert bytes(source.read(len(whole))) == whole
+
+
+@given(st.binary(max_size=60), st.data())
+def test_bytes_alone_are_read_as_a_row_of_them_is(payload, data):
+    source, other = BytesIter(payload), SourceIter([payload])
+    for _ in range(data.draw(st.integers(0, 8))):
+        done = len(payload) - source.length
+        if done and data.draw(st.booleans()):
+            back = data.draw(st.integers(0, done))
+            source.revert(back)
+            other.revert(back)
+        else:
+            size = data.draw(st.integers(0, 70))
+            assert bytes(source.read(size)) == bytes(other.read(size))
+        assert source.length == other.length
+    whole = BytesIter(payload)
+    assert whole.read(len(payload)) is payload
+    with pytest.raises(OSError, match="can't be written to"):
+        whole.write(b"x")
 
 
 def test_bytes_are_referenced():

@@ -16,12 +16,16 @@ from typing import Any, Final
 
 import pytest
 
+import usernet
 from tests.interop.bed import HOST, KERNEL, Bed, stack_bed
 from tests.support import netns
+from usernet import drivers
+from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE
 
 pytestmark = netns.INTEROP
 
 PORT: Final = 7000
+SO_BUSY_POLL: Final = 46
 TIMESTAMPS, SACK, WSCALE = 1, 2, 4  # tcpi_options (linux/tcp.h)
 
 DEVICES: Final = [
@@ -142,6 +146,66 @@ def test_an_mtu_other_than_ethernets(mtu, offload):
             with connected(bed, passive=passive) as (ours, kernel):
                 exchange(ours, kernel, 300_000)
                 assert tcp_info(ours)["snd_mss"] == tcp_info(kernel)["snd_mss"] == mtu - 52
+
+
+def test_super_segments_above_64_kib():
+    with stack_bed() as bed, connected(bed, passive=False) as (ours, kernel):
+        dev = bed.stack.devices["eth0"]
+        if dev.gso_max_size <= GSO_LEGACY_MAX_SIZE:
+            pytest.skip("this kernel takes no IPv4 super-segment above 64 KiB")
+        sizes: list[int] = []
+        bed.stack.net.trace.net_dev_xmit.attach(lambda skb, accepted: sizes.append(skb.len))
+        exchange(ours, kernel, 20_000_000)
+        assert GSO_LEGACY_MAX_SIZE < max(sizes) <= dev.gso_max_size + 14
+
+
+@pytest.mark.parametrize("bridged", [False, True], ids=["routed", "bridged"])
+def test_the_host_passes_super_segments_above_64_kib_on(bridged):
+    """To a machine behind the host: what the next device can't take whole, the host's kernel splits."""
+    with netns.Netns("host") as host, netns.Netns("far") as far:
+        tap = drivers.Tap("tap0", netns=host.name, up=True)
+        host.run("ip", "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", far.name)
+        host.run("ip", "link", "set", "veth0", "up")
+        far.run("ip", "link", "set", "eth0", "up")
+        if bridged:
+            host.run("ip", "link", "add", "br0", "type", "bridge")
+            host.run("ip", "link", "set", "br0", "up")
+            for name in ("tap0", "veth0"):
+                host.run("ip", "link", "set", name, "master", "br0")
+            far.run("ip", "address", "add", "10.77.0.3/24", "dev", "eth0")
+        else:
+            host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+            host.run("ip", "address", "add", "10.77.0.1/24", "dev", "tap0")
+            host.run("ip", "address", "add", "10.79.0.1/24", "dev", "veth0")
+            far.run("ip", "address", "add", "10.79.0.3/24", "dev", "eth0")
+            far.run("ip", "route", "add", "default", "via", "10.79.0.1")
+        # A NIC that takes no super-segment.
+        host.run("ethtool", "-K", "veth0", "tso", "off", "gso", "off")
+        address = "10.77.0.3" if bridged else "10.79.0.3"
+        with usernet.Stack("interop") as stack, ExitStack() as to_close:
+            stack.add_device(tap, "eth0", "10.77.0.2/24")
+            if not bridged:
+                stack.add_route("default", via="10.77.0.1")
+            with far.entered():
+                listener = to_close.enter_context(socket.create_server((address, PORT)))
+            listener.settimeout(20)
+            ours: Any = to_close.enter_context(stack.socket())
+            ours.settimeout(20)
+            ours.connect((address, PORT))
+            kernel = to_close.enter_context(listener.accept()[0])
+            kernel.settimeout(20)
+            exchange(ours, kernel, 5_000_000)
+
+
+def test_a_reader_looks_at_the_device_before_it_sleeps():
+    with stack_bed() as bed, connected(bed, passive=True) as (ours, kernel):
+        ours.setsockopt(socket.SOL_SOCKET, SO_BUSY_POLL, 200_000)
+        for turn in range(50):
+            kernel.sendall(bytes([turn]))
+            assert ours.recv(10) == bytes([turn])
+        ours.setblocking(False)
+        kernel.sendall(b"x")
+        assert ours.recv(10) == b"x"
 
 
 def test_each_side_has_an_mtu_of_its_own():

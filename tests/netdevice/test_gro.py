@@ -99,6 +99,35 @@ def test_an_acknowledgement_goes_straight_up(bench):
     assert len(bench.up) == 1
 
 
+def stamped(ack: int, value: int = 1, window: int = 500, more: bytes = b"") -> SKBuff:
+    """A bare acknowledgement with a time stamp."""
+    options = b"\1\1\x08\x0a" + value.to_bytes(4, "big") + bytes(4) + more
+    return received(tcp_packet(ack=ack, window=window, options=options))
+
+
+def test_of_acknowledgements_in_one_poll_the_last_says_it_all(bench):
+    bench.feed(stamped(100), stamped(200, value=3, window=600), stamped(250, value=3, window=400))
+    assert len(bench.up) == 1
+    assert tcp.parse(bench.up[0].head, 34)[3] == 250
+    assert tcp.parse(bench.up[0].head, 34)[6] == 400
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        stamped(100),  # a duplicate
+        stamped(90),  # an older one
+        stamped(200, value=0),  # its time goes backwards
+        stamped(200, more=b"\1\1\5\x0a" + bytes(8)),  # with a SACK block
+        received(tcp_packet(ack=200)),  # without a time stamp
+        received(tcp_packet(ack=200, flags=tcp.ACK | tcp.ECE, options=b"\1\1\x08\x0a" + bytes(8))),
+    ],
+)
+def test_an_acknowledgement_that_says_something_else_stands_alone(bench, second):
+    bench.feed(stamped(100), second.clone())
+    assert len(bench.up) == 2
+
+
 def test_other_protocols_pass_and_flush(bench):
     bench.feed(*row(2), as_received(frame(dst=MAC).tobytes()))
     assert [skb.gso_segs for skb in bench.up] == [2]

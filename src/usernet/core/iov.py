@@ -42,6 +42,34 @@ class IovIter:
         raise NotImplementedError(f"{type(self).__name__} must define revert()")
 
 
+class BytesIter(IovIter):
+    """Data to send that is one `bytes`: referenced, never copied."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._offset: int = 0
+        self.length: int = len(data)
+
+    def read(self, size: int) -> Payload:
+        data = self._data
+        offset = self._offset
+        if size >= self.length:
+            size = self.length
+            self._offset = offset + size
+            self.length = 0
+            return memoryview(data)[offset:] if offset else data
+        self._offset = offset + size
+        self.length -= size
+        return memoryview(data)[offset : offset + size]
+
+    def write(self, data: Payload) -> int:
+        raise error(errno.EFAULT, "memory given to be sent can't be written to")
+
+    def revert(self, size: int) -> None:
+        self._offset -= size
+        self.length += size
+
+
 class SourceIter(IovIter):
     """Data to send from Python buffers. What is `bytes` is referenced; what can be written to is copied once."""
 
@@ -119,25 +147,42 @@ class SinkIter(IovIter):
 
     def __init__(self, buffers: Iterable[bytearray | memoryview]) -> None:
         self._views = [memoryview(buffer).cast("B") for buffer in buffers]
-        super().__init__(sum(len(view) for view in self._views))
+        self._index: int = 0
+        self._offset: int = 0
+        super().__init__(sum([len(view) for view in self._views]))
 
     def read(self, size: int) -> Payload:
         raise error(errno.EFAULT, "memory to receive into can't be sent from")
 
     def write(self, data: Payload) -> int:
-        done = 0
         total = len(data)
-        while done < total and self._views:
-            view = self._views[0]
-            take = min(len(view), total - done)
-            view[:take] = memoryview(data)[done : done + take] if take != total else data
-            done += take
-            if take == len(view):
-                self._views.pop(0)
-            else:
-                self._views[0] = view[take:]
-        self.length -= done
-        return done
+        if total > self.length:
+            data = memoryview(data)[: self.length]
+            total = self.length
+        if not total:
+            return 0
+        view = self._views[self._index]
+        start = self._offset
+        end = start + total
+        if end <= len(view):
+            view[start:end] = data
+            self._offset = end
+        else:
+            self._scatter(memoryview(data))
+        self.length -= total
+        return total
+
+    def _scatter(self, data: memoryview) -> None:
+        """Write what goes beyond the current buffer."""
+        while data:
+            view = self._views[self._index]
+            take = min(len(view) - self._offset, len(data))
+            view[self._offset : self._offset + take] = data[:take]
+            data = data[take:]
+            self._offset += take
+            if data:
+                self._index += 1
+                self._offset = 0
 
 
 class CollectIter(IovIter):

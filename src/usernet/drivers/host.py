@@ -10,6 +10,7 @@ import ctypes
 import errno
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -54,6 +55,12 @@ def entered(netns: str | None) -> Iterator[None]:
             os.close(home)
     finally:
         os.close(inside)
+
+
+def kernel_version() -> tuple[int, int]:
+    """The version of the running kernel: (6, 12). (0, 0) where its name doesn't begin with one."""
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def configure(

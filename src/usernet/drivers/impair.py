@@ -47,6 +47,8 @@ class PortNapi(Napi):
         super().__init__()
         self._owner = owner
         self._dev = dev
+        self.train: None = None
+        """Each packet has its own fate."""
 
     def poll(self, budget: int) -> int:
         return self._dev.napi.poll(budget)
@@ -144,6 +146,7 @@ class Impair(Driver):
         self.mtu = driver.mtu
         self.min_mtu = driver.min_mtu
         self.max_mtu = driver.max_mtu
+        self.tso_max_size = driver.tso_max_size
         self.queue_length = driver.queue_length
         self.kind = driver.kind
 

@@ -32,7 +32,7 @@ from usernet.netdevice.driver import (
     Driver,
 )
 from usernet.skbuff.dropreason import DropReason
-from usernet.skbuff.skbuff import SKBuff
+from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKBuff
 from usernet.wire.virtio_net import VIRTIO_NET_HDR_LEN
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ READ_SIZE: Final = 65536 + 64
 
 MAX_STALE: Final = 4096
 """Packets thrown away when the device is opened: what the kernel queued while nobody listened, and no more."""
+
+BIG_TCP_SIZE: Final = 262144
+"""Bytes of a super-segment written to a host that knows BIG TCP over IPv4. The kernel holds it in 17 pieces at most
+(MAX_SKB_FRAGS), for which four contiguous pages each are enough."""
+
+BIG_TCP_SINCE: Final = (6, 3)
+"""The version of Linux that takes an IPv4 super-segment above 64 KiB, its total length 0 (iph_totlen)."""
 
 IOV_MAX: Final = 1024
 """Parts that one writev(2) takes; a packet of more fragments is joined first."""
@@ -165,6 +172,8 @@ class TunTap(Driver):
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, offloads)
         else:
             self.hw_features |= NETIF_F_GSO_UDP_L4
+        if host.kernel_version() >= BIG_TCP_SINCE:
+            self.tso_max_size = BIG_TCP_SIZE
 
     def _kernel_mtu(self) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -230,6 +239,9 @@ class TunTap(Driver):
         if dev is None:
             return False
         if code in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
+            if code != errno.EAGAIN and dev.gso_max_size > GSO_LEGACY_MAX_SIZE:
+                # The host has no contiguous pages left: only what needs few of them from now on.
+                dev.set_gso_max_size(GSO_LEGACY_MAX_SIZE)
             dev.stop_queue()
             return False
         dev.statistics.tx_errors += 1
@@ -253,12 +265,17 @@ class TunTap(Driver):
         fd = self._fd
         header = self._header
         hard_header_len = dev.hard_header_len
-        receive = dev.napi.receive
+        napi = dev.napi
+        receive = napi.receive
         done = 0
         try:
             while done < budget:
-                skb = SKBuff(_read(fd, READ_SIZE), header)
+                frame = _read(fd, READ_SIZE)
                 done += 1
+                train = napi.train
+                if train is not None and train.take(frame):
+                    continue
+                skb = SKBuff(frame, header)
                 if header and (skb.len < 0 or not receive_header(skb, hard_header_len)):
                     dev.statistics.rx_errors += 1
                     dev.statistics.rx_frame_errors += 1

@@ -6,12 +6,25 @@ finds its header's end and asks the transport.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from usernet.skbuff.skbuff import SKBuff
 
 if TYPE_CHECKING:
     from usernet.net.pernet import Net
+
+
+class Train:
+    """A run of packets of one flow that are alike in all that may be: what a driver offers the next frame to, before it
+    makes a packet of it."""
+
+    def take(self, frame: bytes) -> bool:
+        """Append `frame`, all that the driver read, if it is the next of the train."""
+        raise NotImplementedError(f"{type(self).__name__} must define take()")
+
+    def settle(self, statistics: Any, hard_header_len: int) -> None:
+        """The train ends: bring the packet that it was appended to, and the device's counters, up to date."""
+        raise NotImplementedError(f"{type(self).__name__} must define settle()")
 
 
 class Offload:
@@ -37,6 +50,11 @@ class Offload:
         """As `gro_flow` and `gro_merge` in one, for the usual case: `skb`, with `data` at this network layer's header,
         is the very next of the flow of `held`. False where it is not, or not plainly so; nothing has changed then."""
         return False
+
+    def gro_train(self, held: SKBuff, skb: SKBuff) -> Train | None:
+        """What appends to `held` the frames that are like `skb`, which has just followed it; None where the protocol
+        has no such thing, or `skb` is no model."""
+        return None
 
     def gro_ack(self, held: SKBuff | None, skb: SKBuff) -> bool:
         """Whether `skb`, with `data` at this network layer's header, is a bare acknowledgement that may be held; with

@@ -11,6 +11,7 @@ from typing import Any, Final, final
 
 from usernet.core.errors import error
 from usernet.core.softirq import Napi
+from usernet.net.offload import Train
 from usernet.net.packet_type import PacketTypes
 from usernet.net.pernet import Net
 from usernet.netdevice.driver import (
@@ -128,27 +129,43 @@ class DeviceNapi(Napi):
         super().__init__()
         self.dev = dev
         self.gro = Gro(dev.net)
+        self.train: Train | None = None
+        """What a driver may append the next frame to, before it makes a packet of it."""
 
     def poll(self, budget: int) -> int:
         dev = self.dev
         if not dev.flags & IFF_UP:
             return 0  # it went down after it was scheduled
         done = dev.driver.poll(budget)
+        if self.train is not None:
+            self._end_train()
         gro = self.gro
         if gro.held or gro.ack is not None:
             for skb in gro.flush():
                 dev.deliver(skb)
         return done
 
+    def _end_train(self) -> None:
+        train = self.train
+        assert train is not None
+        self.train = None
+        train.settle(self.dev.statistics, self.dev.hard_header_len)
+
     def receive(self, skb: SKBuff) -> None:
         """A packet from the driver, `data` at its link header (at the network header where there is none)."""
         dev = self.dev
+        if self.train is not None:
+            self._end_train()
         if not dev.features & NETIF_F_GRO:
             dev.receive(skb)
         elif dev.prepare(skb):
             dev.count(skb)
-            for ready in self.gro.receive(skb):
+            gro = self.gro
+            for ready in gro.receive(skb):
                 dev.deliver(ready)
+            if gro.followed:
+                gro.followed = False
+                self.train = gro.train(skb)
         else:
             skb.drop(DropReason.PKT_TOO_SMALL, dev.net.drops)
 
@@ -156,7 +173,8 @@ class DeviceNapi(Napi):
 @final
 class NetDevice:
     """A network device of one stack. `name`, `index`, `mac` (6 bytes), `mtu` (bytes), `flags` (IFF_*), `features`
-    (NETIF_F_*), `statistics`. Made by `DeviceNamespace.register`."""
+    (NETIF_F_*), `statistics`; `gso_max_size`: bytes, from its network header on, of the largest super-segment to send
+    by it (Linux: gso_max_size, gso_ipv4_max_size). Made by `DeviceNamespace.register`."""
 
     def __init__(self, net: Net, driver: Driver, name: str, index: int) -> None:
         self.net = net
@@ -184,6 +202,7 @@ class NetDevice:
         if not self.loopback:
             self._wanted_features |= NETIF_F_GRO
         self.features: int = fix_features(self._wanted_features)
+        self.gso_max_size: int = driver.tso_max_size
         self.statistics = LinkStats()
         self.napi = DeviceNapi(self)
         self.transmit = Transmit(self)
@@ -278,6 +297,10 @@ class NetDevice:
         """Count those who want all frames (Linux: dev_set_promiscuity)."""
         self._promiscuous = max(self._promiscuous + delta, 0)
         self.flags = self.flags | IFF_PROMISC if self._promiscuous else self.flags & ~IFF_PROMISC
+
+    def set_gso_max_size(self, size: int) -> None:
+        """Send no super-segment above `size` bytes from now on (Linux: netif_set_gso_max_size)."""
+        self.gso_max_size = size
 
     def add_multicast(self, mac: bytes) -> None:
         """Count those who want frames to `mac` (Linux: dev_mc_add)."""
@@ -381,7 +404,8 @@ class NetDevice:
         qdisc = self.qdisc
         if qdisc.can_bypass and not (qdisc.qlen or self.stopped or self._xmitting or self.transmit.waiting):
             # An empty queue is stepped over (Linux: TCQ_F_CAN_BYPASS).
-            qdisc.count(skb)
+            qdisc.sent_packets += skb.gso_segs or 1
+            qdisc.sent_bytes += skb.len
             self._xmitting = True
             try:
                 if not self.transmit.send(skb):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from usernet.skbuff.skbuff import SKBuff
+from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKBuff
 
 if TYPE_CHECKING:
     from usernet.netdevice.device import NetDevice
@@ -37,6 +37,7 @@ class Driver:
     NETIF_F_HW_CSUM, with checksums filled in; without NETIF_F_TSO (…), no super-segments.
     link_type: ARPHRD_ETHER (packets have Ethernet headers), ARPHRD_LOOPBACK (likewise) or ARPHRD_NONE (bare IP).
     mac: the address the NIC comes with (6 bytes), b"" to be given a random one. mtu: likewise, 0 for the default.
+    tso_max_size: bytes, from its network header on, of the largest super-segment the NIC takes.
     queue_length: packets the device's queue holds (0: it has no queue, the driver takes all it is given).
     """
 
@@ -46,6 +47,7 @@ class Driver:
     mtu: int = 0
     min_mtu: int = 68
     max_mtu: int = 65535
+    tso_max_size: int = GSO_LEGACY_MAX_SIZE
     queue_length: int = 1000
 
     kind: str = "driver"

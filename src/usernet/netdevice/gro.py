@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final
 
-from usernet.net.offload import Offload, Offloads
+from usernet.net.offload import Offload, Offloads, Train
 from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import SKBuff
 from usernet.wire import checksum
@@ -95,7 +95,7 @@ def checksum_ok(skb: SKBuff, offset: int, protocol: int) -> bool:
 class Gro:
     """The merging of one device's poll. `held` maps a flow's key to the packet held for it."""
 
-    __slots__ = ("_last", "_last_offload", "_offloads", "ack", "held")
+    __slots__ = ("_last", "_last_offload", "_offloads", "ack", "followed", "held")
 
     def __init__(self, net: Net) -> None:
         self._offloads = net.get(Offloads)
@@ -103,6 +103,8 @@ class Gro:
         self.ack: SKBuff | None = None
         """A bare acknowledgement, which the next one of its flow makes needless. Held only while nothing else is."""
         # What was held last, and its network layer: the next packet is most often of the same flow.
+        self.followed: bool = False
+        """The packet just received was the very next of what is held: it may be the model of a train."""
         self._last: SKBuff | None = None
         self._last_offload: Offload | None = None
 
@@ -122,6 +124,7 @@ class Gro:
         if last is not None and last.protocol == skb.protocol:
             assert self._last_offload is not None
             if self._last_offload.gro_follow(last, skb):
+                self.followed = True
                 return ()
         offload = self._offloads.packet.get(skb.protocol)
         if not held and skb.len < SMALLEST_WORTHWHILE:
@@ -152,6 +155,13 @@ class Gro:
             return (oldest,)
         return ()
 
+    def train(self, skb: SKBuff) -> Train | None:
+        """A train behind `skb`, which has just followed what is held; None where it can't be a model."""
+        last = self._last
+        if last is None or self._last_offload is None:
+            return None
+        return self._last_offload.gro_train(last, skb)
+
     def flush(self) -> list[SKBuff]:
         """All that is held, to go up."""
         packets: list[SKBuff] = []
@@ -163,4 +173,5 @@ class Gro:
             packets.append(skb)
         self.held.clear()
         self._last = None
+        self.followed = False
         return packets

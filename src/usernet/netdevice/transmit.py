@@ -59,6 +59,7 @@ def gso_features(gso_type: int) -> int:
 _GSO_FEATURES: Final = {kind: gso_features(kind) for kind in (SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKB_GSO_UDP_L4)}
 
 
+
 def checksum_help(skb: SKBuff) -> None:
     """Fill in the checksum of a CHECKSUM_PARTIAL packet (Linux: skb_checksum_help)."""
     start = skb.csum_start
@@ -71,9 +72,6 @@ def checksum_help(skb: SKBuff) -> None:
     value = checksum.csum_fold(total) or 0xFFFF
     skb.store(start + skb.csum_offset, value.to_bytes(2, "big"))
     skb.ip_summed = CHECKSUM_NONE
-
-GSO_LEGACY_MAX_SIZE: Final = 65536
-"""Bytes of a super-segment that every device which takes any can take (Linux, same name)."""
 
 MAX_LINK_HEADER: Final = 18
 
@@ -93,17 +91,13 @@ class Transmit:
 
     def send(self, skb: SKBuff) -> bool:
         """Hand `skb` to the driver. False where the driver has no room: `skb` is to be queued again."""
-        if skb.gso_size:
-            needed = _GSO_FEATURES.get(skb.gso_type) or gso_features(skb.gso_type)
-            # What GRO merged beyond 64 KiB can't leave in one piece.
-            if self._dev.features & needed != needed or skb.len > GSO_LEGACY_MAX_SIZE + MAX_LINK_HEADER:
-                return self._split(skb)
-        return self._send_one(skb)
-
-    def _send_one(self, skb: SKBuff) -> bool:
-        """Hand over what the driver can take as it is, but for checksum and fragments."""
         dev = self._dev
         features = dev.features
+        if skb.gso_size:
+            needed = _GSO_FEATURES.get(skb.gso_type) or gso_features(skb.gso_type)
+            # What GRO merged, or another device would take, may be too large for this one (gso_features_check).
+            if features & needed != needed or skb.len > dev.gso_max_size + MAX_LINK_HEADER:
+                return self._split(skb)
         if self._types.taps:
             self._show(skb)
         if skb.ip_summed == CHECKSUM_PARTIAL and not features & NETIF_F_HW_CSUM:
@@ -157,7 +151,7 @@ class Transmit:
         """Go on with the segments of a packet split before; False where the driver is full again."""
         segments = self._segments
         while segments:
-            if self._dev.stopped or not self._send_one(segments[0]):
+            if self._dev.stopped or not self.send(segments[0]):
                 return False
             segments.popleft()
         return True

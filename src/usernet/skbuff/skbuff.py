@@ -30,8 +30,9 @@ Checksums (`ip_summed`), the offload contract, as in Linux's skbuff.h
     A transport that sends never computes a checksum over payload itself: it always sends PARTIAL.
 
 Segmentation (GSO)
-    A packet with `gso_size` > 0 is a super-segment: one header and up to 64 KiB of payload that stands for
-    `gso_segs` packets of `gso_size` payload bytes each (the last may be shorter). `gso_type` says how to split it
+    A packet with `gso_size` > 0 is a super-segment: one header and up to 64 KiB of payload (more where the device's
+    `gso_max_size` says so; the IPv4 total length is then 0, as Linux's BIG TCP has it) that stands for `gso_segs`
+    packets of `gso_size` payload bytes each (the last may be shorter). `gso_type` says how to split it
     (SKB_GSO_TCPV4, SKB_GSO_UDP_L4, …, and SKB_GSO_TCP_ECN where CWR is only for the first, SKB_GSO_TCP_ACCECN where it
     is for all). It is always CHECKSUM_PARTIAL when sent. A device whose features have that type gets it whole; for
     others it is split in software, as late as possible. A received super-segment (from such a device, or from GRO) goes
@@ -64,7 +65,10 @@ SKB_GSO_TCP_ECN: Final = 1 << 2
 SKB_GSO_TCPV6: Final = 1 << 4
 SKB_GSO_UDP_L4: Final = 1 << 17
 SKB_GSO_TCP_ACCECN: Final = 1 << 19
-GSO_MAX_SIZE: Final = 65536
+GSO_LEGACY_MAX_SIZE: Final = 65536
+"""Bytes of a super-segment, from its network header on, that every device which takes any can take (Linux, same
+name)."""
+
 
 SKBTX_SW_TSTAMP: Final = 1 << 1
 SKBTX_SCHED_TSTAMP: Final = 1 << 6

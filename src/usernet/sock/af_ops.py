@@ -6,6 +6,7 @@ received packet carries its family's `AddressFamily`, and everything that depend
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from usernet.core.iov import Payload
@@ -78,11 +79,10 @@ class AddressFamily:
         """The route back to the sender of a received packet, from the address it was sent to; None where none is."""
         raise NotImplementedError
 
-    def xmit(self, sk: InetSock, skb: SKBuff, dst: Dst) -> int:
-        """Send a transport's packet for a connected socket: build the network header by the socket's options and
-        addresses (`sk.saddr`, `sk.daddr`, `sk.tos`, `sk.ttl`, `sk.pmtudisc`, IP options) and give it to the output
-        path (Linux: ip_queue_xmit). The packet leaves whole: TCP keeps to the MTU. Returns 0 or NET_XMIT_*."""
-        raise NotImplementedError
+    xmit: Callable[[InetSock, SKBuff, Any], int]
+    """`xmit(sk, skb, dst)`: send a transport's packet for a connected socket: build the network header by the socket's
+    options and addresses (`sk.saddr`, `sk.daddr`, `sk.tos`, `sk.ttl`, `sk.pmtudisc`, IP options) and give it to the
+    output path (Linux: ip_queue_xmit). The packet leaves whole: TCP keeps to the MTU. Returns 0 or NET_XMIT_*."""
 
     def xmit_skb(
         self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, protocol: int, tos: int, ttl: int, dont_fragment: bool,

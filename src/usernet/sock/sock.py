@@ -60,6 +60,7 @@ class SockNet:
         self.wmem_max: int = 212992
         self.somaxconn: int = 4096
         self.optmem_max: int = 131072
+        self.busy_read: int = 0
         table = net.sysctl
         for name, low in (("rmem_default", SOCK_MIN_RCVBUF), ("rmem_max", SOCK_MIN_RCVBUF)):
             table.register(f"net.core.{name}", self, low=low)
@@ -67,6 +68,7 @@ class SockNet:
             table.register(f"net.core.{name}", self, low=low)
         table.register("net.core.somaxconn", self)
         table.register("net.core.optmem_max", self)
+        table.register("net.core.busy_read", self)
         self.sockets: set[Sock] = set()
         """Every socket that is open or still has work to do: for `ss`, and for leak checks."""
 
@@ -144,7 +146,7 @@ class Sock:
         """Bytes per second at which it sends, as far as something paces."""
         self.pacing_status: int = SK_PACING_NONE
         self.incoming_cpu: int = -1
-        self.busy_poll: int = 0
+        self.busy_poll: int = settings.busy_read
         self.rxq_ovfl: bool = False
         self.sock_flags: int = 0
         """SOCK_* bits of options seldom set (sock/options.py)."""
@@ -311,6 +313,34 @@ class Sock:
         if not self.dead:
             self.data_ready()
         return None
+
+    def busy_loop(self) -> bool:
+        """Before a reader sleeps, look at the device oneself: once, and on and on for SO_BUSY_POLL µs where that is
+        set. True where something has come (Linux: sk_busy_loop).
+
+        A look at an empty device costs less than to sleep and be woken. Only for devices with a descriptor, and where
+        something drives the stack: what is driven by hand, or on virtual time, must not move by itself.
+        """
+        dst = self.dst
+        loop = self.loop
+        if dst is None or loop.trampoline is None or dst.dev.driver.fileno() < 0:
+            return False
+        softirq = loop.softirq
+        napi = dst.dev.napi
+        queue = self.receive_queue
+        limit = self.busy_poll
+        end = loop.now + limit * 1000
+        while True:
+            softirq.schedule(napi)
+            softirq.run()
+            if queue.first is not None:
+                return True
+            if not limit:
+                return False
+            now = loop.clock.now()
+            if now >= end:
+                return False
+            loop.now = max(now, loop.now)
 
     def purge(self) -> None:
         """Let go of all that is queued."""

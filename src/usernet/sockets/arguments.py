@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
-from usernet.core.iov import SinkIter, SourceIter
+from usernet.core.iov import BytesIter, IovIter, SinkIter, SourceIter
 from usernet.sock.msg import Control
 
 INT_MAX: Final = 2**31 - 1
@@ -81,10 +81,10 @@ def timeout_ns(value: Any) -> int:
     return nanoseconds
 
 
-def source(data: Any) -> SourceIter:
+def source(data: Any) -> IovIter:
     """One buffer to send from. Raises TypeError, and BufferError where it isn't contiguous."""
     if type(data) is bytes:
-        return SourceIter((data,))
+        return BytesIter(data)
     return SourceIter((_readable(data),))
 
 

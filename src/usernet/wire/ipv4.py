@@ -96,7 +96,8 @@ def build(
 
     Args:
         tos: DS field and ECN bits, 0 to 255.
-        tot_len: bytes of header and payload, 0 to 0xFFFF.
+        tot_len: bytes of header and payload; above 0xFFFF, as only a super-segment may be, the field is 0 and the
+            packet's own length counts (Linux: iph_set_totlen).
         ident: identification, 0 to 0xFFFF.
         frag_off: IP_DF, IP_MF and the offset in units of 8 bytes.
         ttl: 0 to 255.
@@ -111,6 +112,8 @@ def build(
     Raises:
         struct.error: a value does not fit its field.
     """
+    if tot_len > 0xFFFF:
+        tot_len = 0
     total = tos + tot_len + ident + frag_off + (ttl << 8) + protocol + _from_bytes(saddr + daddr, "big")
     if options:
         ver_ihl = 0x45 + (len(options) >> 2)

@@ -44,6 +44,7 @@ class Ipv4Family(AddressFamily):
         self._multicast = net.get(Multicast)
         self._out = net.get(Ip4Output)
         self._options = net.get(OptionsInput)
+        self.xmit = self._out.xmit
         self.sockglue = net.get(SockGlue)
 
     def addr_type(self, addr: bytes, dev: Any = None) -> int:
@@ -60,9 +61,6 @@ class Ipv4Family(AddressFamily):
             return self._routes.output(Flow(skb.saddr, skb.daddr if not oif else ANY, 0, oif))
         except OSError:
             return None
-
-    def xmit(self, sk: InetSock, skb: SKBuff, dst: Any) -> int:
-        return self._out.xmit(sk, skb, dst)
 
     def xmit_skb(
         self, skb: SKBuff, dst: Any, saddr: bytes, daddr: bytes, protocol: int, tos: int, ttl: int, dont_fragment: bool,

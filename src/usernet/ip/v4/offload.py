@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from usernet.net.offload import Offload, Offloads
+from usernet.ip.v4.train import IPPROTO_TCP, Ipv4Train
+from usernet.net.offload import Offload, Offloads, Train
 from usernet.net.pernet import Net
 from usernet.netdevice.gro import GroControl
 from usernet.skbuff.skbuff import CHECKSUM_NONE, SKBuff
@@ -17,6 +18,9 @@ from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MF, IP_OFFSET
 
 _parse = ipv4.parse
 _from_bytes = int.from_bytes
+
+_TSTAMP: Final = b"\1\1\x08\x0a"
+"""How the options of a segment with a time stamp and no more start: two NOPs, kind 8, length 10."""
 
 SIMPLE_HEADER: Final = 0x45
 """Version 4 and five words: without options, the only header whose packets are merged."""
@@ -145,6 +149,15 @@ class Ipv4Offload(Offload):
         ours.count += skb.gso_segs or 1
         return True
 
+    def gro_train(self, held: SKBuff, skb: SKBuff) -> Train | None:
+        control: GroControl = held.cb
+        head = skb.head
+        transport = skb.data + IP_HLEN
+        # All of the frame must be there, in one piece, and nothing may be behind the packet (gro_follow has looked).
+        if control.closed or skb.data_len or skb.tail != len(head) or head[skb.data + 9] != IPPROTO_TCP:
+            return None
+        return Ipv4Train(held, skb, transport, transport + (head[transport + 12] >> 4 << 2))
+
     def gro_ack(self, held: SKBuff | None, skb: SKBuff) -> bool:
         head = skb.head
         at = skb.data
@@ -162,19 +175,25 @@ class Ipv4Offload(Offload):
         size = skb.len
         if (
             size != held.len
-            # Version, length, flow, our next sequence number, flags and options are the same …
+            # Version, length, flow, our next sequence number, and flags are the same; so are the kinds of options …
             or old[start : start + 4] != head[at : at + 4]
             or old[start + 6 : start + 10] != head[at + 6 : at + 10]
             or old[start + 12 : start + 28] != head[at + 12 : at + 28]
             or old[start + 32 : start + 34] != head[at + 32 : at + 34]
-            or old[start + 40 : start + size] != head[at + 40 : at + size]
             or skb.ip_summed == CHECKSUM_NONE
         ):
             return False
-        # … and it acknowledges more. A duplicate says something of its own.
+        # … and it acknowledges more, so that what the older one says of the window and the time is out of date. A
+        # duplicate says something of its own, and so does a SACK.
         before = _from_bytes(old[start + 28 : start + 32], "big")
         if not 0 < _from_bytes(head[at + 28 : at + 32], "big") - before < 1 << 31:
             return False
+        if size > 40 and old[start + 40 : start + size] != head[at + 40 : at + size]:
+            if size != 52 or head[at + 40 : at + 44] != _TSTAMP or old[start + 40 : start + 44] != _TSTAMP:
+                return False
+            earlier = _from_bytes(old[start + 44 : start + 48], "big")
+            if _from_bytes(head[at + 44 : at + 48], "big") - earlier & 0x80000000:
+                return False
         held.head = head
         held.data = held.network_header = at
         held.mac_header = skb.mac_header
@@ -191,11 +210,12 @@ class Ipv4Offload(Offload):
         if control.count == control.first:
             return
         network = held.network_header
+        # Its header is about to be written to: that must not copy its payload.
+        held.cow(control.start)
         held.gso_segs = control.count
         held.gso_size = control.mss
         held.cb = control
         control.transport.gro_complete(held)
         held.cb = None
         _, tos, _, ident, frag_off, ttl, protocol, _, saddr, daddr = _parse(held.head, network)
-        length = held.len if held.len <= 0xFFFF else 0
-        held.store(network, ipv4.build(tos, length, ident, frag_off, ttl, protocol, saddr, daddr))
+        held.store(network, ipv4.build(tos, held.len, ident, frag_off, ttl, protocol, saddr, daddr))

@@ -81,7 +81,12 @@ class Rtable(Dst):
 
     def mtu(self) -> int:
         """Linux: ip_dst_mtu_maybe_forward."""
-        if self.fib.exceptions is not None:
+        fib = self.fib
+        if fib.exceptions is None:
+            if not self.metric_mtu and not fib.mtu_lock:
+                mtu = self.dev.mtu
+                return min(IP_MAX_MTU, mtu)
+        else:
             found = self.exception()
             if found is not None and found.pmtu:
                 return found.pmtu

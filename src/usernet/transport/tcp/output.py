@@ -34,7 +34,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.mss import current_mss
 from usernet.transport.tcp.rate import rate_skb_sent
-from usernet.transport.tcp.segment import GSO_MAX_PAYLOAD, TxInfo, fragment, init_tso_segs
+from usernet.transport.tcp.segment import TxInfo, fragment, gso_max_payload, init_tso_segs
 from usernet.transport.tcp.transmit import AF_INET, local_congestion, transmit_skb
 from usernet.wire.tcp import FIN, PSH, TCP_CHECK_OFFSET, build_ts
 
@@ -83,13 +83,15 @@ def tso_segs(sk: TcpSock, mss: int) -> int:
         # Each segment is signed for itself.
         return 1
     tcp = sk.tcp
+    largest = gso_max_payload(sk)
     size = sk.pacing_rate >> 10
-    shift = sk.min_rtt_us() >> tcp.tcp_tso_rtt_log
+    shift = sk.rtt_min[0] >> tcp.tcp_tso_rtt_log
     if shift < 32:
-        size += 65536 >> shift
-    size = min(size, GSO_MAX_PAYLOAD)
+        size += largest >> shift
+    if size >= largest:
+        return largest // mss or 1
     segments = max(size // mss, sk.ca.min_tso_segs(sk) or tcp.tcp_min_tso_segs)
-    return min(segments, GSO_MAX_PAYLOAD // mss or 1)
+    return min(segments, largest // mss or 1)
 
 
 def _mss_split_point(sk: TcpSock, skb: SKBuff, mss: int, max_segs: int, nonagle: int) -> int:
@@ -296,7 +298,7 @@ def pacing_check(sk: TcpSock) -> bool:
     return True
 
 
-def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
+def _transmit_burst(sk: TcpSock, mss: int, max_segs: int, nonagle: int) -> int:
     """Send the whole super-segments at the head of the queue that nothing speaks against, at a fraction of the cost of
     weighing each; returns how many packets they stand for. What `write_xmit` and `transmit_skb` do for them, with all
     that is the same for each done once.
@@ -345,15 +347,18 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int) -> int:
     while skb is not None:
         length = skb.len
         segments = length // mss
-        if (
-            skb.next is None
-            or segments < 2
-            or segments * mss != length
-            or segments > max_segs
-            or segments > room
-            or (edge - skb.end_seq) & 0x80000000
-        ):
+        if segments < 2 or segments > max_segs or segments > room or (edge - skb.end_seq) & 0x80000000:
             break
+        if skb.next is None and (room < max_segs or (edge - skb.seq - max_segs * mss) & 0x80000000):
+            # The last of the queue may be better off with more (_tso_should_defer).
+            break
+        whole = segments * mss
+        if whole != length:
+            if skb.next is not None or not nagle_check(True, sk, nonagle):
+                break
+            # What is behind the last whole segment is Nagle's to hold back.
+            fragment(sk, queue, skb, whole, mss)
+            length = whole
         if idle and not packets:
             sk.ca.cwnd_event(sk, CA_EVENT_TX_START)
         skb.gso_size = mss
@@ -427,8 +432,8 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
     max_segs = tso_segs(sk, mss)
     queue = sk.write_queue
     first = queue.first
-    if first is not None and first.next is not None and first.len > mss and not push_one:
-        sent += _transmit_burst(sk, mss, max_segs)
+    if first is not None and first.len > mss and not push_one:
+        sent += _transmit_burst(sk, mss, max_segs, nonagle)
     while True:
         skb = queue.first
         if skb is None:

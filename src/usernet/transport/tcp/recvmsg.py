@@ -7,6 +7,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from usernet.core.errors import error
+from usernet.core.iov import IovIter
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Blocking, Wait
 from usernet.sock.datagram import receive_error
 from usernet.sock.msg import (
@@ -26,6 +27,7 @@ from usernet.transport.tcp.const import (
     ICSK_ACK_SCHED,
     SEQ_MASK,
     TCP_CLOSE,
+    TCP_ESTABLISHED,
     TCP_LISTEN,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
@@ -38,6 +40,7 @@ from usernet.transport.tcp.window import choose_window, rcv_space_adjust, receiv
 from usernet.wire.tcp import FIN
 
 if TYPE_CHECKING:
+    from usernet.skbuff.skbuff import SKBuff
     from usernet.transport.tcp.sock import TcpSock
 
 SOL_TCP: Final = 6
@@ -104,11 +107,7 @@ def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[
                         used = urgent
             if used:
                 if not trunc:
-                    if offset == 0 and used == length and not skb.data_len:
-                        sink.write(memoryview(skb.head)[skb.data : skb.tail])
-                    else:
-                        for part in skb.slice(offset, offset + used):
-                            sink.write(part)
+                    _copy_out(sink, skb, offset, used)
                 seq = (seq + used) & SEQ_MASK
                 copied += used
                 wanted -= used
@@ -121,6 +120,11 @@ def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[
             sk.urg_data = 0
             sk.pred_ok = not sk.ofo and sk.rcv_wnd > 0 and not sk.ecn_flags & 16
         if offset < length:
+            if not peek and offset:
+                # What was read is let go of at once: its memory, still in the cache, serves for what comes next.
+                skb.pull_front(offset)
+                skb.seq = seq
+                queue.resized(-offset)
             return copied, seq, False
         if skb.tcp_flags & FIN:
             if not peek:
@@ -136,6 +140,30 @@ def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[
             break
         skb = following
     return copied, seq, False
+
+
+def _copy_out(sink: IovIter, skb: SKBuff, offset: int, size: int) -> None:
+    """Copy `size` bytes of a packet's, from `offset` on, to the application (Linux: skb_copy_datagram_msg)."""
+    linear = skb.len - skb.data_len
+    if offset < linear:
+        start = skb.data + offset
+        take = min(linear - offset, size)
+        sink.write(memoryview(skb.head)[start : start + take])
+        size -= take
+        offset = 0
+    else:
+        offset -= linear
+    for frag in skb.frags or ():
+        if not size:
+            return
+        length = len(frag)
+        if offset >= length:
+            offset -= length
+            continue
+        take = min(length - offset, size)
+        sink.write(frag if take == length else memoryview(frag)[offset : offset + take])
+        size -= take
+        offset = 0
 
 
 def _take(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int) -> tuple[int, bool]:
@@ -191,6 +219,8 @@ def tcp_recvmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking
     wanted = msg.iter.length
     target = wanted if flags & MSG_WAITALL else min(sk.rcvlowat, wanted) or 1
     copied, stop = _take(sk, msg, flags, wanted)
+    if not copied and wanted and sk.state == TCP_ESTABLISHED and sk.busy_loop():
+        copied, stop = _take(sk, msg, flags, wanted)
     if copied >= target or stop or not wanted:
         return _finish(sk, msg, flags, copied)
     ended = _ended(sk, copied, bool(flags & MSG_DONTWAIT))

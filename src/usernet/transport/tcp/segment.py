@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.skbuff.queue import SKBuffQueue
-from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_OVERHEAD, SKBuff
+from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, GSO_LEGACY_MAX_SIZE, SKB_OVERHEAD, SKBuff
 from usernet.transport.tcp import chrono, completion
 from usernet.transport.tcp.const import SEQ_MASK, TCP_NAGLE_PUSH, TCPCB_LOST, TCPCB_SACKED_ACKED, TCPCB_SACKED_RETRANS
 from usernet.wire.tcp import FIN, PSH, SYN
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
 
 
-GSO_MAX_PAYLOAD: Final = 65535 - 40 - 60 - 1
+MAX_HEADERS: Final = 320
+"""Bytes kept free for headers in a super-segment (Linux: MAX_TCP_HEADER)."""
+
 MAX_SKB_FRAGS: Final = 256
 
 
@@ -104,6 +106,12 @@ class SentQueue:
         tx.listed = False
 
 
+def gso_max_payload(sk: TcpSock) -> int:
+    """Bytes of payload of the largest super-segment that the device takes (Linux: sk_gso_max_size)."""
+    dst = sk.dst
+    return (GSO_LEGACY_MAX_SIZE if dst is None else dst.dev.gso_max_size) - MAX_HEADERS - 1
+
+
 def new_segment(seq: int, flags: int) -> SKBuff:
     """An empty segment for the write queue."""
     skb = SKBuff()
@@ -174,12 +182,21 @@ def fragment(sk: TcpSock, queue: SKBuffQueue, skb: SKBuff, length: int, mss: int
     old_count = skb.gso_segs
     rest = SKBuff()
     rest.ip_summed = CHECKSUM_PARTIAL
-    rest.frags = skb.slice(length, skb.len)
     size = skb.len - length
     rest.len = rest.data_len = size
     rest.truesize = size + SKB_OVERHEAD
-    kept = skb.slice(0, length)
-    skb.frags = kept
+    frags = skb.frags
+    assert frags is not None
+    last = frags[-1]
+    if size < len(last):
+        view = memoryview(last)
+        cut = len(last) - size
+        skb.frags = frags[:-1]
+        skb.frags.append(view[:cut])
+        rest.frags = [view[cut:]]
+    else:
+        rest.frags = skb.slice(length, skb.len)
+        skb.frags = skb.slice(0, length)
     skb.len = skb.data_len = length
     sk.wmem_queued += length + SKB_OVERHEAD + rest.truesize - skb.truesize
     skb.truesize = length + SKB_OVERHEAD

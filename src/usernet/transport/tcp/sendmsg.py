@@ -44,7 +44,7 @@ from usernet.transport.tcp.fastopen_client import sendmsg_fastopen
 from usernet.transport.tcp.mss import bound_to_half_wnd, current_mss
 from usernet.transport.tcp.output import push_pending_frames, slow_start_after_idle_check, write_xmit
 from usernet.transport.tcp.rate import rate_check_app_limited
-from usernet.transport.tcp.segment import GSO_MAX_PAYLOAD, MAX_SKB_FRAGS, add_write_queue_tail, mark_push, new_segment
+from usernet.transport.tcp.segment import MAX_SKB_FRAGS, add_write_queue_tail, gso_max_payload, mark_push, new_segment
 from usernet.wire.tcp import ACK, PSH
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def size_goal(sk: TcpSock, mss: int, large: bool) -> int:
     """How large a queued segment may grow: whole MSS up to what the device takes (Linux: tcp_xmit_size_goal)."""
     if not large or sk.auth is not None:
         return mss
-    goal = bound_to_half_wnd(sk, GSO_MAX_PAYLOAD)
+    goal = bound_to_half_wnd(sk, gso_max_payload(sk))
     return max(goal // mss * mss, mss)
 
 
@@ -80,13 +80,14 @@ def _push(sk: TcpSock, flags: int, mss: int, nonagle: int, goal: int) -> None:
     if flags & MSG_OOB:
         sk.snd_up = sk.write_seq
         sk.urg_mode = True
-    if _should_autocork(sk, skb, goal):
+    if sk.wmem_alloc and _should_autocork(sk, skb, goal):
         # The device's queue holds enough of ours: its emptying brings us back.
         if not sk.tsq_throttled:
             sk.net.mib.tcp_ext.TCPAutoCorking += 1
             sk.tsq_throttled = True
         return
-    push_pending_frames(sk, mss, TCP_NAGLE_CORK if flags & MSG_MORE else nonagle)
+    if write_xmit(sk, mss, TCP_NAGLE_CORK if flags & MSG_MORE else nonagle, 0):
+        sk.check_probe_timer()
 
 
 def _should_autocork(sk: TcpSock, skb: SKBuff, goal: int) -> bool:
@@ -237,7 +238,8 @@ def tcp_sendmsg(
         _check(sk)
         raise error(errno.EPIPE)
     tsflags = tsflags_of(sk, msg.control) if msg.control else sk.tsflags
-    _check(sk)
+    if sk.err or sk.shutdown_mask & SEND_SHUTDOWN:
+        _check(sk)
     if not sk.packets_out and sk.snd_nxt == sk.write_seq:
         slow_start_after_idle_check(sk)
     mss = current_mss(sk)

@@ -1,0 +1,204 @@
+"""The data path alone: what the stack takes for a super-segment, with no kernel and no system call on the other side.
+
+    python bench/datapath.py [--rounds N] [--profile]
+
+A driver in memory plays a peer whose every segment and acknowledgement is made beforehand. Printed: the least µs over
+the rounds for 128 KiB received (recv_into) and sent (send), in super-segments with a virtio-net header as a TAP has
+them. --profile shows where the time goes, function by function. Needs no privilege.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import time
+from collections import deque
+
+import _net as net
+
+import usernet
+from usernet.core.malloc import tune_malloc
+from usernet.drivers.vnet_hdr import receive_header, transmit_header
+from usernet.netdevice.device import NetDevice
+from usernet.netdevice.driver import (
+    ARPHRD_NONE,
+    NETIF_F_HW_CSUM,
+    NETIF_F_RXCSUM,
+    NETIF_F_SG,
+    NETIF_F_TSO,
+    Driver,
+)
+from usernet.skbuff.skbuff import SKBuff
+from usernet.wire import checksum, ipv4, tcp, virtio_net
+
+MSS = 1448
+SEGMENTS = 45
+PEER = bytes((10, 0, 0, 1))
+US = bytes((10, 0, 0, 2))
+PORT = 5001
+WINDOW = 60000
+
+
+class Peer(Driver):
+    """A NIC without a wire: `frames` are what it receives next; it remembers what was sent last."""
+
+    link_type = ARPHRD_NONE
+    hw_features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_RXCSUM | NETIF_F_TSO
+    tso_max_size = 262144
+
+    def __init__(self) -> None:
+        self.dev: NetDevice | None = None
+        self.frames: deque[bytes] = deque()
+        self.acked = 0
+        self.window = 0
+        self.wscale = 0
+        self.sent = 0
+        """The next sequence number of the stack's, after all that it has sent."""
+
+    def open(self, dev: NetDevice) -> None:
+        self.dev = dev
+
+    def stop(self) -> None:
+        self.dev = None
+
+    def xmit(self, skb: SKBuff) -> bool:
+        transmit_header(skb)
+        _, _, seq, self.acked, hlen, flags, window, _, _ = tcp.parse(skb.head, 20)
+        if flags & tcp.SYN:
+            self.wscale = tcp.parse_options(skb.head, 20 + tcp.TCP_HLEN, 20 + hlen).wscale
+        else:
+            self.window = window << self.wscale
+        self.sent = seq + skb.len - 20 - hlen + bool(flags & (tcp.SYN | tcp.FIN)) & 0xFFFFFFFF
+        destructor = skb.destructor
+        if destructor is not None:
+            skb.destructor = None
+            destructor(skb)
+        return True
+
+    def poll(self, budget: int) -> int:
+        assert self.dev is not None
+        napi = self.dev.napi
+        frames = self.frames
+        done = 0
+        while frames and done < budget:
+            frame = frames.popleft()
+            done += 1
+            train = napi.train
+            if train is not None and train.take(frame):
+                continue
+            skb = SKBuff(frame, virtio_net.VIRTIO_NET_HDR_LEN)
+            receive_header(skb, 0)
+            napi.receive(skb)
+        return done
+
+    def segment(self, seq: int, ack: int, flags: int, payload: bytes = b"", ident: int = 0) -> bytes:
+        """A frame from the peer."""
+        if flags & tcp.SYN:
+            options = tcp.build_syn_options(mss=1460, wscale=14, sack_ok=True, ts=(1, 0))
+        else:
+            options = bytes((1, 1, 8, 10)) + (1).to_bytes(4, "big") * 2
+        length = tcp.TCP_HLEN + len(options) + len(payload)
+        pseudo = checksum.pseudo_sum(PEER, US, 6, length)
+        header = tcp.build(PORT, PORT, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, flags, WINDOW, pseudo, 0, options)
+        gso = len(payload) > MSS
+        vnet = virtio_net.build(1, 1 if gso else 0, 20 + len(header), MSS if gso else 0, 20, 16)
+        return vnet + ipv4.build(0, 20 + length, ident & 0xFFFF, ipv4.IP_DF, 64, 6, PEER, US) + header + payload
+
+
+class Connection:
+    """A stack with one connection to a `Peer`."""
+
+    def __init__(self) -> None:
+        self.stack = usernet.Stack("bench")
+        self.peer = Peer()
+        self.dev = self.stack.add_device(self.peer, "eth0", "10.0.0.2/24")
+        self.socket = self.stack.socket()
+        self.socket.setblocking(False)
+        self.socket.bind(("", PORT))
+        self.socket.connect_ex(("10.0.0.1", PORT))
+        self.seq = 1
+        self.feed(self.peer.segment(0, self.peer.sent, tcp.SYN | tcp.ACK))
+
+    def feed(self, *frames: bytes) -> None:
+        """Have the stack receive `frames` in one batch."""
+        self.peer.frames.extend(frames)
+        self.stack.net.loop.schedule(self.dev.napi)
+        self.stack.poll(time.monotonic_ns())
+
+    def receive(self, megabytes: int) -> float:
+        """µs for 128 KiB received, in polls of 16 super-segments."""
+        whole = bytes(MSS * SEGMENTS)
+        buffer = bytearray(net.CHUNK)
+        socket = self.socket
+        spent = total = ident = 0
+        while total < megabytes << 20:
+            frames: list[bytes] = []
+            # Small ones until the window has grown.
+            payload = whole if self.peer.window > 2 * len(whole) else whole[: MSS * 10]
+            while len(frames) < 16 and (len(frames) + 1) * len(payload) <= self.peer.window:
+                frames.append(self.peer.segment(self.seq, self.peer.sent, tcp.ACK | tcp.PSH, payload, ident))
+                self.seq += len(payload)
+                ident += len(payload) // MSS
+            start = time.perf_counter_ns()
+            self.feed(*frames)
+            left = len(frames) * len(payload)
+            while left:
+                left -= socket.recv_into(buffer)
+            spent += time.perf_counter_ns() - start
+            total += len(frames) * len(payload)
+        return spent / 1000 / (total / net.CHUNK)
+
+    def send(self, megabytes: int) -> float:
+        """µs for 128 KiB sent, an acknowledgement for each call, four of them in a poll."""
+        block = bytes(net.CHUNK)
+        socket = self.socket
+        spent = total = turn = 0
+        while total < megabytes << 20:
+            turn += 1
+            start = time.perf_counter_ns()
+            try:
+                total += socket.send(block)
+                full = False
+            except BlockingIOError:
+                full = True
+            spent += time.perf_counter_ns() - start
+            self.peer.frames.append(self.peer.segment(self.seq, self.peer.sent, tcp.ACK))
+            if turn % 4 == 0 or full:
+                start = time.perf_counter_ns()
+                self.feed()
+                spent += time.perf_counter_ns() - start
+        return spent / 1000 / (total / net.CHUNK)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.stack.close()
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="rounds, of which the fastest counts (default 9)")
+    parser.add_argument("--megabytes", type=int, default=64, help="data of a round (default 64 MB)")
+    parser.add_argument("--profile", action="store_true", help="show where the time goes")
+    arguments = parser.parse_args()
+    tune_malloc()
+    rows = []
+    for name, measure in (("received", Connection.receive), ("sent", Connection.send)):
+        connection = Connection()
+        measure(connection, 8)
+        if arguments.profile:
+            profile = cProfile.Profile()
+            profile.runcall(measure, connection, arguments.megabytes)
+            print(name)
+            pstats.Stats(profile).sort_stats("tottime").print_stats(40)
+        values = [measure(connection, arguments.megabytes) for _ in range(arguments.rounds)]
+        connection.close()
+        least = min(values)
+        rows.append((name, f"{least:.1f}", f"{net.median(values):.1f}", f"{net.CHUNK * 8 / least / 1000:.2f}"))
+    print(f"{net.describe()}\n")
+    net.table(("128 KiB", "least µs", "median µs", "Gbit/s"), rows)
+
+
+if __name__ == "__main__":
+    main()
