@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, final
 
+from usernet.cli.tools import sockinfo
 from usernet.cli.tools.common import Options, Text, locked, to_json
-from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC
 from usernet.sock.inet import InetSock
 from usernet.sock.sock import Sock
 from usernet.stack import Stack
 from usernet.transport.tcp.const import (
     TCP_CLOSE,
     TCP_ESTABLISHED,
-    TCP_INFINITE_SSTHRESH,
     TCP_LISTEN,
+    TCP_NEW_SYN_RECV,
+    TCP_SYN_RECV,
     TCP_TIME_WAIT,
 )
-from usernet.transport.tcp.info import TCPI_OPT_SACK, TCPI_OPT_TIMESTAMPS, TCPI_OPT_WSCALE, tcp_info
+from usernet.transport.tcp.handshake import RequestSock
+from usernet.transport.tcp.info import tcp_info
 from usernet.transport.tcp.sock import TcpSock
 from usernet.transport.tcp.tcp import Tcp
 from usernet.transport.tcp.timewait import TimeWaitSock
@@ -28,8 +30,6 @@ STATES: Final = (
     "LISTEN", "CLOSING", "SYN-RECV",
 )  # fmt: skip
 KINDS: Final = {1: "icmp", 2: "raw", 6: "tcp", 17: "udp"}
-TIMERS: Final = {1: "on", 3: "persist", 5: "on", 6: "on"}
-"""By what the retransmission timer is armed for (`icsk_pending`)."""
 
 
 @final
@@ -46,7 +46,11 @@ class Row:
         self.process = ""
         self.info: dict[str, int] | None = None
         self.congestion = ""
+        self.cc_info = b""
+        self.cc_state: dict[str, Any] = {}
+        self.md5keys = ""
         self.mem = ""
+        self.details = ""
 
 
 def timewait_sockets(stack: Stack) -> Iterator[TimeWaitSock]:
@@ -80,29 +84,14 @@ def _row(stack: Stack, sk: InetSock) -> Row:
     if isinstance(sk, TcpSock):
         row.info = tcp_info(sk)
         row.congestion = sk.ca.name
-        row.timer = _timer(sk)
-    row.mem = f"skmem:(r{sk.rmem_alloc},rb{sk.rcvbuf},t{sk.wmem_alloc},tb{sk.sndbuf},d{sk.drops})"
+        if state != TCP_LISTEN:
+            row.cc_info = sk.ca.pack_info(sk)
+            row.cc_state = sk.ca.get_info(sk)
+        row.timer = sockinfo.timer(sk)
+        row.md5keys = sockinfo.md5keys(sk)
+    row.mem = sockinfo.memory(sk)
+    row.details = sockinfo.details(sk)
     return row
-
-
-def _timer(sk: TcpSock) -> str:
-    now = sk.loop.now
-    if sk.retransmit_timer.pending and sk.icsk_pending:
-        left = max(sk.retransmit_timer.deadline - now, 0)
-        return f"timer:({TIMERS.get(sk.icsk_pending, 'on')},{_duration(left)},{sk.icsk_retransmits})"
-    if sk.keepalive_timer is not None and sk.keepalive_timer.pending:
-        return f"timer:(keepalive,{_duration(max(sk.keepalive_timer.deadline - now, 0))},{sk.probes_out})"
-    return ""
-
-
-def _duration(ns: int) -> str:
-    """As ss prints it: 1min59sec, 12sec, 345ms."""
-    if ns >= 60 * NSEC_PER_SEC:
-        minutes, seconds = divmod(ns // NSEC_PER_SEC, 60)
-        return f"{minutes}min{seconds}sec" if seconds else f"{minutes}min"
-    if ns >= 10 * NSEC_PER_SEC:
-        return f"{ns // NSEC_PER_SEC}sec"
-    return f"{ns // NSEC_PER_MSEC}ms"
 
 
 def _timewait_row(entry: TimeWaitSock) -> Row:
@@ -112,83 +101,44 @@ def _timewait_row(entry: TimeWaitSock) -> Row:
         _end(entry.saddr, entry.sport, any_addr), _end(entry.daddr, entry.dport, any_addr),
     )  # fmt: skip
     left = max(entry.timer.deadline - entry.tcp.net.loop.now, 0)
-    row.timer = f"timer:(timewait,{_duration(left)},0)"
+    row.timer = f"timer:(timewait,{sockinfo.duration(left)},0)"
+    row.details = "ino:0 sk:0"
     return row
 
 
-def describe_info(info: dict[str, int], congestion: str) -> str:
-    """The words of `ss -i` for `struct tcp_info`."""
-    words = []
-    options = info["options"]
-    if options & TCPI_OPT_TIMESTAMPS:
-        words.append("ts")
-    if options & TCPI_OPT_SACK:
-        words.append("sack")
-    words.append(congestion)
-    if options & TCPI_OPT_WSCALE:
-        words.append(f"wscale:{info['wscale'] & 15},{info['wscale'] >> 4}")
-    words.append(f"rto:{info['rto'] / 1000:g}")
-    if info["backoff"]:
-        words.append(f"backoff:{info['backoff']}")
-    if info["rtt"]:
-        words.append(f"rtt:{info['rtt'] / 1000:g}/{info['rttvar'] / 1000:g}")
-    if info["ato"]:
-        words.append(f"ato:{info['ato'] / 1000:g}")
-    words += [f"mss:{info['snd_mss']}", f"pmtu:{info['pmtu']}", f"rcvmss:{info['rcv_mss']}", f"advmss:{info['advmss']}"]
-    words.append(f"cwnd:{info['snd_cwnd']}")
-    if info["snd_ssthresh"] < TCP_INFINITE_SSTHRESH:
-        words.append(f"ssthresh:{info['snd_ssthresh']}")
-    for name in ("bytes_sent", "bytes_retrans", "bytes_acked", "bytes_received", "segs_out", "segs_in"):
-        if info[name]:
-            words.append(f"{name}:{info[name]}")
-    for name in ("data_segs_out", "data_segs_in"):
-        if info[name]:
-            words.append(f"{name}:{info[name]}")
-    if info["rtt"]:
-        words.append(f"send {info['snd_cwnd'] * info['snd_mss'] * 8_000_000 // info['rtt']}bps")
-    if info["last_data_sent"] or info["last_data_recv"]:
-        words += [f"lastsnd:{info['last_data_sent']}", f"lastrcv:{info['last_data_recv']}"]
-        words.append(f"lastack:{info['last_ack_recv']}")
-    if info["delivery_rate"]:
-        words.append(f"delivery_rate {info['delivery_rate'] * 8}bps")
-    words.append(f"delivered:{info['delivered']}")
-    if info["delivery_rate_app_limited"]:
-        words.append("app_limited")
-    for name in ("unacked", "lost", "sacked"):
-        if info[name]:
-            words.append(f"{name}:{info[name]}")
-    if info["total_retrans"]:
-        words.append(f"retrans:{info['retrans']}/{info['total_retrans']}")
-    if info["dsack_dups"]:
-        words.append(f"dsack_dups:{info['dsack_dups']}")
-    if info["rcv_ooopack"]:
-        words.append(f"rcv_ooopack:{info['rcv_ooopack']}")
-    words.append(f"rcv_space:{info['rcv_space']}")
-    words.append(f"rcv_ssthresh:{info['rcv_ssthresh']}")
-    if info["min_rtt"] and info["min_rtt"] < 0xFFFFFFFF:
-        words.append(f"minrtt:{info['min_rtt'] / 1000:g}")
-    words.append(f"snd_wnd:{info['snd_wnd']}")
-    return " ".join(words)
+def _request_row(entry: RequestSock) -> Row:
+    any_addr = entry.af.any
+    row = Row(
+        "tcp", TCP_NEW_SYN_RECV, (0, 0),
+        _end(entry.saddr, entry.sport, any_addr), _end(entry.daddr, entry.dport, any_addr),
+    )  # fmt: skip
+    left = max(entry.timer.deadline - entry.tcp.net.loop.now, 0)
+    row.timer = f"timer:(on,{sockinfo.duration(left)},{entry.num_retrans})"
+    row.details = "ino:0 sk:0"
+    return row
 
 
 def ss(stack: Stack, *args: str) -> Text:
     """`ss` on `stack`: ss(stack, "-t", "-a"), ss(stack, "-tni").
 
-    -t -u -w: only TCP, UDP, raw. -l: only those that listen. -a: those too. -n: numbers, which it always shows. -i:
-    the inside of TCP. -m: memory. -o: timers. -p: the owner, which is the stack. -s: a summary. -H: no header. -j,
-    --json. Returns what it prints. Raises UsageError.
+    -t -u -w: only TCP, UDP, raw. -l: only those that listen. -a: those too. -n: rates as whole numbers, as addresses
+    and ports always are. -i: the inside of TCP. -m: memory. -o: timers, and what was agreed on in the handshake. -e:
+    cookie, mark, open directions. -p: the owner, which is the stack. -s: a summary. -H: no header. -O: one line each.
+    -j, --json. Returns what it prints. Raises UsageError.
     """
-    options = Options("ss", "ss [-tuwlanimopsHj]")
+    options = Options("ss", "ss [-tuwlanimoepsHOj]")
     for short, long in (
         ("t", "tcp"), ("u", "udp"), ("w", "raw"), ("l", "listening"), ("a", "all"), ("n", "numeric"), ("i", "info"),
-        ("m", "memory"), ("o", "options"), ("p", "processes"), ("s", "summary"), ("H", "no-header"), ("j", "json"),
-        ("4", "ipv4"),
+        ("m", "memory"), ("o", "options"), ("e", "extended"), ("p", "processes"), ("s", "summary"),
+        ("H", "no-header"), ("O", "oneline"), ("j", "json"), ("4", "ipv4"),
     ):  # fmt: skip
         options.add_argument(f"-{short}", f"--{long}", action="store_true")
     chosen = options.parse(args)
     with locked(stack):
         rows = [_row(stack, sk) for sk in stack.sockets() if isinstance(sk, InetSock) and _shown(sk)]
         rows += [_timewait_row(entry) for entry in timewait_sockets(stack)]
+        requests = [entry for entry in stack.net.get(Tcp).table.values() if isinstance(entry, RequestSock)]
+        rows += [_request_row(entry) for entry in requests]
     if chosen.summary:
         return Text(_summary(rows))
     kinds = {kind for kind in ("tcp", "udp", "raw") if getattr(chosen, kind)} or {"tcp", "udp", "raw", "icmp"}
@@ -213,7 +163,7 @@ def _wanted(row: Row, chosen: Any) -> bool:
     if chosen.listening:
         return listening
     if row.kind == "tcp":
-        return not listening and row.state != TCP_TIME_WAIT
+        return not listening and row.state not in (TCP_TIME_WAIT, TCP_SYN_RECV, TCP_NEW_SYN_RECV)
     return row.state == TCP_ESTABLISHED
 
 
@@ -230,6 +180,8 @@ def _table(rows: list[Row], chosen: Any, netid: bool) -> list[str]:
         tail = [row.process] if chosen.processes else []
         if chosen.options and row.timer:
             tail.append(row.timer)
+        if chosen.extended:
+            tail.append(row.details)
         tails.append(" ".join(tail))
     widths = [max((len(line[column]) for line in table), default=0) for column in range(5 + netid)]
     lines: list[str] = []
@@ -242,13 +194,18 @@ def _table(rows: list[Row], chosen: Any, netid: bool) -> list[str]:
         owner = rows[place - (not chosen.no_header)] if place or chosen.no_header else None
         if owner is None:
             continue
-        inside = [owner.mem] if chosen.memory else []
+        inside = [owner.mem] if chosen.memory and owner.mem else []
         if chosen.info and owner.info is not None:
-            if owner.state == TCP_LISTEN:
-                inside.append(f"{owner.congestion} cwnd:{owner.info['snd_cwnd']}")
-            else:
-                inside.append(describe_info(owner.info, owner.congestion))
-        if inside:
+            inside.append(
+                sockinfo.describe_info(
+                    owner.info, owner.congestion, owner.cc_info, options=chosen.options, numeric=chosen.numeric
+                )
+            )
+            if owner.md5keys:
+                inside.append(owner.md5keys)
+        if inside and chosen.oneline:
+            lines[-1] += f" {' '.join(inside)}"
+        elif inside:
             lines.append(f"\t {' '.join(inside)}")
     return lines
 
@@ -264,8 +221,12 @@ def _entry(row: Row, chosen: Any) -> dict[str, Any]:
         entry["process"] = row.process
     if chosen.memory:
         entry["skmem"] = row.mem
+    if chosen.extended:
+        entry["details"] = row.details
     if chosen.info and row.info is not None:
         entry["congestion"] = row.congestion
+        if row.cc_state:
+            entry["cc_info"] = row.cc_state
         entry["tcp_info"] = row.info
     return entry
 

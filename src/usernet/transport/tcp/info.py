@@ -49,7 +49,6 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     now = sk.loop.now
     info = dict.fromkeys(FIELDS, 0)
     info["state"] = sk.state
-    info["rto"] = sk.rto // 1000
     info["pacing_rate"] = min(sk.pacing_rate, 2**64 - 1)
     info["max_pacing_rate"] = sk.max_pacing_rate or 2**64 - 1
     info["reordering"] = sk.reordering
@@ -59,6 +58,7 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
         info["unacked"] = len(sk.accept_queue or ())
         info["sacked"] = sk.backlog
         return info
+    info["rto"] = sk.rto // 1000
     info["ca_state"] = sk.ca_state
     info["retransmits"] = min(sk.icsk_retransmits, 255)
     info["probes"] = min(sk.probes_out, 255)
