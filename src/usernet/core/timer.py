@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from usernet.core.errors import report
+
+if TYPE_CHECKING:
+    from usernet.core.timer_list import TimerLists
 
 NEVER: Final = 1 << 62
 """The deadline of a timer that is not armed (ns)."""
@@ -23,15 +26,20 @@ COMPACT_ABOVE: Final = 64
 
 @final
 class Timer:
-    """One timer. `callback(now)` is called once at or after `deadline`, then the timer is not armed."""
+    """One timer. `callback(now)` is called once at or after `deadline`, then the timer is not armed.
 
-    __slots__ = ("_callback", "_filed", "_queue", "deadline")
+    owner: where it is given, `callback(owner, now)` is called instead: a function that many timers share, in place of
+    a bound method that each would hold.
+    """
 
-    def __init__(self, queue: TimerQueue, callback: Callable[[int], None]) -> None:
+    __slots__ = ("_callback", "_filed", "_owner", "_queue", "deadline")
+
+    def __init__(self, queue: TimerQueue, callback: Callable[..., None], owner: Any = None) -> None:
         self.deadline: int = NEVER
         self._filed: int = NEVER
         self._queue = queue
-        self._callback: Callable[[int], None] | None = callback
+        self._callback: Callable[..., None] | None = callback
+        self._owner = owner
 
     def mod(self, deadline: int) -> None:
         """Arm, or re-arm, for `deadline` (ns)."""
@@ -51,7 +59,7 @@ class Timer:
     def delete(self) -> None:
         """Disarm for good, and let go of the callback, so that its owner can be freed before the entry is met."""
         self.deadline = NEVER
-        self._callback = None
+        self._callback = self._owner = None
 
     def expire(self, filed: int, now: int) -> int:
         """The entry filed for `filed` was met: fire, or return the deadline to file it again for (else NEVER)."""
@@ -63,8 +71,12 @@ class Timer:
             self._filed = deadline
             return deadline
         self._filed = self.deadline = NEVER
-        if self._callback is not None:
-            self._callback(now)
+        callback = self._callback
+        if callback is not None:
+            if self._owner is None:
+                callback(now)
+            else:
+                callback(self._owner, now)
         return NEVER
 
     def live_entry(self, filed: int) -> bool:
@@ -88,12 +100,17 @@ class Timer:
 class TimerQueue:
     """All timers of one stack, in order of time; where times are equal, in the order in which they were filed."""
 
-    __slots__ = ("_heap", "_limit", "_serial")
+    __slots__ = ("_heap", "_limit", "_lists", "_serial")
 
     def __init__(self) -> None:
+        self._lists: list[TimerLists] = []
         self._heap: list[tuple[int, int, Timer]] = []
         self._limit: int = COMPACT_ABOVE
         self._serial: int = 0
+
+    def add_lists(self, lists: TimerLists) -> None:
+        """Have `shift` move these too. For `TimerLists` alone."""
+        self._lists.append(lists)
 
     def file(self, deadline: int, timer: Timer) -> None:
         """Find `timer` at `deadline` (ns). For `Timer` alone."""
@@ -138,6 +155,8 @@ class TimerQueue:
         for timer in timers.values():
             timer.shift(delta)
         self._heap[:] = [(filed + delta, serial, timer) for filed, serial, timer in self._heap]
+        for lists in self._lists:
+            lists.shift(delta)
 
     def next_deadline(self) -> int:
         """The earliest deadline (ns), NEVER where no timer is armed. Drops and re-files stale entries it meets."""

@@ -10,7 +10,7 @@ addresses overlap (either is bound to any, or both to the same), and the protoco
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from hashlib import blake2s
 from typing import Any, Final, Protocol, final
 
@@ -124,14 +124,44 @@ def parse_port_list(text: str) -> frozenset[int]:
 class PortBucket:
     """Those who hold one port, in the order they came (Linux: `struct inet_bind_bucket`).
 
-    bound: one of them came by `bind` (or is a listener's child), so that `connect` must not choose the port.
+    bound: one of them came by `bind` (or is a listener's child), so that `connect` must not choose the port. A port
+    that was chosen for one connection has one owner, and for one there is no table.
     """
 
-    __slots__ = ("bound", "owners")
+    __slots__ = ("_more", "_one", "bound")
 
-    def __init__(self) -> None:
-        self.owners: dict[Any, None] = {}
+    def __init__(self, owner: Any) -> None:
+        self._one: Any = owner
+        self._more: dict[Any, None] | None = None
         self.bound: bool = False
+
+    @property
+    def owners(self) -> Collection[Any]:
+        """Never empty."""
+        return (self._one,) if self._more is None else self._more
+
+    def add(self, owner: Any) -> None:
+        if self._more is None:
+            if owner is self._one:
+                return
+            self._more = {self._one: None}
+            self._one = None
+        self._more[owner] = None
+
+    def replace(self, owner: Any, other: Any) -> None:
+        """`other` comes for `owner`."""
+        if self._more is None:
+            self._one = other
+        else:
+            self._more[other] = None
+            del self._more[owner]
+
+    def remove(self, owner: Any) -> bool:
+        """Take out `owner`, if it is there; whether nobody is left."""
+        if self._more is None:
+            return owner is self._one
+        self._more.pop(owner, None)
+        return not self._more
 
 
 @final
@@ -195,28 +225,28 @@ class PortTable:
         self._add(sk, port).bound = True
 
     def replace(self, sk: Any, other: Any) -> None:
-        """`other` takes the place of `sk`: TIME_WAIT (Linux: inet_twsk_hashdance). `other.num` is set; `sk.num`
+        """`other`, whose `num` is the same, takes the place of `sk`: TIME_WAIT (Linux: inet_twsk_hashdance). `sk.num`
         stays as it is, and `sk` holds nothing any more."""
-        port = sk.num
-        self._add(other, port)
-        del self.buckets[port].owners[sk]
+        self.buckets[sk.num].replace(sk, other)
 
     def release(self, sk: Any) -> None:
         """`sk` lets go of its port (Linux: inet_put_port), and `sk.num` becomes 0. Nothing happens where it holds
         none."""
-        port = sk.num
-        bucket = self.buckets.get(port)
-        if bucket is not None and sk in bucket.owners:
-            del bucket.owners[sk]
-            if not bucket.owners:
-                del self.buckets[port]
+        self.forget(sk, sk.num)
         sk.num = 0
+
+    def forget(self, owner: Any, port: int) -> None:
+        """`owner` ends, and with it its hold of `port`. Nothing happens where it has none."""
+        bucket = self.buckets.get(port)
+        if bucket is not None and bucket.remove(owner):
+            del self.buckets[port]
 
     def _add(self, sk: Any, port: int) -> PortBucket:
         bucket = self.buckets.get(port)
         if bucket is None:
-            bucket = self.buckets[port] = PortBucket()
-        bucket.owners[sk] = None
+            bucket = self.buckets[port] = PortBucket(sk)
+        else:
+            bucket.add(sk)
         sk.num = port
         return bucket
 

@@ -22,7 +22,7 @@ from tests.transport.tcp.harness import (
     state_of,
 )
 from tests.transport.tcp.states import enter
-from usernet.transport.tcp.handshake import RequestSock
+from usernet.transport.tcp.request import RequestSock
 from usernet.wire.tcp import ACK, FIN, RST, SYN
 
 SOL_TCP = std.IPPROTO_TCP

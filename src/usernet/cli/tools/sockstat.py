@@ -18,8 +18,8 @@ from usernet.transport.tcp.const import (
     TCP_SYN_RECV,
     TCP_TIME_WAIT,
 )
-from usernet.transport.tcp.handshake import RequestSock
 from usernet.transport.tcp.info import tcp_info
+from usernet.transport.tcp.request import RequestSock
 from usernet.transport.tcp.sock import TcpSock
 from usernet.transport.tcp.tcp import Tcp
 from usernet.transport.tcp.timewait import TimeWaitSock
@@ -100,7 +100,7 @@ def _timewait_row(entry: TimeWaitSock) -> Row:
         "tcp", entry.substate or TCP_TIME_WAIT, (0, 0),
         _end(entry.saddr, entry.sport, any_addr), _end(entry.daddr, entry.dport, any_addr),
     )  # fmt: skip
-    left = max(entry.timer.deadline - entry.tcp.net.loop.now, 0)
+    left = max(entry.deadline - entry.tcp.net.loop.now, 0)
     row.timer = f"timer:(timewait,{sockinfo.duration(left)},0)"
     row.details = "ino:0 sk:0"
     return row
@@ -112,7 +112,7 @@ def _request_row(entry: RequestSock) -> Row:
         "tcp", TCP_NEW_SYN_RECV, (0, 0),
         _end(entry.saddr, entry.sport, any_addr), _end(entry.daddr, entry.dport, any_addr),
     )  # fmt: skip
-    left = max(entry.timer.deadline - entry.tcp.net.loop.now, 0)
+    left = max(entry.deadline - entry.tcp.net.loop.now, 0)
     row.timer = f"timer:(on,{sockinfo.duration(left)},{entry.num_retrans})"
     row.details = "ino:0 sk:0"
     return row

@@ -27,7 +27,7 @@ from usernet.wire.tcp import TCP_HLEN, TCPOPT_AO, TCPOPT_NOP
 
 if TYPE_CHECKING:
     from usernet.net.protocols import ErrorReport
-    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.timewait import TimeWaitSock
 

@@ -25,7 +25,7 @@ from usernet.wire.tcp import ACK, SYN
 from usernet.wire.tcp_accecn import build_accecn, insert_accecn
 
 if TYPE_CHECKING:
-    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.sock import TcpSock
 
 CODE_AT: Final = 4

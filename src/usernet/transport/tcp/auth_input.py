@@ -28,7 +28,7 @@ from usernet.wire.tcp import ACK, RST, SYN
 
 if TYPE_CHECKING:
     from usernet.skbuff.skbuff import SKBuff
-    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.timewait import TimeWaitSock
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from usernet.skbuff.skbuff import SKBuff
     from usernet.transport.tcp.ao import AoKey
     from usernet.transport.tcp.auth_keys import Auth
-    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.tcp import Tcp
     from usernet.transport.tcp.timewait import TimeWaitSock
@@ -51,9 +51,7 @@ def init_request(request: RequestSock, skb: SKBuff) -> None:
         skb.head, start + wire.TCP_HLEN, start + (skb.head[start + 12] >> 2 & 0x3C)
     )
     if found is not None and found[1]:
-        request.used_ao = True
-        request.ao_rcv_next = skb.head[found[1] + 2]
-        request.ao_keyid = skb.head[found[1] + 3]
+        request.ao_keyids = skb.head[found[1] + 2], skb.head[found[1] + 3]
 
 
 def synack_signer(request: RequestSock) -> Signer | None:
@@ -62,19 +60,20 @@ def synack_signer(request: RequestSock) -> Signer | None:
     Raises Unsigned where the key that the peer asked for is gone.
     """
     auth = request.listener.auth
-    if not request.used_ao:
+    if request.ao_keyids is None:
         md5 = md5_lookup(auth, request.daddr) if auth is not None else None
         return None if md5 is None else Signer(md5, md5.option)
-    key = auth.ao.lookup(0, request.daddr, request.ao_keyid, -1) if auth is not None and auth.ao is not None else None
+    rcv_next, keyid = request.ao_keyids
+    key = auth.ao.lookup(0, request.daddr, keyid, -1) if auth is not None and auth.ao is not None else None
     if key is None:
         trace = request.tcp.net.trace.tcp_ao_synack_no_key
         if trace.probes:
-            trace.fire(request.listener, request.ao_keyid, request.ao_rcv_next)
+            trace.fire(request.listener, keyid, rcv_next)
         raise Unsigned
     traffic = key.traffic_key(
         request.saddr, request.daddr, request.sport, request.dport, request.snt_isn, request.rcv_isn
     )
-    return Signer(key, key.option(request.ao_keyid, request.ao_rcv_next), traffic)
+    return Signer(key, key.option(keyid, rcv_next), traffic)
 
 
 def request_signer(request: RequestSock, skb: SKBuff, seq: int) -> Signer | None:
@@ -131,9 +130,11 @@ def reset_signer(
         return None if key is None else Signer(key, key.option)
     if not md5_at:
         return None
+    from usernet.transport.tcp.lookup import lookup_listener
+
     # The connection is lost. The peer's port is ours too, perhaps, and its listener has the key.
     start = skb.transport_header
-    listener = tcp.lookup_listener(skb, int.from_bytes(skb.head[start : start + 2], "big"))
+    listener = lookup_listener(tcp, skb, int.from_bytes(skb.head[start : start + 2], "big"))
     key = md5_lookup(listener.auth, skb.saddr) if listener is not None and listener.auth is not None else None
     if key is None or not md5_good(key.key, skb, skb.head[start + 12] >> 2 & 0x3C, md5_at):
         raise Unsigned
@@ -141,7 +142,7 @@ def reset_signer(
 
 
 def _auth_of(sk: TcpSock | RequestSock | TimeWaitSock) -> Auth | None:
-    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.request import RequestSock
 
     return sk.listener.auth if isinstance(sk, RequestSock) else sk.auth
 
@@ -150,7 +151,7 @@ def _ao_reset_signer(
     sk: TcpSock | RequestSock | TimeWaitSock | None, skb: SKBuff, ao_at: int, seq: int
 ) -> Signer | None:
     """Linux: tcp_ao_prepare_reset."""
-    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.timewait import TimeWaitSock
 
     auth = _auth_of(sk) if sk is not None else None

@@ -58,6 +58,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.fastopen import TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, set_queue
 from usernet.transport.tcp.fastopen_client import defer_connect
+from usernet.transport.tcp.lookup import four_tuple_free, migration_target, unlisten
 from usernet.transport.tcp.transmit import send_active_reset
 from usernet.transport.tcp.window import receive_window
 
@@ -174,9 +175,9 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
         sk.set_state(TCP_SYN_SENT)
         if not sk.num:
             remote = sk.saddr + daddr + name.port.to_bytes(2, "big")
-            tcp.ports.connect(sk, remote, lambda port: tcp.four_tuple_free(sk, port))
+            tcp.ports.connect(sk, remote, lambda port: four_tuple_free(tcp, sk, port))
             sk.sport = sk.num
-        elif not tcp.four_tuple_free(sk, sk.num, asked=True):
+        elif not four_tuple_free(tcp, sk, sk.num, asked=True):
             raise error(errno.EADDRNOTAVAIL)
         sk.set_addresses()
         tcp.hash(sk)
@@ -214,9 +215,9 @@ def tcp_disconnect(sk: TcpSock) -> None:
             sk.err = errno.ECONNRESET
     sk.clear_timers()
     if sk.fastopen_rsk is not None:
-        sk.fastopen_rsk.listener.fastopen_qlen -= 1
-        sk.fastopen_rsk = None
-        sk.fastopen_pending = False
+        from usernet.transport.tcp.fastopen_server import remove
+
+        remove(sk)
     if old != TCP_CLOSE:
         sk.set_state(TCP_CLOSE)
     if old != TCP_LISTEN:
@@ -327,10 +328,25 @@ def tcp_listen(sk: TcpSock, backlog: int) -> None:
 
 def _listen_stop(sk: TcpSock) -> None:
     """No more connections: those that wait are reset (Linux: inet_csk_listen_stop)."""
-    sk.tcp.unlisten(sk)
+    tcp = sk.tcp
+    unlisten(tcp, sk)
     queue = sk.accept_queue
     sk.accept_queue = None
+    if sk.fastopen_resets:
+        sk.fastopen_qlen -= len(sk.fastopen_resets)
+        sk.fastopen_resets = None
     for child in queue or ():
+        heir = migration_target(tcp, sk, child.key)
+        if heir is not None and heir.accept_queue is not None:
+            heir.accept_queue.append(child)
+            child.listener = heir
+            if child.fastopen_rsk is not None:
+                child.fastopen_rsk.listener = heir
+                heir.fastopen_qlen += 1
+                sk.fastopen_qlen -= 1
+            tcp.net.mib.tcp_ext.TCPMigrateReqSuccess += 1
+            heir.data_ready()
+            continue
         child.dead = True
         child.listener = None
         if child.state != TCP_CLOSE:

@@ -50,7 +50,7 @@ TCP_DELACK_MAX: Final = 200 * MSEC
 TCP_TIMEWAIT_LEN: Final = 60 * SEC
 TCP_RESOURCE_PROBE_INTERVAL: Final = 500 * MSEC
 TCP_PAWS_MSL: Final = 60  # seconds
-TCP_PAWS_24DAYS: Final = 60 * 60 * 24 * 24  # seconds
+TCP_PAWS_WRAP: Final = 0x7FFFFFFF // 1_000_000  # seconds until a clock of µs may have gone half way round
 TCP_PAWS_WINDOW: Final = 1  # milliseconds of replay that a time stamp may lie back
 
 MAX_TCP_HEADER: Final = 320

@@ -41,7 +41,7 @@ from usernet.wire.tcp import ACK, AE, CWR, ECE, TCP_HLEN, parse_options
 if TYPE_CHECKING:
     from usernet.net.dst import Dst
     from usernet.skbuff.skbuff import SKBuff
-    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.tcp import Tcp
 

@@ -7,10 +7,19 @@ the SYN+ACK, by the socket's own timer, and judges segments until then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
 from usernet.skbuff.dropreason import DropReason
-from usernet.transport.tcp.const import ICSK_TIME_RETRANS, SEQ_MASK, TCP_CA_LOSS, TCP_TIMEOUT_INIT
+from usernet.transport.tcp.const import (
+    ICSK_TIME_RETRANS,
+    MSEC,
+    SEC,
+    SEQ_MASK,
+    TCP_CA_LOSS,
+    TCP_LISTEN,
+    TCP_TIMEOUT_INIT,
+)
 from usernet.transport.tcp.ecn import syn_again
 from usernet.transport.tcp.fastopen import (
     TFO_SERVER_COOKIE_NOT_REQD,
@@ -19,21 +28,24 @@ from usernet.transport.tcp.fastopen import (
     keys_of,
     make_cookie,
 )
-from usernet.transport.tcp.handshake import RequestSock, create_child
+from usernet.transport.tcp.handshake import create_child
 from usernet.transport.tcp.output import rearm_rto, reset_xmit_timer
 from usernet.transport.tcp.recovery import enter_loss, try_undo_recovery, update_rto_time
+from usernet.transport.tcp.request import RequestSock
 from usernet.transport.tcp.synsent import init_transfer
 from usernet.transport.tcp.timer import write_err
 from usernet.transport.tcp.validate import paws_reject, tcp_reset
 from usernet.transport.tcp.window import in_window
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, FIN, RST, SYN
+from usernet.wire.tcp import ACK, RST, SYN
 
 if TYPE_CHECKING:
     from usernet.skbuff.skbuff import SKBuff
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.tcp import Tcp
     from usernet.wire.tcp import TcpHeader, TcpOptions
+
+FASTOPEN_RST_HOLD: Final = 60 * SEC
 
 
 def try_fastopen(
@@ -48,9 +60,7 @@ def try_fastopen(
     has_data = skb.end_seq != (skb.seq + 1) & SEQ_MASK
     if not tcp.tcp_fastopen & TFO_SERVER_ENABLE or not (has_data or cookie is not None):
         return None
-    if listener.fastopen_qlen >= listener.fastopen_max_qlen:
-        if listener.fastopen_max_qlen:
-            mib.TCPFastOpenListenOverflow += 1
+    if not listener.fastopen_max_qlen or _queue_full(listener):
         return None
     request.cookie_exp = options.fastopen_exp
     if tcp.tcp_fastopen & TFO_SERVER_COOKIE_NOT_REQD or listener.fastopen_no_cookie:
@@ -91,18 +101,44 @@ def _create(tcp: Tcp, listener: TcpSock, request: RequestSock, skb: SKBuff, th: 
     init_transfer(child)
     child.rcv_nxt = (skb.seq + 1) & SEQ_MASK
     add_data(child, skb, th[4])
-    request.rcv_nxt = child.rcv_wup = child.rcv_nxt
+    child.rcv_wup = child.rcv_nxt
+    request.syn_len = (child.rcv_nxt - request.rcv_isn - 1) & SEQ_MASK
     net.mib.tcp_ext.TCPFastOpenPassive += 1
     return child
 
 
-def remove(sk: TcpSock) -> None:
-    """The socket's request is over (Linux: reqsk_fastopen_remove)."""
+def remove(sk: TcpSock, reset: bool = False) -> None:
+    """The socket's request is over (Linux: reqsk_fastopen_remove).
+
+    reset: by a reset. If the application has the socket already, the request counts for a minute more: who sends SYNs
+    with another's address has them reset by that one, and must not be able to send without end.
+    """
     request = sk.fastopen_rsk
-    if request is not None:
-        request.listener.fastopen_qlen -= 1
-        sk.fastopen_rsk = None
-        sk.fastopen_pending = False
+    if request is None:
+        return
+    listener = request.listener
+    sk.fastopen_rsk = None
+    sk.fastopen_pending = False
+    if reset and sk.listener is None and listener.state == TCP_LISTEN:
+        if listener.fastopen_resets is None:
+            listener.fastopen_resets = deque()
+        listener.fastopen_resets.append(sk.loop.now + FASTOPEN_RST_HOLD)
+    else:
+        listener.fastopen_qlen -= 1
+
+
+def _queue_full(listener: TcpSock) -> bool:
+    """Whether no more requests may wait; where resets only keep it full, the oldest of them that is a minute old makes
+    room (Linux: tcp_fastopen_queue_check)."""
+    if listener.fastopen_qlen < listener.fastopen_max_qlen:
+        return False
+    resets = listener.fastopen_resets
+    if not resets or resets[0] > listener.loop.now:
+        listener.net.mib.tcp_ext.TCPFastOpenListenOverflow += 1
+        return True
+    resets.popleft()
+    listener.fastopen_qlen -= 1
+    return False
 
 
 def check_request(sk: TcpSock, request: RequestSock, skb: SKBuff, th: TcpHeader) -> bool:
@@ -111,32 +147,33 @@ def check_request(sk: TcpSock, request: RequestSock, skb: SKBuff, th: TcpHeader)
     flags = th[5]
     now = sk.loop.now
     rejected = False
-    options: TcpOptions | None = None
     if th[4] > wire.TCP_HLEN:
         start = skb.transport_header
         options = wire.parse_options(skb.head, start + wire.TCP_HLEN, start + th[4])
-        if options.has_ts and request.tstamp_ok:
-            stamp = now - (TCP_TIMEOUT_INIT << min(request.num_timeout, 16))
-            rejected = paws_reject(request.ts_recent, stamp, options.tsval, now)
-    if skb.seq == request.rcv_isn and flags & (RST | SYN | FIN | ACK) == SYN and not rejected:
-        if not request.oow_limited():
+        if options.has_ts and tcp.tcp_timestamps:
+            stamp = now - request.timeout()
+            rejected = paws_reject(request.ts_recent, stamp, options.tsval, now, rst=bool(flags & RST))
+    if skb.seq == request.rcv_isn and flags & (RST | SYN | ACK) == SYN and not rejected:
+        if not request.oow_limited(skb):
             syn_again(request, skb)
             request.retransmit()
         return False
-    edge = (request.rcv_nxt + request.rcv_wnd) & SEQ_MASK
+    edge = (request.rcv_nxt + min(request.rcv_wnd, 65535)) & SEQ_MASK
     if rejected or not in_window(skb.seq, skb.end_seq, request.rcv_nxt, edge):
-        if not flags & RST and not request.oow_limited():
-            request.send_ack(skb)
+        if not flags & RST and not request.oow_limited(skb):
+            request.send_ack(skb, sk.snd_nxt)
         if rejected:
             tcp.net.mib.tcp_ext.PAWSEstab += 1
         return False
     if skb.seq == request.rcv_isn:
         flags &= ~SYN
+    if flags & RST and skb.seq != request.rcv_nxt:
+        request.send_challenge_ack(skb, sk.snd_nxt)
+        return False
     if flags & (RST | SYN):
         tcp.net.mib.tcp.AttemptFails += 1
-        tcp.net.mib.tcp_ext.EmbryonicRsts += 1
         if flags & RST:
-            remove(sk)
+            remove(sk, reset=True)
             tcp_reset(sk, skb)
         else:
             tcp.send_reset(skb, sk)
@@ -158,6 +195,7 @@ def established(sk: TcpSock) -> None:
 
 def synack_timer(sk: TcpSock, request: RequestSock) -> None:
     """The SYN+ACK was not acknowledged in time (Linux: tcp_fastopen_synack_timer)."""
+    sk.net.mib.tcp_ext.TCPTimeouts += 1
     if request.num_timeout >= (sk.syn_retries or sk.tcp.tcp_synack_retries + 1):
         write_err(sk)
         return
@@ -168,7 +206,7 @@ def synack_timer(sk: TcpSock, request: RequestSock) -> None:
     sk.icsk_retransmits += 1
     sk.total_rto += 1
     if not sk.retrans_stamp:
-        sk.retrans_stamp = sk.loop.now // 1_000_000 or 1
+        sk.retrans_stamp = sk.loop.now // MSEC or 1
     reset_xmit_timer(sk, ICSK_TIME_RETRANS, min(TCP_TIMEOUT_INIT << request.num_timeout, sk.rto_max))
 
 

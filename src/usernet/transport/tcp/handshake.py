@@ -1,284 +1,58 @@
 """The passive open: SYN queue, accept queue, and how a request becomes a socket (Linux: tcp_minisocks.c).
 
-A SYN makes a `RequestSock`, a small object in the table of connections, with a timer that repeats the SYN+ACK. The
-peer's acknowledgement makes it a socket, which waits in the listener's accept queue. Both queues are bounded by the
-backlog of listen(): a SYN that finds either full is dropped, and so is an acknowledgement that finds the accept queue
-full (the peer's retransmission, or our SYN+ACK's, tries again; `tcp_abort_on_overflow` resets instead).
+A SYN makes a `RequestSock` (request.py). The peer's acknowledgement makes it a socket, which waits in the listener's
+accept queue. Both queues are bounded by the backlog of listen(). A SYN that finds the SYN queue full is answered with a
+cookie (syncookies.py), or dropped where there are to be none; one that finds the accept queue full is dropped, and so
+is an acknowledgement (the peer's retransmission, or our SYN+ACK's, tries again; `tcp_abort_on_overflow` resets).
 
 RFC 9293 section 3.10.7.2 and 3.10.7.4 (SYN-RECEIVED), RFC 5961, RFC 7323.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
-from usernet.core.timer import Timer
-from usernet.net.dst import RTAX_INITRWND, RTAX_WINDOW, Dst
 from usernet.net.pacing import SK_PACING_NEEDED
 from usernet.net.pernet import Net
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
-from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
-from usernet.transport.tcp import accecn_option, ecn
+from usernet.sock.af_ops import RTN_LOCAL
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.auth import has_key, inherit_keys
-from usernet.transport.tcp.auth_reply import Unsigned, init_request, request_signer, synack_signer
+from usernet.transport.tcp.auth_reply import init_request
 from usernet.transport.tcp.congestion.base import assign, assign_from_route
-from usernet.transport.tcp.const import (
-    MSEC,
-    SEC,
-    SEQ_MASK,
-    TCP_CLOSE,
-    TCP_LISTEN,
-    TCP_MAX_WSCALE,
-    TCP_MSS_DEFAULT,
-    TCP_NEW_SYN_RECV,
-    TCP_SYN_RECV,
-    TCP_TIMEOUT_INIT,
-    after,
-)
+from usernet.transport.tcp.const import MSEC, SEQ_MASK, TCP_LISTEN, TCP_SYN_RECV, after
 from usernet.transport.tcp.fastopen import TFO_SERVER_ENABLE
 from usernet.transport.tcp.input import rcv_state_process
 from usernet.transport.tcp.mss import sync_mss
+from usernet.transport.tcp.request import RequestSock
 from usernet.transport.tcp.validate import paws_reject
-from usernet.transport.tcp.window import full_space, in_window, init_rcv_mss, select_initial_window
+from usernet.transport.tcp.window import in_window, init_rcv_mss
 from usernet.wire import tcp as wire
-from usernet.wire.tcp import ACK, FIN, RST, SYN
+from usernet.wire.tcp import ACK, RST, SYN
 
 if TYPE_CHECKING:
-    from usernet.transport.tcp.auth import Signer
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.tcp import Tcp
     from usernet.wire.tcp import TcpHeader
 
 
-@final
-class RequestSock:
-    """A connection of which only the SYN has come (Linux: `struct tcp_request_sock`). Sequence numbers as in TcpSock:
-    `rcv_isn` is the peer's, `snt_isn` ours."""
-
-    __slots__ = (
-        "accecn_fail_mode", "accecn_ok", "acked", "advmss", "af", "ao_keyid", "ao_rcv_next", "bound_dev_if", "cookie",
-        "cookie_exp", "created", "daddr",
-        "ecn_ok", "dport", "dst", "key", "last_oow_ack_time",
-        "listener", "mark", "mss", "num_retrans", "num_timeout", "oif", "options", "rcv_isn", "rcv_nxt", "rcv_wnd",
-        "rcv_wscale", "sack_ok", "saddr", "snd_wscale", "snt_isn", "sport", "state", "sent_mstamp", "syn_ect_rcv",
-        "syn_ect_snt", "tcp",
-        "timer", "tos",
-        "ts_off", "ts_recent", "tstamp_ok", "used_ao", "window_clamp", "wscale_ok",
-    )  # fmt: skip
-
-    def __init__(self, tcp: Tcp, listener: TcpSock, skb: SKBuff, options: wire.TcpOptions) -> None:
-        self.tcp = tcp
-        self.listener = listener
-        self.af: AddressFamily = skb.af
-        self.state: int = TCP_NEW_SYN_RECV
-        self.saddr: bytes = skb.daddr
-        self.daddr: bytes = skb.saddr
-        ports = skb.head[skb.transport_header : skb.transport_header + 4]
-        self.dport: int = int.from_bytes(ports[:2], "big")
-        self.sport: int = int.from_bytes(ports[2:], "big")
-        self.key: bytes = skb.saddr + skb.daddr + ports
-        self.bound_dev_if: int = listener.bound_dev_if
-        self.oif: int = listener.bound_dev_if
-        self.mark: int = listener.mark
-        self.tos: int = listener.tos
-        if tcp.tcp_reflect_tos:
-            self.tos = skb.af.header_of(skb)[0] & ~3 | listener.tos & 3
-        self.options: bytes = skb.af.reply_options(skb)
-        self.rcv_isn: int = skb.seq
-        self.rcv_nxt: int = (skb.seq + 1) & SEQ_MASK
-        self.snt_isn: int = 0
-        self.tstamp_ok: bool = options.has_ts and bool(tcp.tcp_timestamps)
-        self.ts_recent: int = options.tsval if self.tstamp_ok else 0
-        self.ts_off: int = 0
-        self.sack_ok: bool = options.sack_ok and bool(tcp.tcp_sack)
-        self.wscale_ok: bool = options.wscale >= 0 and bool(tcp.tcp_window_scaling)
-        self.snd_wscale: int = min(max(options.wscale, 0), TCP_MAX_WSCALE)
-        mss = options.mss or TCP_MSS_DEFAULT
-        self.mss: int = min(mss, listener.user_mss) if listener.user_mss else mss
-        self.rcv_wscale: int = 0
-        self.rcv_wnd: int = 0
-        self.window_clamp: int = 0
-        self.advmss: int = 0
-        self.acked: bool = False
-        self.cookie: bytes | None = None
-        self.cookie_exp: bool = False
-        self.ecn_ok: bool = False
-        self.accecn_ok: bool = False
-        self.accecn_fail_mode: int = 0
-        self.syn_ect_rcv: int = 0
-        self.syn_ect_snt: int = 0
-        # TCP-AO: whether the SYN was signed with it, with which key of the peer's, and the key it asked for.
-        self.used_ao: bool = False
-        self.ao_rcv_next: int = 0
-        self.ao_keyid: int = 0
-        self.num_retrans: int = 0
-        self.num_timeout: int = 0
-        self.created: int = tcp.net.loop.now
-        self.sent_mstamp: int = 0
-        self.last_oow_ack_time: int = -SEC
-        self.dst: Dst | None = None
-        self.timer = Timer(tcp.net.loop.timers, self._expire)
-
-    def flow(self) -> Flow:
-        """The flow of the SYN+ACK."""
-        return Flow(self.daddr, self.saddr, 6, self.oif, self.tos, self.mark, self.sport, self.dport, True)
-
-    def init_window(self, dst: Dst) -> None:
-        """Choose the window to announce (Linux: tcp_openreq_init_rwin)."""
-        listener = self.listener
-        mss = dst.advmss()
-        self.advmss = min(mss, listener.user_mss) if listener.user_mss else mss
-        clamp = listener.window_clamp or dst.metric(RTAX_WINDOW)
-        space = full_space(listener)
-        if listener.rcvbuf_locked and (clamp > space or clamp == 0):
-            clamp = space
-        self.rcv_wnd, self.window_clamp, self.rcv_wscale = select_initial_window(
-            listener,
-            space,
-            self.advmss - (wire.TCPOLEN_TSTAMP_ALIGNED if self.tstamp_ok else 0),
-            clamp,
-            self.wscale_ok,
-            dst.metric(RTAX_INITRWND),
-        )
-
-    def send_synack(self, again: bool = False) -> None:
-        """Linux: tcp_v4_send_synack, tcp_make_synack. What can't be sent is tried again by the timer.
-
-        again: it was sent before.
-        """
-        tcp = self.tcp
-        now = tcp.net.loop.now
-        dst = self.dst
-        if dst is None or not dst.valid():
-            try:
-                dst = self.dst = self.af.route(self.flow())
-            except OSError:
-                return
-        how: Signer | None = None
-        if self.used_ao or self.listener.auth is not None:
-            try:
-                how = synack_signer(self)
-            except Unsigned:
-                return
-            if how is not None and self.sack_ok:
-                # There would be no room for SACK blocks later.
-                self.tstamp_ok = False
-        stamps = ((now // MSEC + self.ts_off) & SEQ_MASK, self.ts_recent) if self.tstamp_ok else None
-        # A Fast Open cookie goes with the first only.
-        cookie, self.cookie = self.cookie, None
-        options = wire.build_syn_options(
-            self.advmss,
-            self.rcv_wscale if self.wscale_ok else -1,
-            self.sack_ok,
-            stamps,
-            cookie,
-            self.cookie_exp,
-        )
-        signature = b"" if how is None else how.option
-        if self.accecn_ok and not again and tcp.tcp_ecn_option:
-            options = accecn_option.add_to_syn(
-                options, self.sack_ok, self.tstamp_ok, self.wscale_ok, len(signature)
-            )
-        options = signature + options
-        flags = SYN | ACK
-        if self.ecn_ok:
-            flags |= ecn.make_synack(self, again)
-        size = wire.TCP_HLEN + len(options)
-        check = self.af.pseudo_sum(self.saddr, self.daddr, 6, size)
-        header = wire.build(
-            self.sport, self.dport, self.snt_isn, self.rcv_nxt, flags, min(self.rcv_wnd, 65535), check, 0, options
-        )
-        if how is not None:
-            header = how.sign(header, wire.TCP_HLEN, self.saddr, self.daddr)
-        self.sent_mstamp = now
-        tcp.net.mib.tcp.OutSegs += 1
-        listener = self.listener
-        tcp.send_segment(
-            self.af, header, dst, self.saddr, self.daddr, self.tos, self.mark, listener.priority, listener, self.options
-        )  # fmt: skip
-
-    def send_ack(self, skb: SKBuff) -> None:
-        """Acknowledge the SYN again, in answer to `skb` (Linux: tcp_v4_reqsk_send_ack)."""
-        seq = (self.snt_isn + 1) & SEQ_MASK
-        how: Signer | None = None
-        if self.used_ao or self.listener.auth is not None:
-            try:
-                how = request_signer(self, skb, seq)
-            except Unsigned:
-                return
-        self.tcp.send_reply_ack(
-            self.af, self.saddr, self.daddr, self.sport, self.dport, seq, self.rcv_nxt,
-            self.rcv_wnd >> self.rcv_wscale, self.tstamp_ok, self.ts_off, self.ts_recent, self.tos, self.mark,
-            self.bound_dev_if, how,
-        )  # fmt: skip
-
-    def retransmit(self) -> None:
-        """Linux: inet_rtx_syn_ack."""
-        self.num_retrans += 1
-        mib = self.tcp.net.mib
-        mib.tcp.RetransSegs += 1
-        mib.tcp_ext.TCPSynRetrans += 1
-        self.send_synack(again=True)
-        ecn.synack_again(self)
-
-    def arm(self) -> None:
-        """The next time-out, twice as long each time."""
-        timeout = min(TCP_TIMEOUT_INIT << self.num_timeout, self.tcp.tcp_rto_max_ms * MSEC)
-        self.timer.mod(self.tcp.net.loop.now + timeout)
-
-    def _expire(self, now: int) -> None:
-        """No acknowledgement came: repeat the SYN+ACK, or give up (Linux: reqsk_timer_handler)."""
-        listener = self.listener
-        if listener.state != TCP_LISTEN:
-            self.drop()
-            return
-        limit = listener.syn_retries or self.tcp.tcp_synack_retries
-        # A queue half full of old requests gives up on them sooner, to make room for new ones.
-        if listener.syn_queue << 1 > max(8, listener.backlog):
-            young = listener.young << 1
-            while limit > 2:
-                if listener.syn_queue < young:
-                    break
-                limit -= 1
-                young <<= 1
-        defer = listener.defer_accept
-        resend = not self.acked or self.num_timeout >= defer - 1 if defer else True
-        expire = self.num_timeout >= limit and (not self.acked or self.num_timeout >= max(limit, defer))
-        self.tcp.net.mib.tcp_ext.TCPTimeouts += 1
-        if expire:
-            self.drop()
-            return
-        if resend or not self.acked:
-            self.retransmit()
-        if self.num_timeout == 0:
-            listener.young -= 1
-        self.num_timeout += 1
-        self.arm()
-
-    def oow_limited(self) -> bool:
-        """Whether it answered out of turn just now."""
-        now = self.tcp.net.loop.now
-        if 0 <= now - self.last_oow_ack_time < self.tcp.tcp_invalid_ratelimit * MSEC:
-            self.tcp.net.mib.tcp_ext.TCPACKSkippedSynRecv += 1
-            return True
-        self.last_oow_ack_time = now
+def wants_cookie(tcp: Tcp, listener: TcpSock) -> bool | None:
+    """What a full SYN queue does to a SYN: True for a cookie, False where there is room, None to drop it (Linux:
+    tcp_syn_flood_action)."""
+    if tcp.tcp_syncookies != 2 and listener.syn_queue <= listener.backlog:
         return False
-
-    def drop(self) -> None:
-        """Out of the SYN queue (Linux: inet_csk_reqsk_queue_drop)."""
-        if self.state != TCP_NEW_SYN_RECV:
-            return
-        self.state = TCP_CLOSE
-        self.timer.delete()
-        self.tcp.forget_request(self)
-        self.listener.syn_queue -= 1
-        if self.num_timeout == 0:
-            self.listener.young -= 1
+    mib = tcp.net.mib.tcp_ext
+    if tcp.tcp_syncookies:
+        mib.TCPReqQFullDoCookies += 1
+        return True
+    mib.TCPReqQFullDrop += 1
+    return None
 
 
 def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: int) -> None:
-    """A SYN for a listener (Linux: tcp_conn_request). isn: our initial sequence number, 0 to choose one."""
+    """A SYN for a listener (Linux: tcp_conn_request). isn: our initial sequence number where the SYN ends a TIME-WAIT,
+    which no limit keeps from it; 0 to choose one."""
     net = tcp.net
     mib = net.mib.tcp_ext
     drops = net.drops
@@ -289,21 +63,23 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
     if queue is None or listener.state != TCP_LISTEN:
         skb.drop(DropReason.TCP_CLOSE, drops)
         return
-    if listener.syn_queue > listener.backlog and not isn:
-        mib.TCPReqQFullDrop += 1
+    cookie = wants_cookie(tcp, listener) if not isn else False
+    if cookie is None or len(queue) > listener.backlog:
+        if cookie is not None:
+            mib.ListenOverflows += 1
         mib.ListenDrops += 1
         skb.drop(DropReason.TCP_LISTEN_OVERFLOW, drops)
         return
-    if len(queue) > listener.backlog:
-        mib.ListenOverflows += 1
-        mib.ListenDrops += 1
-        skb.drop(DropReason.TCP_LISTEN_OVERFLOW, drops)
-        return
-    doff = th[4]
-    options = wire.parse_options(skb.head, skb.transport_header + wire.TCP_HLEN, skb.transport_header + doff)
-    request = RequestSock(tcp, listener, skb, options)
+    start = skb.transport_header
+    options = wire.parse_options(skb.head, start + wire.TCP_HLEN, start + th[4])
+    request = RequestSock(listener, skb, options)
     if options.ao is not None:
         init_request(request, skb)
+    request.syncookie = cookie
+    if cookie and not options.has_ts:
+        # There is nothing to keep them in.
+        request.sack_ok = request.wscale_ok = False
+        request.snd_wscale = 0
     if not request.oif and skb.dev is not None and listener.scope_id:
         request.oif = skb.dev.index
     try:
@@ -313,10 +89,35 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
         skb.drop(DropReason.IP_OUTNOROUTES, drops)
         return
     request.dst = dst
-    request.ts_off = tcp.secure_ts_offset(request.saddr, request.daddr) if request.tstamp_ok else 0
-    request.snt_isn = isn or tcp.secure_seq(request.saddr, request.daddr, request.sport, request.dport)
-    request.init_window(dst)
+    saddr, daddr = skb.daddr, skb.saddr
+    if request.tstamp_ok:
+        request.ts_off = tcp.secure_ts_offset(saddr, daddr)
+    if not cookie and not isn:
+        room = tcp.tcp_max_syn_backlog
+        if not tcp.tcp_syncookies and room - listener.syn_queue < room >> 2 and not tcp.peer_is_proven(saddr, daddr):
+            # The last quarter is for those who have completed a handshake before.
+            mib.ListenDrops += 1
+            skb.drop(DropReason.TCP_LISTEN_OVERFLOW, drops)
+            return
+        isn = tcp.secure_seq(saddr, daddr, th[1], th[0])
     ecn.create_request(tcp, request, skb, dst)
+    if cookie:
+        from usernet.transport.tcp import syncookies
+
+        syncookies.synq_overflow(listener)
+        mib.SyncookiesSent += 1
+        isn = syncookies.init_sequence(tcp, request)
+        if not request.tstamp_ok:
+            request.ecn_ok = request.accecn_ok = False
+        request.init_window(dst)
+        request.snt_isn = isn
+        request.send_synack()
+        skb.consume()
+        return
+    request.snt_isn = isn
+    request.init_window(dst)
+    if listener.save_syn:
+        request.saved_syn = syn_headers(skb, th, listener.save_syn)
     if tcp.tcp_fastopen & TFO_SERVER_ENABLE:
         from usernet.transport.tcp.fastopen_server import try_fastopen
 
@@ -328,17 +129,25 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
             listener.data_ready()
             skb.consume()
             return
-    listener.syn_queue += 1
-    listener.young += 1
+    request.queue(listener)
     tcp.add_request(request)
     request.arm()
     request.send_synack()
     skb.consume()
 
 
+def syn_headers(skb: SKBuff, th: TcpHeader, wanted: int) -> bytes:
+    """What TCP_SAVED_SYN gives: the SYN's headers from the network's on, or with `wanted` 2 from the link's on (Linux:
+    tcp_reqsk_record_syn)."""
+    start = skb.network_header
+    if wanted == 2 and skb.mac_header >= 0:
+        start = skb.mac_header
+    return skb.head[start : skb.transport_header + th[4]]
+
+
 def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) -> TcpSock | None:
-    """A segment for a request (Linux: tcp_check_req). Returns the new socket, which is to process the segment; None
-    where the segment was dealt with here."""
+    """A segment for a request (Linux: tcp_check_req). Returns the new socket, which is to process the segment; the
+    listener, where that is to; None where the segment was dealt with here."""
     doff, flags, window = th[4], th[5], th[6]
     net = tcp.net
     drops = net.drops
@@ -346,42 +155,54 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
     listener = request.listener
     mib = net.mib
     seq = skb.seq
-    rejected = False
+    old = impossible = False
     options: wire.TcpOptions | None = None
     if doff > wire.TCP_HLEN:
         start = skb.transport_header + wire.TCP_HLEN
         options = wire.parse_options(skb.head, start, skb.transport_header + doff)
-        if options.has_ts and request.tstamp_ok:
-            stamp = now - (TCP_TIMEOUT_INIT << min(request.num_timeout, 16))
-            rejected = paws_reject(request.ts_recent, stamp, options.tsval, now)
-    kind = flags & (RST | SYN | FIN | ACK)
-    if seq == request.rcv_isn and kind == SYN and not rejected:
-        # The SYN again: repeat the answer, and count it as a time-out.
-        if not request.oow_limited():
+        if options.has_ts and tcp.tcp_timestamps:
+            # When the time stamp came was not kept; about one time-out ago.
+            stamp = now - request.timeout()
+            old = paws_reject(request.ts_recent, stamp, options.tsval, now, rst=bool(flags & RST))
+            if options.tsecr and request.tstamp_ok:
+                impossible = not request.echo_possible(options.tsecr)
+        else:
+            options = None
+    kind = flags & (RST | SYN | ACK)
+    if seq == request.rcv_isn and kind == SYN and not old:
+        # The SYN again: repeat the answer, and count from now.
+        if not request.oow_limited(skb):
             ecn.syn_again(request, skb)
             request.retransmit()
             request.arm()
         skb.consume()
         return None
-    if flags & ACK and skb.ack_seq != (request.snt_isn + 1) & SEQ_MASK:
-        # RFC 9293 section 3.10.7.4, fifth: acknowledges what was never sent.
-        if not flags & RST:
-            tcp.send_reset(skb, request)
+    if kind & (ACK | RST) == ACK and skb.ack_seq != (request.snt_isn + 1) & SEQ_MASK:
+        # RFC 9293 section 3.10.7.4, fifth: acknowledges what was never sent, unless it was a cookie.
+        if listener.synq_overflow >= 0:
+            return listener
+        tcp.send_reset(skb, request)
         skb.drop(DropReason.TCP_INVALID_ACK_SEQUENCE, drops)
         return None
-    edge = (request.rcv_nxt + request.rcv_wnd) & SEQ_MASK
-    if rejected or not in_window(seq, skb.end_seq, request.rcv_nxt, edge):
-        if not flags & RST and not request.oow_limited():
+    edge = (request.rcv_nxt + min(request.rcv_wnd, 65535)) & SEQ_MASK
+    if old or impossible or not in_window(seq, skb.end_seq, request.rcv_nxt, edge):
+        if not flags & RST and not request.oow_limited(skb):
             request.send_ack(skb)
-        if rejected:
+        if old:
             mib.tcp_ext.PAWSEstab += 1
-        skb.drop(DropReason.TCP_RFC7323_PAWS if rejected else DropReason.TCP_OVERWINDOW, drops)
+        elif impossible:
+            mib.tcp_ext.TSEcrRejected += 1
+        reason = DropReason.TCP_RFC7323_TSECR if impossible else DropReason.TCP_OVERWINDOW
+        skb.drop(DropReason.TCP_RFC7323_PAWS if old else reason, drops)
         return None
-    if options is not None and options.has_ts and request.tstamp_ok and not after(seq, request.rcv_nxt):
-        request.ts_recent = options.tsval
     if seq == request.rcv_isn:
         # A retransmitted SYN with data or an acknowledgement: the SYN itself is old.
         flags &= ~SYN
+    if flags & RST and seq != request.rcv_nxt:
+        # RFC 9293 section 3.10.7.4, second: in the window, and not exact.
+        request.send_challenge_ack(skb)
+        skb.drop(DropReason.TCP_RESET, drops)
+        return None
     if flags & (RST | SYN):
         mib.tcp.AttemptFails += 1
         if not flags & RST:
@@ -416,6 +237,8 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
         mib.tcp_ext.ListenDrops += 1
         skb.drop(DropReason.TCP_AOKEYNOTFOUND, drops)
         return None
+    if options is not None and request.tstamp_ok and not after(seq, request.rcv_nxt):
+        child.ts_recent = options.tsval
     request.drop()
     tcp.hash(child)
     queue.append(child)
@@ -436,7 +259,7 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     child.daddr = request.daddr
     child.sport = request.sport
     child.dport = request.dport
-    child.bound_dev_if = request.bound_dev_if
+    child.bound_dev_if = request.oif
     child.options = request.options
     # What IP_PKTOPTIONS tells of a stream is that of its first segment (Linux: tcp_v4_syn_recv_sock).
     child.rcv_tos, child.mc_ttl, _ = request.af.header_of(skb)
@@ -450,18 +273,17 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     child.set_addresses()
     child.rcv_wup = child.copied_seq = child.rcv_nxt = (request.rcv_isn + 1) & SEQ_MASK
     snd = (request.snt_isn + 1) & SEQ_MASK
-    child.segs_in = 0
     child.snd_sml = child.snd_una = child.snd_nxt = child.snd_up = child.write_seq = child.pushed_seq = snd
     # The SYN+ACK is under way still, as far as the acknowledgement that comes now is concerned.
     child.snd_una = (snd - 1) & SEQ_MASK
     child.snd_wl1 = (request.rcv_isn) & SEQ_MASK
     child.sack_ok = request.sack_ok
-    child.window_clamp = request.window_clamp
-    child.rcv_ssthresh = child.rcv_wnd = request.rcv_wnd
+    mss, advmss, child.rcv_wnd, child.window_clamp, rcv_wscale = request.sizes
+    child.rcv_ssthresh = child.rcv_wnd
     child.wscale_ok = request.wscale_ok
     if request.wscale_ok:
         child.snd_wscale = request.snd_wscale
-        child.rcv_wscale = request.rcv_wscale
+        child.rcv_wscale = rcv_wscale
     else:
         child.window_clamp = min(child.window_clamp, 65535)
     child.snd_wnd = window << child.snd_wscale
@@ -474,13 +296,14 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
         child.tcp_header_len += wire.TCPOLEN_TSTAMP_ALIGNED
         child.tsoffset = request.ts_off
     child.dst = request.dst
+    child.saved_syn, request.saved_syn = request.saved_syn, None
     assign_from_route(child)
     if listener.auth is not None:
         inherit_keys(child, request, listener.auth)
     if request.ecn_ok:
         ecn.openreq_child(child, request, skb)
-    child.mss_clamp = request.mss
-    child.advmss = request.advmss - (wire.TCPOLEN_TSTAMP_ALIGNED if request.tstamp_ok else 0)
+    child.mss_clamp = mss
+    child.advmss = advmss
     dst = request.dst
     if dst is not None:
         sync_mss(child, dst.mtu())

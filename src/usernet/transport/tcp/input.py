@@ -144,7 +144,7 @@ def _rcv_slow(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
     if not flags & (ACK | RST | SYN):
         skb.drop(DropReason.TCP_FLAGS, drops)
         return
-    reason = validate_incoming(sk, skb, doff, True)
+    reason = validate_incoming(sk, skb, doff, window, True)
     if reason is not None:
         skb.drop(reason, drops)
         return
@@ -203,7 +203,7 @@ def rcv_state_process(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> bool:
         if not fastopen_server.check_request(sk, request, skb, th):
             fastopen_server.discard(skb, sk)
             return False
-    reason = validate_incoming(sk, skb, doff, False)
+    reason = validate_incoming(sk, skb, doff, window, False)
     if reason is not None:
         skb.drop(reason, drops)
         return False
@@ -271,9 +271,6 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
     sk.delivered += 1
     if not sk.srtt_us:
         sk.synack_rtt_measure()
-    if sk.tstamp_ok and sk.rtx_queue.first is None and sk.synack_mstamp == 0:
-        # A simultaneous open: the SYN+ACK announced the MSS without the time stamp taken off.
-        sk.advmss -= wire.TCPOLEN_TSTAMP_ALIGNED
     if sk.fastopen_rsk is not None:
         from usernet.transport.tcp.fastopen_server import established
 
@@ -286,7 +283,10 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
     sk.snd_una = skb.ack_seq
     sk.snd_wnd = window << sk.snd_wscale
     sk.snd_wl1 = skb.seq
-    sk.ack_lrcvtime = sk.loop.now
+    if sk.tstamp_ok:
+        # What was announced as the MSS has to hold the time stamp too.
+        sk.advmss -= wire.TCPOLEN_TSTAMP_ALIGNED
+    sk.ack_lrcvtime = sk.lsndtime = sk.loop.now
     if not sk.ca.has_cong_control:
         update_pacing_rate(sk)
     init_rcv_mss(sk)

@@ -297,10 +297,9 @@ class TcpSock(TcpState):
             self.snd_ssthresh = min(metric, self.snd_cwnd_clamp)
         self.dst_quick_ack = bool(dst.metric(RTAX_QUICKACK))
         if self.srtt_us == 0:
-            # RFC 6298 section 5.7: the SYN was retransmitted, and no sample was taken.
-            if self.total_retrans:
-                self.rttvar_us = self.mdev_us = self.mdev_max_us = 3 * SEC // 1000
-                self.rto = 3 * SEC
+            # RFC 6298 section 5.7: no sample was taken, for the SYN was retransmitted, or a cookie forgot when it came.
+            self.rttvar_us = self.mdev_us = self.mdev_max_us = 3 * SEC // 1000
+            self.rto = 3 * SEC
         else:
             set_rto(self)
         # RFC 5681 section 3.1: after a lost SYN the window starts at one.
@@ -383,12 +382,17 @@ class TcpSock(TcpState):
         self.backoff = 0
         self.page = None
 
-    def oow_limited(self) -> bool:
-        """Whether an answer to an unacceptable segment went out just now (Linux: __tcp_oow_rate_limited)."""
+    def oow_limited(self, paws: bool = False) -> bool:
+        """Whether an answer to an unacceptable segment went out just now (Linux: __tcp_oow_rate_limited). paws: it is
+        its time stamp that is unacceptable."""
         now = self.loop.now
         elapsed = now - self.last_oow_ack_time
         if 0 <= elapsed < self.tcp.tcp_invalid_ratelimit * MSEC:
-            self.net.mib.tcp_ext.TCPACKSkippedSeq += 1
+            mib = self.net.mib.tcp_ext
+            if paws:
+                mib.TCPACKSkippedPAWS += 1
+            else:
+                mib.TCPACKSkippedSeq += 1
             return True
         self.last_oow_ack_time = now
         return False
@@ -417,9 +421,9 @@ class TcpSock(TcpState):
         self.set_state(TCP_CLOSE)
         self.clear_timers()
         if self.fastopen_rsk is not None:
-            self.fastopen_rsk.listener.fastopen_qlen -= 1
-            self.fastopen_rsk = None
-            self.fastopen_pending = False
+            from usernet.transport.tcp.fastopen_server import remove
+
+            remove(self)
         self.shutdown_mask = SHUTDOWN_MASK
         if not self.dead:
             self.state_change()
@@ -447,8 +451,8 @@ class TcpSock(TcpState):
                 timeout = (self.rto << 2) - (self.rto >> 1)
             if state == TCP_TIME_WAIT:
                 timeout = TCP_TIMEWAIT_LEN
-            record = TimeWaitSock(self, state, timeout)
-            tcp.replace_by_timewait(self, record)
+            record = TimeWaitSock(self, state)
+            tcp.replace_by_timewait(self, record, timeout)
         else:
             self.net.mib.tcp_ext.TCPTimeWaitOverflow += 1
         self.done()

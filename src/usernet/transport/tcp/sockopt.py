@@ -68,6 +68,8 @@ TCP_FASTOPEN_NO_COOKIE: Final = 34
 TCP_TIMESTAMP: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
 TCP_CC_INFO: Final = 26
+TCP_SAVE_SYN: Final = 27
+TCP_SAVED_SYN: Final = 28
 TCP_INQ: Final = 36
 TCP_RTO_MAX_MS: Final = 44
 
@@ -172,6 +174,10 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
     elif option == TCP_THIN_DUPACK:
         # Accepted and without effect, as in Linux: RACK made it needless.
         _check("TCP_THIN_DUPACK", number, 0, 1)
+    elif option == TCP_SAVE_SYN:
+        # 1 for the SYN's headers from the network's on, 2 for the link's too.
+        _check("TCP_SAVE_SYN", number, 0, 2)
+        sk.save_syn = number
     elif option == TCP_INQ:
         _check("TCP_INQ", number, 0, 1)
         sk.inq_wanted = bool(number)
@@ -276,6 +282,8 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
         raise error(errno.EPERM, "TCP_AO_REPAIR can be read in repair mode only")
     if option in (TCP_AO_INFO, TCP_AO_GET_KEYS):
         return getsockopt_from(sk, level, option, bytes(length))
+    if option == TCP_SAVED_SYN:
+        return _take_saved_syn(sk, length)
     if option == TCP_INFO:
         return pack_info(sk)[:length]
     if option == TCP_FASTOPEN_KEY:
@@ -295,6 +303,17 @@ def getsockopt_from(sk: TcpSock, level: int, option: int, value: bytes) -> bytes
         if option == TCP_AO_GET_KEYS:
             return ao_sockopt.get_keys(sk, value)
     return getsockopt(sk, level, option, len(value))
+
+
+def _take_saved_syn(sk: TcpSock, length: int) -> bytes:
+    """TCP_SAVED_SYN: the headers of the SYN that made the connection, once; nothing where they were not saved."""
+    saved = sk.saved_syn
+    if saved is None:
+        return b""
+    if length < len(saved):
+        raise error(errno.EINVAL, f"TCP_SAVED_SYN: expected room for {len(saved)} bytes, not {length}")
+    sk.saved_syn = None
+    return saved
 
 
 def _get_int(sk: TcpSock, option: int) -> int:
@@ -332,6 +351,8 @@ def _get_int(sk: TcpSock, option: int) -> int:
         return int(sk.thin_lto)
     if option == TCP_THIN_DUPACK:
         return 0
+    if option == TCP_SAVE_SYN:
+        return sk.save_syn
     if option == TCP_INQ:
         return int(sk.inq_wanted)
     if option == TCP_FASTOPEN:

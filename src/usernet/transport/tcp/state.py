@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from usernet.transport.tcp.accecn import EcnState
     from usernet.transport.tcp.auth_keys import Auth
     from usernet.transport.tcp.fastopen import FastopenRequest
-    from usernet.transport.tcp.handshake import RequestSock
+    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.sock import TcpSock
 
 IPPROTO_TCP = 6
@@ -57,7 +57,8 @@ class TcpState(InetSock):
         "dst_quick_ack", "dup_ack_counter", "duplicate_sack", "ecn", "ecn_flags", "fastopen_client_fail",
         "fastopen_connect",
         "fastopen_keys", "fastopen_max_qlen", "fastopen_no_cookie", "fastopen_pending", "fastopen_qlen",
-        "fastopen_req", "fastopen_rsk", "fin_received", "first_tx_mstamp", "frto", "high_seq", "highest_sack",
+        "fastopen_req", "fastopen_rsk", "fin_received", "first_tx_mstamp", "frto", "high_seq",
+        "highest_sack",
         "icsk_pending", "icsk_retransmits", "inq_wanted", "is_cwnd_limited", "is_sack_reneg", "keepalive_timer",
         "keepcnt", "keepidle", "keepintvl", "key", "last_oow_ack_time", "last_seg_size", "linger2", "listener",
         "lost", "lost_out", "lsndtime", "max_packets_out", "max_window", "mdev_max_us", "mdev_us", "mss_cache",
@@ -80,6 +81,7 @@ class TcpState(InetSock):
         "write_seq", "wscale_ok", "wstamp", "young",
         "chrono_start", "chrono_stat", "chrono_type", "read_stamp", "rto_stamp", "syn_fastopen_child", "timeout_rehash",
         "total_rto_recoveries", "total_rto_time", "tx_marks",
+        "fastopen_resets", "save_syn", "saved_syn", "synq_overflow",
     )  # fmt: skip
 
     def __init__(self, net: Net, af: AddressFamily) -> None:
@@ -293,6 +295,10 @@ class TcpState(InetSock):
         self.young: int = 0
         self.listener: TcpSock | None = None
         self.defer_accept: int = 0
+        self.synq_overflow: int = -1
+        """When its SYN queue was full last (ns), -1 for never."""
+        self.save_syn: int = 0
+        self.saved_syn: bytes | None = None
         self.fastopen_pending: bool = False
         self.ecn_flags: int = 0
         self.ecn: EcnState | None = None
@@ -310,6 +316,7 @@ class TcpState(InetSock):
         self.fastopen_keys: list[bytes] = []
         self.fastopen_max_qlen: int = 0
         self.fastopen_qlen: int = 0
+        self.fastopen_resets: deque[int] | None = None
         self.fastopen_rsk: RequestSock | None = None
 
     def _on_write_timer(self, now: int) -> None:

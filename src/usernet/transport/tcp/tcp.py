@@ -12,6 +12,7 @@ from hashlib import blake2s
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.sysctl import INT_MAX
+from usernet.core.timer_list import TimerLists
 from usernet.net.dst import Dst
 from usernet.net.pernet import Net
 from usernet.net.protocols import ErrorReport, NetProtocol, Protocols
@@ -24,7 +25,7 @@ from usernet.skbuff.skbuff import (
     SKBuff,
 )
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
-from usernet.sock.ports import PortTable, reuseport_select, tcp_conflict
+from usernet.sock.ports import PortTable, tcp_conflict
 from usernet.transport.tcp.ao import ignore_icmp
 from usernet.transport.tcp.auth_input import inbound_hash
 from usernet.transport.tcp.auth_reply import Unsigned, reset_signer
@@ -40,12 +41,14 @@ from usernet.transport.tcp.const import (
     TCP_TIME_WAIT,
     between,
 )
-from usernet.transport.tcp.handshake import RequestSock, check_request, child_process, conn_request
+from usernet.transport.tcp.handshake import check_request, child_process, conn_request
 from usernet.transport.tcp.input import rcv_established, rcv_state_process
+from usernet.transport.tcp.lookup import lookup_listener, unlisten
 from usernet.transport.tcp.metrics import TcpMetrics
 from usernet.transport.tcp.offload import TcpOffload
+from usernet.transport.tcp.request import INET_ECN_MASK, RequestSock, Sizes
+from usernet.transport.tcp.syncookies import cookie_check
 from usernet.transport.tcp.timewait import TW_ACK, TW_RST, TW_SYN, TimeWaitSock, timewait_state_process
-from usernet.transport.tcp.validate import paws_reject
 from usernet.wire import checksum
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, RST, SYN
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from usernet.wire.tcp import TcpHeader
 
 IPPROTO_TCP: Final = 6
+TWKILL_MAX: Final = 4_000 * MSEC
 
 
 class TcpSettings:
@@ -82,8 +86,12 @@ class TcpSettings:
         self.tcp_max_tw_buckets: int = 131072
         self.tcp_fin_timeout: int = 60
         self.tcp_tw_reuse: int = 2
-        self.tcp_rfc1337: int = 0
+        self.tcp_tw_reuse_delay: int = 1000
+        self.tcp_max_syn_backlog: int = 2048
+        self.tcp_syncookies: int = 1
         self.tcp_reflect_tos: int = 0
+        self.tcp_migrate_req: int = 0
+        self.tcp_rfc1337: int = 0
         self.tcp_stdurg: int = 0
         self.tcp_abort_on_overflow: int = 0
         self.tcp_keepalive_time: int = 7200
@@ -146,7 +154,8 @@ class TcpSettings:
             "tcp_pingpong_thresh": (1, 255), "tcp_notsent_lowat": (0, 0xFFFFFFFF), "tcp_rmem": (1, INT_MAX),
             "tcp_wmem": (1, INT_MAX), "tcp_ecn": (0, 5), "tcp_ecn_fallback": (0, 1), "tcp_ecn_option": (0, 3),
             "tcp_ecn_option_beacon": (0, 63), "dctcp_shift_g": (0, 10),
-            "tcp_reflect_tos": (0, 1),
+            "tcp_reflect_tos": (0, 1), "tcp_syncookies": (0, 2), "tcp_tw_reuse": (0, 2),
+            "tcp_tw_reuse_delay": (1, 60_000), "tcp_migrate_req": (0, 1), "tcp_orphan_retries": (0, 255),
         }  # fmt: skip
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":
@@ -175,6 +184,9 @@ class Tcp(TcpSettings, NetProtocol):
         self.metrics = TcpMetrics()
         self.orphans: set[TcpSock] = set()
         self.tw_count: int = 0
+        self.request_timers = TimerLists(net.loop.timers, _request_expired)
+        self.timewait_timers = TimerLists(net.loop.timers, self._timewait_expired)
+        self.shared_sizes: dict[Sizes, Sizes] = {}
         self._secret: bytes = b""
         self._challenge_window: int = -1
         self._challenge_left: int = 0
@@ -184,8 +196,10 @@ class Tcp(TcpSettings, NetProtocol):
     def close(self) -> None:
         """The namespace ends: no timer is left."""
         for entry in list(self.table.values()):
-            if isinstance(entry, (RequestSock, TimeWaitSock)):
-                entry.timer.delete()
+            if type(entry) is RequestSock:
+                self.request_timers.disarm(entry)
+            elif type(entry) is TimeWaitSock:
+                self.timewait_timers.disarm(entry)
         self.table.clear()
         self.listeners.clear()
         self.orphans.clear()
@@ -196,7 +210,8 @@ class Tcp(TcpSettings, NetProtocol):
 
     # -- secrets
 
-    def _hash(self, *parts: bytes) -> int:
+    def secret_hash(self, *parts: bytes) -> int:
+        """32 bits that depend on `parts` and on what nobody else knows."""
         if not self._secret:
             self._secret = self.net.random.randbytes(32)
         return int.from_bytes(blake2s(b"".join(parts), digest_size=4, key=self._secret).digest(), "big")
@@ -204,11 +219,11 @@ class Tcp(TcpSettings, NetProtocol):
     def secure_seq(self, saddr: bytes, daddr: bytes, sport: int, dport: int) -> int:
         """An initial sequence number: a secret function of the four numbers, and a clock of 64 ns (RFC 6528)."""
         ports = (sport << 16 | dport).to_bytes(4, "big")
-        return (self._hash(b"seq", saddr, daddr, ports) + (self.net.loop.now >> 6)) & SEQ_MASK
+        return (self.secret_hash(b"seq", saddr, daddr, ports) + (self.net.loop.now >> 6)) & SEQ_MASK
 
     def secure_ts_offset(self, saddr: bytes, daddr: bytes) -> int:
         """The origin of our time stamps towards a peer (RFC 7323 section 5.4)."""
-        return self._hash(b"ts", saddr, daddr) if self.tcp_timestamps == 1 else 0
+        return self.secret_hash(b"ts", saddr, daddr) if self.tcp_timestamps == 1 else 0
 
     def challenge_allowed(self) -> bool:
         """The namespace's limit of challenge acknowledgements, per second (RFC 5961 section 7)."""
@@ -226,9 +241,6 @@ class Tcp(TcpSettings, NetProtocol):
             return True
         return False
 
-    def paws_reject(self, ts_recent: int, stamp: int, tsval: int, now: int) -> bool:
-        return paws_reject(ts_recent, stamp, tsval, now)
-
     # -- the tables
 
     def hash(self, sk: TcpSock) -> None:
@@ -238,104 +250,50 @@ class Tcp(TcpSettings, NetProtocol):
     def unhash(self, sk: TcpSock) -> None:
         """Nothing happens where it isn't in a table."""
         if sk.state == TCP_LISTEN or (not sk.key and self.listeners.get(sk.num)):
-            self.unlisten(sk)
+            unlisten(self, sk)
         if sk.key and self.table.get(sk.key) is sk:
             del self.table[sk.key]
 
     def listen(self, sk: TcpSock) -> None:
         self.listeners.setdefault(sk.num, []).append(sk)
 
-    def unlisten(self, sk: TcpSock) -> None:
-        """No more requests for this listener; those it has are dropped."""
-        group = self.listeners.get(sk.num)
-        if group is not None and sk in group:
-            group.remove(sk)
-            if not group:
-                del self.listeners[sk.num]
-        if sk.syn_queue:
-            for entry in list(self.table.values()):
-                if type(entry) is RequestSock and entry.listener is sk:
-                    entry.drop()
-
     def add_request(self, request: RequestSock) -> None:
         self.table[request.key] = request
 
-    def forget_request(self, request: RequestSock) -> None:
-        if self.table.get(request.key) is request:
-            del self.table[request.key]
+    def forget_request(self, request: RequestSock) -> bool:
+        """Take a request out of the table; whether it was there."""
+        if self.table.get(request.key) is not request:
+            return False
+        del self.table[request.key]
+        return True
 
-    def replace_by_timewait(self, sk: TcpSock, record: TimeWaitSock) -> None:
+    def replace_by_timewait(self, sk: TcpSock, record: TimeWaitSock, timeout: int) -> None:
         """A record takes a socket's place, in both tables (Linux: inet_twsk_hashdance)."""
         self.table[record.key] = record
         self.ports.replace(sk, record)
         sk.num = 0
         self.tw_count += 1
+        # A time so short is one that the peer's time stamps made safe, in days gone by; the counter has stayed.
+        if timeout <= TWKILL_MAX:
+            self.net.mib.tcp_ext.TWKilled += 1
+        else:
+            self.net.mib.tcp_ext.TW += 1
+        self.timewait_timers.arm(record, timeout, self.net.loop.now)
 
     def forget_timewait(self, record: TimeWaitSock) -> None:
+        """The end of a record (Linux: inet_twsk_deschedule_put, inet_twsk_kill)."""
+        self.timewait_timers.disarm(record)
         if self.table.get(record.key) is record:
             del self.table[record.key]
-        self.ports.release(record)
+        self.ports.forget(record, record.num)
         self.tw_count -= 1
 
-    def four_tuple_free(self, sk: TcpSock, port: int, asked: bool = False) -> bool:
-        """Whether `sk` may connect from `port` to its peer: nobody else does (Linux: __inet_check_established).
+    def _timewait_expired(self, record: TimeWaitSock, now: int) -> None:
+        self.forget_timewait(record)
 
-        A record in TIME-WAIT gives way where time stamps tell the connections apart (RFC 6191): to a port that was
-        `asked` for at once, to one that is being chosen as tcp_tw_reuse has it (Linux: tcp_twsk_unique).
-        """
-        key = sk.daddr + sk.saddr + sk.dport.to_bytes(2, "big") + port.to_bytes(2, "big")
-        entry = self.table.get(key)
-        if entry is None:
-            return True
-        if type(entry) is TimeWaitSock and entry.ts_recent_stamp:
-            reuse = self.tcp_tw_reuse == 1 or (
-                self.tcp_tw_reuse == 2 and (sk.daddr == sk.saddr or sk.daddr == sk.af.loopback)
-            )
-            if asked or (
-                reuse
-                and entry.substate == TCP_TIME_WAIT
-                and self.net.loop.now - entry.ts_recent_stamp > 1000 * MSEC
-            ):
-                sk.write_seq = (entry.snd_nxt + 65535 + 2) & SEQ_MASK or 1
-                sk.ts_recent = entry.ts_recent
-                sk.ts_recent_stamp = entry.ts_recent_stamp
-                entry.kill()
-                return True
-        return False
-
-    def lookup_listener(self, skb: SKBuff, port: int) -> TcpSock | None:
-        """The listener for a segment: the best match by device and address (Linux: inet_lhash2_lookup)."""
-        group = self.listeners.get(port)
-        if group is None:
-            return None
-        daddr = skb.daddr
-        index = skb.dev.index if skb.dev is not None else 0
-        best: list[TcpSock] = []
-        best_score = -1
-        for sk in group:
-            if sk.family != skb.af.family:
-                continue
-            score = 0
-            if sk.rcv_saddr != sk.af.any:
-                if sk.rcv_saddr != daddr:
-                    continue
-                score += 2
-            if sk.bound_dev_if:
-                if sk.bound_dev_if != index:
-                    continue
-                score += 1
-            if score > best_score:
-                best_score = score
-                best = [sk]
-            elif score == best_score and sk.reuseport:
-                best.append(sk)
-        if not best:
-            return None
-        if len(best) > 1 and best[0].reuseport:
-            flow = self._hash(skb.saddr, daddr, skb.head[skb.transport_header : skb.transport_header + 4])
-            chosen: TcpSock = reuseport_select(best, flow, skb)
-            return chosen
-        return best[0]
+    def peer_is_proven(self, saddr: bytes, daddr: bytes) -> bool:
+        """Whether a connection with this peer has been measured before (Linux: tcp_peer_is_proven)."""
+        return self.metrics.find(saddr, daddr) is not None
 
     # -- receive
 
@@ -406,7 +364,7 @@ class Tcp(TcpSettings, NetProtocol):
         else:
             skb.sk = None
         if entry is None:
-            entry = self.lookup_listener(skb, th[1])
+            entry = lookup_listener(self, skb, th[1])
             if entry is None:
                 if flags & RST:
                     skb.drop(DropReason.NO_SOCKET, net.drops)
@@ -435,6 +393,9 @@ class Tcp(TcpSettings, NetProtocol):
                     return
             child = check_request(self, entry, skb, th)
             if child is not None:
+                if child.state == TCP_LISTEN:
+                    self._other_state(child, skb, th, 0)
+                    return
                 child.segs_in += 1
                 child_process(child, skb, th)
             return
@@ -464,6 +425,14 @@ class Tcp(TcpSettings, NetProtocol):
             return
         if sk.state != TCP_LISTEN:
             sk.segs_in += skb.gso_segs or 1
+        elif th[5] & (SYN | ACK) == ACK:
+            child = cookie_check(self, sk, skb, th)
+            if child is None:
+                return
+            if child is not sk:
+                child.segs_in += 1
+                child_process(child, skb, th)
+                return
         if rcv_state_process(sk, skb, th):
             self.send_reset(skb, sk)
             skb.drop(DropReason.TCP_RESET, self.net.drops)
@@ -482,11 +451,11 @@ class Tcp(TcpSettings, NetProtocol):
                 return
         verdict, isn = timewait_state_process(record, skb, th)
         if verdict == TW_SYN:
-            listener = self.lookup_listener(skb, th[1])
+            listener = lookup_listener(self, skb, th[1])
             if listener is not None:
                 if not self._admitted(listener, skb, doff):
                     return
-                record.kill()
+                self.forget_timewait(record)
                 conn_request(self, listener, skb, th, isn)
                 return
             verdict = TW_ACK
@@ -494,7 +463,7 @@ class Tcp(TcpSettings, NetProtocol):
             record.send_ack(skb)
         elif verdict == TW_RST:
             self.send_reset(skb, record)
-            record.kill()
+            self.forget_timewait(record)
         skb.consume()
 
     def error(self, report: ErrorReport) -> bool:
@@ -566,11 +535,12 @@ class Tcp(TcpSettings, NetProtocol):
             seq, ack, out = skb.ack_seq, 0, RST
         else:
             seq, ack, out = 0, skb.end_seq, RST | ACK
-        tos = sk.tos if sk is not None else 0
+        # As the segment that it answers (Linux: ip_send_unicast_reply).
+        tos: int = af.header_of(skb)[0] & ~INET_ECN_MASK
         mark = sk.mark if sk is not None else 0
         oif = sk.bound_dev_if if sk is not None else 0
         try:
-            dst = af.route(Flow(skb.saddr, skb.daddr, IPPROTO_TCP, oif, tos, mark, sport, dport, True))
+            dst = af.route(Flow(skb.saddr, skb.daddr, IPPROTO_TCP, oif, tos, mark, sport, dport))
         except OSError:
             return
         try:
@@ -597,7 +567,7 @@ class Tcp(TcpSettings, NetProtocol):
         """Send a bare acknowledgement for a request or a TIME-WAIT record (Linux: tcp_v4_send_ack). how: its signature,
         None for none."""
         try:
-            dst = af.route(Flow(daddr, saddr, IPPROTO_TCP, oif, tos, mark, sport, dport, True))
+            dst = af.route(Flow(daddr, saddr, IPPROTO_TCP, oif, tos, mark, sport, dport))
         except OSError:
             return
         stamps = ((self.net.loop.now // MSEC + ts_offset) & SEQ_MASK, ts_recent) if tstamp_ok else None
@@ -612,3 +582,6 @@ class Tcp(TcpSettings, NetProtocol):
         self.net.mib.tcp.OutSegs += 1
         self.send_segment(af, header, dst, saddr, daddr, tos, mark, 0)
 
+
+def _request_expired(request: RequestSock, now: int) -> None:
+    request.expire()

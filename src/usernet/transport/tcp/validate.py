@@ -19,8 +19,9 @@ from usernet.transport.tcp.const import (
     TCP_CLOSE_WAIT,
     TCP_CLOSING,
     TCP_LAST_ACK,
-    TCP_PAWS_24DAYS,
+    TCP_PAWS_MSL,
     TCP_PAWS_WINDOW,
+    TCP_PAWS_WRAP,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
     after,
@@ -43,7 +44,7 @@ def replace_ts_recent(sk: TcpSock, seq: int) -> int:
     """
     if sk.saw_tstamp and not after(seq, sk.rcv_wup):
         # An acknowledgement that was overtaken must not take the clock back.
-        if (sk.rx_tsval - sk.ts_recent) & 0x80000000 == 0 or sk.loop.now - sk.ts_recent_stamp >= TCP_PAWS_24DAYS * SEC:
+        if (sk.rx_tsval - sk.ts_recent) & 0x80000000 == 0 or sk.loop.now - sk.ts_recent_stamp >= TCP_PAWS_WRAP * SEC:
             progress = (sk.rx_tsval - sk.ts_recent) & SEQ_MASK
             sk.ts_recent = sk.rx_tsval
             sk.ts_recent_stamp = sk.loop.now
@@ -51,21 +52,36 @@ def replace_ts_recent(sk: TcpSock, seq: int) -> int:
     return 0
 
 
-def paws_reject(ts_recent: int, stamp: int, tsval: int, now: int) -> bool:
-    """Whether a segment is from the past (RFC 7323 section 5; Linux: tcp_paws_check). stamp, now: ns."""
-    if (ts_recent - tsval + 0x80000000) & SEQ_MASK <= TCP_PAWS_WINDOW + 0x80000000:
+def paws_reject(ts_recent: int, stamp: int, tsval: int, now: int, window: int = 0, rst: bool = False) -> bool:
+    """Whether a segment is from the past (RFC 7323 section 5; Linux: tcp_paws_check, tcp_paws_reject).
+
+    stamp, now: ns. window: how far (ms) its time stamp may lie back all the same. rst: it resets, which a peer that has
+    lost its clock must be able to do once no older segment can be under way.
+    """
+    if (ts_recent - tsval + 0x80000000) & SEQ_MASK <= window + 0x80000000:
         return False
-    if now - stamp >= TCP_PAWS_24DAYS * SEC:
+    age = now - stamp
+    if age >= TCP_PAWS_WRAP * SEC or (rst and age >= TCP_PAWS_MSL * SEC):
         return False
     return ts_recent != 0
 
 
-def _disordered_ack(sk: TcpSock, skb: SKBuff) -> bool:
-    """Whether a segment fails PAWS only because bare acknowledgements were reordered (Linux: tcp_disordered_ack)."""
-    if skb.seq != skb.end_seq or skb.seq != sk.rcv_nxt or skb.ack_seq != sk.snd_una:
-        return False
+def _disordered_ack(sk: TcpSock, skb: SKBuff, window: int) -> DropReason | None:
+    """Why a segment that fails PAWS is no bare acknowledgement that was merely overtaken; None where it is one, and
+    good. window: as it came (Linux: tcp_disordered_ack_check)."""
+    seq = skb.seq
+    if not skb.tcp_flags & ACK or seq != skb.end_seq:
+        return DropReason.TCP_RFC7323_PAWS
+    if seq != sk.rcv_nxt:
+        return DropReason.TCP_RFC7323_PAWS_ACK if before(seq, sk.rcv_nxt) else DropReason.TCP_RFC7323_PAWS
+    if skb.ack_seq != sk.snd_una:
+        return DropReason.TCP_RFC7323_PAWS
+    # One that would move the window could be an old one, which takes room back that was given since.
+    window <<= sk.snd_wscale
+    if after(seq, sk.snd_wl1) or (seq == sk.snd_wl1 and (window > sk.snd_wnd or not window)):
+        return DropReason.TCP_RFC7323_PAWS
     behind = (sk.ts_recent - sk.rx_tsval) & SEQ_MASK
-    return behind <= sk.rto * 1024 // SEC
+    return None if behind <= sk.rto * 1024 // SEC else DropReason.TCP_RFC7323_PAWS
 
 
 def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> DropReason | None:
@@ -99,11 +115,11 @@ def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> DropReason | None:
     return inbound_hash(sk, skb, doff) if options.auth and sk.auth is None else None
 
 
-def oow_rate_limited(sk: TcpSock, skb: SKBuff) -> bool:
+def oow_rate_limited(sk: TcpSock, skb: SKBuff, paws: bool = False) -> bool:
     """Whether answering an unacceptable segment would feed a loop of acknowledgements (Linux: tcp_oow_rate_limited)."""
     if skb.seq != skb.end_seq and not skb.tcp_flags & SYN:
         return False
-    return sk.oow_limited()
+    return sk.oow_limited(paws)
 
 
 def _sequence(sk: TcpSock, seq: int, end_seq: int, fin: int) -> DropReason | None:
@@ -145,20 +161,29 @@ def tcp_reset(sk: TcpSock, skb: SKBuff) -> None:
         sk.error_report()
 
 
-def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, syn_inerr: bool) -> DropReason | None:
+def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, window: int, syn_inerr: bool) -> DropReason | None:
     """Check a segment before anything else; None where it is good (Linux: tcp_validate_incoming)."""
     flags = skb.tcp_flags
     mib = sk.net.mib
     reason = parse_options(sk, skb, doff)
     if reason is not None:
         return reason
-    if sk.saw_tstamp and paws_reject(sk.ts_recent, sk.ts_recent_stamp, sk.rx_tsval, sk.loop.now):
-        if not _disordered_ack(sk, skb) and not flags & RST:
-            mib.tcp_ext.PAWSEstab += 1
-            if not oow_rate_limited(sk, skb):
-                send_dupack(sk, skb)
-            return DropReason.TCP_RFC7323_PAWS
+    if sk.saw_tstamp and paws_reject(
+        sk.ts_recent, sk.ts_recent_stamp, sk.rx_tsval, sk.loop.now, TCP_PAWS_WINDOW
+    ):
         # A reset is taken even so.
+        why = None if flags & RST else _disordered_ack(sk, skb, window)
+        if why is not None:
+            if flags & SYN:
+                return _syn_challenge(sk, syn_inerr, 0)
+            if why is DropReason.TCP_RFC7323_PAWS_ACK:
+                # Common, and nothing to tell anyone of.
+                mib.tcp_ext.PAWSOldAck += 1
+                return why
+            mib.tcp_ext.PAWSEstab += 1
+            if not oow_rate_limited(sk, skb, True):
+                send_dupack(sk, skb)
+            return why
     reason = _sequence(sk, skb.seq, skb.end_seq, flags & FIN)
     if reason is not None:
         if not flags & RST:
