@@ -159,6 +159,12 @@ class Udp(NetProtocol):
         skb.data += UDP_HLEN
         skb.len -= UDP_HLEN
         skb.seq = sk.drops
+        wanted = sk.rmem_alloc + skb.truesize
+        if wanted > sk.reserved and sk.rmem_alloc < sk.rcvbuf and not sk.reserve(wanted):
+            self._mib.MemErrors += 1
+            sk.drops += 1
+            self._bad(skb, DropReason.PROTO_MEM)
+            return
         reason = sk.queue_receive(skb)
         if reason is not None:
             self._mib.RcvbufErrors += 1

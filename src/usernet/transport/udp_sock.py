@@ -28,6 +28,7 @@ from usernet.sock.datagram import (
     sock_recv_cmsgs,
 )
 from usernet.sock.inet_datagram import TCP_ESTABLISHED, DatagramSock
+from usernet.sock.memory import KEPT
 from usernet.sock.msg import (
     MSG_CONFIRM,
     MSG_DONTWAIT,
@@ -111,6 +112,8 @@ class UdpSock(DatagramSock):
         self.corked: bool = False
         self.no_check6_tx: bool = False
         self.no_check6_rx: bool = False
+        self.reserved: int = 0
+        """Bytes for received datagrams that it took from the account of all UDP sockets."""
         # The last destination sent to, for as long as its route holds and no option changes.
         self._to: bytes = b""
         self._to_dst: Dst | None = None
@@ -384,6 +387,8 @@ class UdpSock(DatagramSock):
                 to.write(head[start : start + size])
         if not flags & MSG_PEEK:
             self.mib.InDatagrams += 1
+            if self.reserved > KEPT and not self.rmem_alloc:
+                self.reserved = self.table.memory.release(self.reserved, KEPT)
         start = skb.transport_header
         msg.name = SockAddr(self.family, skb.saddr, head[start] << 8 | head[start + 1])
         if self.rcvtstamp or self.tsflags or self.rxq_ovfl or self.sock_flags & SOCK_RCVMARK:
@@ -394,6 +399,11 @@ class UdpSock(DatagramSock):
             for level, kind, data in self.af.receive_control(self, skb):
                 msg.put_control(level, kind, data)
         return skb.len if flags & MSG_TRUNC else size
+
+    def reserve(self, wanted: int) -> bool:
+        """Get room for `wanted` bytes, more than is reserved (Linux: udp_rmem_schedule). False where there is none."""
+        self.reserved = self.table.memory.reserve(self.reserved, wanted)
+        return self.reserved >= wanted
 
     # -- options
 
@@ -451,6 +461,7 @@ class UdpSock(DatagramSock):
         self._set_gro(False)
         self.rx_dst = None
         self._to_dst = None
+        self.reserved = self.table.memory.release(self.reserved)
         super().destroy()
 
 

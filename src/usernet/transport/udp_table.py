@@ -12,6 +12,7 @@ from zlib import crc32
 
 from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import SKBuff
+from usernet.sock.memory import SockMemory
 from usernet.sock.ports import PortTable, reuseport_select, udp_conflict
 from usernet.transport.udp_offload import UdpOffload
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from usernet.transport.udp_sock import UdpSock
 
 TCP_ESTABLISHED: Final = 1
+INT_MAX: Final = 0x7FFFFFFF
 
 
 @final
@@ -27,6 +29,7 @@ class UdpTable:
 
     connected: by remote port, local port (both as on the wire), remote address, local address.
     bound: by local address, local port (as on the wire), in the order they came.
+    memory: what waits to be read in all of them together.
     gro: how many sockets have UDP_GRO on; without any, nothing is merged.
     """
 
@@ -35,6 +38,12 @@ class UdpTable:
         self.connected: dict[bytes, list[UdpSock]] = {}
         self.bound: dict[bytes, list[UdpSock]] = {}
         self.gro: int = 0
+        self.memory = SockMemory((98304, 131072, 196608), 4096)
+        net.sysctl.register("net.ipv4.udp_mem", self.memory, "limits", low=0, high=(1 << 63) - 1)
+        net.sysctl.register("net.ipv4.udp_rmem_min", self.memory, "minimum", low=1, high=INT_MAX)
+        self.udp_wmem_min: int = 4096
+        """As in Linux, without effect: what is sent counts for the socket alone."""
+        net.sysctl.register("net.ipv4.udp_wmem_min", self, low=1, high=INT_MAX)
         self._offload = net.get(UdpOffload)
         self._seed: int = net.random.getrandbits(32)
 
