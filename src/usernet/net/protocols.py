@@ -24,11 +24,12 @@ class ErrorReport:
     "fragmentation needed". mtu: 0 unless it is that. redirect: the report is a redirect, and no error.
     offender: packed address of the one who reported. saddr, daddr: of the packet complained of, so saddr is ours.
     skb: that packet, as far as it was quoted, with `data` and `transport_header` at its transport header.
+    quoted: bytes of it, by the ICMP header, behind which there may be an extension; 0 where that tells none (RFC 4884).
     """
 
     __slots__ = (
         "af", "daddr", "errno", "fatal", "icmp_code", "icmp_type", "info", "mtu", "offender", "origin", "quench",
-        "redirect", "saddr", "skb",
+        "quoted", "redirect", "saddr", "skb",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +48,7 @@ class ErrorReport:
         self.saddr = saddr
         self.daddr = daddr
         self.skb = skb
+        self.quoted: int = 0
         self.redirect = False
         self.quench = False
 

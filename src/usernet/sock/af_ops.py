@@ -30,10 +30,14 @@ class Flow:
     """What a route is looked up by (Linux: `struct flowi`). `saddr` may be the family's `any`: the route chooses.
 
     oif: device index to leave by, 0 for any. any_source: `saddr` need not be an address of ours (IP_TRANSPARENT,
-    IP_FREEBIND, IP_HDRINCL). onlink: only destinations on the link (SO_DONTROUTE).
+    IP_FREEBIND, IP_HDRINCL). onlink: only destinations on the link (SO_DONTROUTE). options, priority: what a datagram
+    socket's message is sent with besides (Linux: `struct ipcm_cookie`).
     """
 
-    __slots__ = ("any_source", "daddr", "dport", "mark", "oif", "onlink", "protocol", "saddr", "sport", "tos")
+    __slots__ = (
+        "any_source", "daddr", "dport", "mark", "oif", "onlink", "options", "priority", "protocol", "saddr", "sport",
+        "tos",
+    )  # fmt: skip
 
     def __init__(
         self, daddr: bytes, saddr: bytes, protocol: int = 0, oif: int = 0, tos: int = 0, mark: int = 0,
@@ -49,6 +53,8 @@ class Flow:
         self.dport = dport
         self.any_source = any_source
         self.onlink = onlink
+        self.options: bytes = b""
+        self.priority: int = 0
 
 
 class AddressFamily:

@@ -35,6 +35,7 @@ from usernet.sock.msg import (
     SockAddr,
 )
 from usernet.sock.optval import pack_name
+from usernet.sock.rfc4884 import extension
 from usernet.sock.sock import Sock
 from usernet.sock.sockopt import (
     SO_MARK,
@@ -212,8 +213,12 @@ def icmp_error(sk: InetSock, report: ErrorReport, port: int, header: int) -> Non
     quoted = report.skb.clone()
     quoted.pull_front(min(header, quoted.len))
     family = sk.af.family
+    data = 0
+    if sk.recverr_rfc4884 and report.quoted:
+        headers = report.skb.transport_header - report.skb.network_header + header
+        data = extension(quoted.tobytes(), report.quoted, headers)
     entry = ExtendedError(
-        report.errno, report.origin, report.icmp_type, report.icmp_code, report.info, 0,
+        report.errno, report.origin, report.icmp_type, report.icmp_code, report.info, data,
         SockAddr(family, report.daddr, port), SockAddr(family, report.offender, 0),
     )  # fmt: skip
     if not queue_error(sk, entry, quoted):

@@ -171,9 +171,11 @@ class DatagramSock(InetSock):
             if level == SOL_SOCKET:
                 if kind == SO_MARK and len(data) == 4:
                     flow.mark = _UINT.unpack(data)[0]
+                elif kind == SO_PRIORITY and len(data) == 4:
+                    flow.priority = _UINT.unpack(data)[0]
                 elif kind in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW):
                     tsflags = per_call(tsflags, data)
-                elif kind not in (SCM_RIGHTS, SCM_CREDENTIALS, SO_PRIORITY):
+                elif kind not in (SCM_RIGHTS, SCM_CREDENTIALS):
                     raise error(errno.EINVAL, f"ancillary data: SOL_SOCKET has no type {kind} to send")
             elif level in (SOL_IP, SOL_IPV6):
                 given = self.af.send_control(self, level, kind, data, flow)
@@ -184,6 +186,8 @@ class DatagramSock(InetSock):
     def send_flow(self, daddr: bytes, dport: int, flags: int) -> Flow:
         """The flow of one datagram; 0.0.0.0 means this machine, as everywhere."""
         flow = self.flow(self.af.loopback if daddr == self.af.any else daddr, dport)
+        flow.options = self.options
+        flow.priority = self.priority
         if flags & MSG_DONTROUTE:
             flow.onlink = True
         return flow
@@ -223,8 +227,9 @@ class DatagramSock(InetSock):
         return (yield from again)
 
     def transmit(
-        self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, tsflags: int
-    ) -> bool:
+        self, skb: SKBuff, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, tsflags: int,
+        options: bytes,
+    ) -> bool:  # fmt: skip
         """Give a datagram with its transport header to the network layer. False where the device's queue was full.
 
         ttl: -1 for the socket's. tsflags: SOF_TIMESTAMPING_* of this datagram.
@@ -241,7 +246,7 @@ class DatagramSock(InetSock):
             raise error(errno.EMSGSIZE)
         try:
             verdict = self.af.xmit_skb(
-                skb, dst, saddr, daddr, self.protocol, tos, ttl, pmtudisc in DONT_FRAGMENT, self, self.options,
+                skb, dst, saddr, daddr, self.protocol, tos, ttl, pmtudisc in DONT_FRAGMENT, self, options,
                 pmtudisc in LOCAL_DF,
             )  # fmt: skip
         except OSError as cause:

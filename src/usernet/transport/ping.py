@@ -211,9 +211,9 @@ class PingSock(DatagramSock):
         skb = SKBuff(icmp.build(kind, code, rest, request[icmp.ICMP_HLEN :]))
         skb.transport_header = 0
         skb.mark = flow.mark
-        skb.priority = self.priority
+        skb.priority = flow.priority
         self.charge_send(skb)
         saddr = flow.saddr if flow.saddr != self.af.any else dst.saddr
         self.net.get(IcmpOutput).out_count(kind)
-        self.transmit(skb, dst, saddr, flow.daddr, 0, flow.tos, ttl, tsflags)
+        self.transmit(skb, dst, saddr, flow.daddr, 0, flow.tos, ttl, tsflags, flow.options)
         return size

@@ -232,10 +232,10 @@ class RawSock(DatagramSock):
             skb.add_frag(payload)
         skb.transport_header = 0
         skb.mark = flow.mark
-        skb.priority = self.priority
+        skb.priority = flow.priority
         self.charge_send(skb)
         self._count(payload)
-        self.transmit(skb, dst, saddr, flow.daddr, 0, flow.tos, ttl, tsflags)
+        self.transmit(skb, dst, saddr, flow.daddr, 0, flow.tos, ttl, tsflags, flow.options)
         return size
 
     def _count(self, message: Payload) -> None:

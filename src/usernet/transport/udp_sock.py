@@ -19,7 +19,7 @@ from usernet.core.wait import Blocking
 from usernet.net.dst import Dst
 from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_UDP_L4, SKBuff
-from usernet.sock.af_ops import AddressFamily
+from usernet.sock.af_ops import AddressFamily, Flow
 from usernet.sock.datagram import (
     copy_out,
     local_error,
@@ -75,16 +75,13 @@ _U16: Final = Struct("=H")
 class Cork:
     """A datagram being gathered (Linux: `struct inet_cork`)."""
 
-    __slots__ = ("daddr", "dport", "dst", "gso_size", "parts", "saddr", "size", "tos", "tsflags", "ttl", "uarg")
+    __slots__ = ("dport", "dst", "flow", "gso_size", "parts", "saddr", "size", "tsflags", "ttl", "uarg")
 
-    def __init__(
-        self, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, gso_size: int, tsflags: int
-    ) -> None:
+    def __init__(self, dst: Dst, flow: Flow, dport: int, ttl: int, gso_size: int, tsflags: int) -> None:
         self.dst = dst
-        self.saddr = saddr
-        self.daddr = daddr
+        self.flow = flow
+        self.saddr: bytes = flow.saddr if any(flow.saddr) else dst.saddr
         self.dport = dport
-        self.tos = tos
         self.ttl = ttl
         self.gso_size = gso_size
         self.tsflags = tsflags
@@ -193,7 +190,10 @@ class UdpSock(DatagramSock):
         payload = msg.iter.read(size) if size else b""
         length = size + 8
         if self.no_check_tx:
-            self._transmit(dst, self._to_saddr, self._to, dport, self.tos, -1, [payload], size, 0, self.tsflags)
+            cork = Cork(dst, self.send_flow(self._to, dport, 0), dport, -1, 0, self.tsflags)
+            cork.parts.append(payload)
+            cork.size = size
+            self._transmit(cork)
             return size
         total = self._to_sum + length
         header = udp.build(self.sport, dport, length, total if total <= 0xFFFF else total - 0xFFFF)
@@ -208,7 +208,7 @@ class UdpSock(DatagramSock):
         skb.mark = self.mark
         skb.priority = self.priority
         self.charge_send(skb)
-        if self.transmit(skb, dst, self._to_saddr, self._to, dport, self.tos, -1, self.tsflags):
+        if self.transmit(skb, dst, self._to_saddr, self._to, dport, self.tos, -1, self.tsflags, self.options):
             self.mib.OutDatagrams += 1
         else:
             self.mib.SndbufErrors += 1
@@ -255,10 +255,9 @@ class UdpSock(DatagramSock):
             dst.confirm()
             if flags & MSG_PROBE and not msg.iter.length:
                 return 0
-        saddr = flow.saddr if flow.saddr != self.af.any else dst.saddr
         if not self.check_send(flags, deadline):
             return self.send_blocked(msg, flags, deadline)
-        cork = Cork(dst, saddr, flow.daddr, dport, flow.tos, ttl, gso_size, tsflags)
+        cork = Cork(dst, flow, dport, ttl, gso_size, tsflags)
         self.cork = cork
         return self._append(cork, msg, flags)
 
@@ -267,8 +266,8 @@ class UdpSock(DatagramSock):
         size = msg.iter.length
         held = False
         try:
-            if cork.size + size + 8 + self.af.header_len + len(self.options) > 0xFFFF:
-                local_error(self, errno.EMSGSIZE, cork.daddr, cork.dport, cork.dst.mtu())
+            if cork.size + size + 8 + self.af.header_len + len(cork.flow.options) > 0xFFFF:
+                local_error(self, errno.EMSGSIZE, cork.flow.daddr, cork.dport, cork.dst.mtu())
                 raise error(errno.EMSGSIZE)
             if size:
                 if flags & MSG_ZEROCOPY and self.zerocopy:
@@ -305,23 +304,21 @@ class UdpSock(DatagramSock):
             return
         self.cork = None
         try:
-            self._transmit(
-                cork.dst, cork.saddr, cork.daddr, cork.dport, cork.tos, cork.ttl, cork.parts, cork.size, cork.gso_size,
-                cork.tsflags,
-            )  # fmt: skip
+            self._transmit(cork)
         finally:
             # What was given as `bytes` can't change, and the rest was copied: it is free as soon as it is sent.
             if cork.uarg is not None:
                 cork.uarg.put()
 
-    def _transmit(
-        self, dst: Dst, saddr: bytes, daddr: bytes, dport: int, tos: int, ttl: int, parts: list[Payload], size: int,
-        gso_size: int, tsflags: int,
-    ) -> None:  # fmt: skip
-        """Build one datagram or super-datagram and send it (Linux: udp_send_skb). ttl: -1 for the socket's."""
+    def _transmit(self, cork: Cork) -> None:
+        """Build one datagram or super-datagram and send it (Linux: udp_send_skb)."""
+        dst = cork.dst
+        flow = cork.flow
+        size = cork.size
+        gso_size = cork.gso_size
         segment = 0
         if gso_size:
-            if self.af.header_len + len(self.options) + 8 + gso_size > dst.mtu() or self.no_check_tx:
+            if self.af.header_len + len(flow.options) + 8 + gso_size > dst.mtu() or self.no_check_tx:
                 raise error(errno.EINVAL, f"UDP_SEGMENT: segments of {gso_size} bytes don't fit the path's MTU")
             if size > gso_size * UDP_MAX_SEGMENTS:
                 raise error(errno.EINVAL, f"UDP_SEGMENT: {size} bytes are more than {UDP_MAX_SEGMENTS} segments")
@@ -330,9 +327,9 @@ class UdpSock(DatagramSock):
         length = size + 8
         check = 0
         if not self.no_check_tx:
-            check = self.af.pseudo_sum(saddr, daddr, IPPROTO_UDP, length)
-        skb = SKBuff(udp.build(self.sport, dport, length, check))
-        for part in parts:
+            check = self.af.pseudo_sum(cork.saddr, flow.daddr, IPPROTO_UDP, length)
+        skb = SKBuff(udp.build(self.sport, cork.dport, length, check))
+        for part in cork.parts:
             skb.add_frag(part)
         skb.transport_header = 0
         if not self.no_check_tx:
@@ -343,10 +340,12 @@ class UdpSock(DatagramSock):
             skb.gso_size = segment
             skb.gso_type = SKB_GSO_UDP_L4
             skb.gso_segs = -(-size // segment)
-        skb.mark = self.mark
-        skb.priority = self.priority
+        skb.mark = flow.mark
+        skb.priority = flow.priority
         self.charge_send(skb)
-        if self.transmit(skb, dst, saddr, daddr, dport, tos, ttl, tsflags):
+        if self.transmit(
+            skb, dst, cork.saddr, flow.daddr, cork.dport, flow.tos, cork.ttl, cork.tsflags, flow.options
+        ):
             self.mib.OutDatagrams += 1
         else:
             self.mib.SndbufErrors += 1

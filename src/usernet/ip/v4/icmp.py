@@ -303,6 +303,8 @@ class Icmp(NetProtocol):
         report = ErrorReport(
             af, number, fatal, SO_EE_ORIGIN_ICMP, kind, code, info, mtu, offender, saddr, daddr, skb
         )  # fmt: skip
+        if kind in (icmp.ICMP_DEST_UNREACH, icmp.ICMP_TIME_EXCEEDED, icmp.ICMP_PARAMETERPROB):
+            report.quoted = (rest >> 16 & 0xFF) * 4
         report.redirect = kind == icmp.ICMP_REDIRECT
         report.quench = kind == icmp.ICMP_SOURCE_QUENCH
         self._deliver(report, protocol)

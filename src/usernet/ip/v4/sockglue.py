@@ -6,6 +6,7 @@ Values and ancillary data are bytes in Linux's layout. Options of group membersh
 from __future__ import annotations
 
 import errno
+import sys
 from struct import Struct
 from typing import Final, final
 
@@ -19,12 +20,12 @@ from usernet.ip.v4.output import Ip4Output
 from usernet.ip.v4.tos import tos_priority
 from usernet.net.pernet import Net
 from usernet.netdevice.namespace import DeviceNamespace
-from usernet.skbuff.skbuff import SKBuff
+from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKBuff
 from usernet.sock.af_ops import RTN_LOCAL, Flow
 from usernet.sock.inet import IP_PMTUDISC_OMIT, InetSock
 from usernet.sock.optval import encode_int, encode_int_or_byte
 from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, SOCK_STREAM
-from usernet.wire import ipv4
+from usernet.wire import checksum, ipv4
 from usernet.wire.errors import WireError
 
 SOL_IP: Final = 0
@@ -51,6 +52,7 @@ IP_RECVORIGDSTADDR: Final = 20
 IP_ORIGDSTADDR: Final = IP_RECVORIGDSTADDR
 IP_MINTTL: Final = 21
 IP_NODEFRAG: Final = 22
+IP_CHECKSUM: Final = 23
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 IP_RECVFRAGSIZE: Final = 25
 IP_RECVERR_RFC4884: Final = 26
@@ -69,6 +71,7 @@ IP_CMSG_RECVOPTS: Final = 1 << 3
 IP_CMSG_RETOPTS: Final = 1 << 4
 IP_CMSG_PASSSEC: Final = 1 << 5
 IP_CMSG_ORIGDSTADDR: Final = 1 << 6
+IP_CMSG_CHECKSUM: Final = 1 << 7
 IP_CMSG_RECVFRAGSIZE: Final = 1 << 8
 
 _CMSG_OPTIONS: Final = {
@@ -80,6 +83,7 @@ _CMSG_OPTIONS: Final = {
     IP_PASSSEC: IP_CMSG_PASSSEC,
     IP_RECVORIGDSTADDR: IP_CMSG_ORIGDSTADDR,
     IP_RECVFRAGSIZE: IP_CMSG_RECVFRAGSIZE,
+    IP_CHECKSUM: IP_CMSG_CHECKSUM,
 }
 """Options that ask for a kind of ancillary data."""
 
@@ -110,6 +114,18 @@ def _decode(value: bytes) -> int:
         number: int = _INT.unpack_from(value)[0]
         return number
     return value[0] if value else 0
+
+
+def _payload_sum(skb: SKBuff) -> bytes:
+    """What a received packet holds for the program, summed as Internet checksums are: a `__wsum`, in the order of this
+    machine's bytes, of which folding and complementing makes a checksum."""
+    total = checksum.csum(skb.head, skb.data, skb.tail)
+    offset = skb.tail - skb.data
+    for frag in skb.frags or ():
+        total = checksum.csum_block_add(total, checksum.csum(frag, 0, len(frag)), offset)
+        offset += len(frag)
+    # The sum of bytes in the other order is the sum with its bytes swapped (RFC 1071 section 2).
+    return int.from_bytes((total % 0xFFFF).to_bytes(2, "big"), sys.byteorder).to_bytes(4, sys.byteorder)
 
 
 @final
@@ -216,12 +232,17 @@ class SockGlue:
     def _set_options(sk: InetSock, value: bytes) -> None:
         if len(value) > ipv4.MAX_IPOPTLEN:
             raise error(errno.EINVAL, f"IP_OPTIONS: expected {ipv4.MAX_IPOPTLEN} bytes at most, not {len(value)}")
+        sk.options = SockGlue._checked_options("IP_OPTIONS", value)
+        sk.options_changed()
+
+    @staticmethod
+    def _checked_options(name: str, value: bytes) -> bytes:
+        """Options to send, padded (Linux: ip_options_get). Raises OSError EINVAL."""
         try:
             ipv4.parse_options(value, sending=True, privileged=True)
         except WireError as cause:
-            raise error(errno.EINVAL, f"IP_OPTIONS: {cause}") from None
-        sk.options = ipv4.pad_options(value)
-        sk.options_changed()
+            raise error(errno.EINVAL, f"{name}: {cause}") from None
+        return ipv4.pad_options(value)
 
     def _set_unicast_if(self, sk: InetSock, value: bytes) -> None:
         if len(value) != 4:
@@ -373,6 +394,8 @@ class SockGlue:
             port = head[transport + 2 : transport + 4]
             if len(port) == 2:
                 items.append((SOL_IP, IP_ORIGDSTADDR, _SOCKADDR_IN.pack(2, port, head[at + 16 : at + 20])))
+        if flags & IP_CMSG_CHECKSUM and skb.ip_summed != CHECKSUM_PARTIAL:
+            items.append((SOL_IP, IP_CHECKSUM, _payload_sum(skb)))
         return items
 
     def _pktinfo(self, skb: SKBuff, daddr: bytes) -> bytes:
@@ -410,6 +433,10 @@ class SockGlue:
             return number
         if kind == IP_TOS:
             flow.tos = data[0] if len(data) == 1 else self._control_int("IP_TOS", data, 0)
+            flow.priority = tos_priority(flow.tos)
+            return None
+        if kind == IP_RETOPTS:
+            flow.options = self._checked_options("IP_RETOPTS", data[: ipv4.MAX_IPOPTLEN])
             return None
         if kind == IP_PROTOCOL:
             flow.protocol = self._control_int("IP_PROTOCOL", data, 1)
