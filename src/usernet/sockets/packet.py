@@ -6,7 +6,7 @@ super-segments whole (PACKET_AUXDATA says so). What it sends goes to the device'
 
 The mapped rings (PACKET_RX_RING, PACKET_TX_RING and the options about them) are ENOPROTOOPT: a ring is memory shared
 between kernel and program, and here there is no border for it to span; receiving is one copy with or without. So is
-PACKET_FANOUT, which spreads packets over processors, and PACKET_VNET_HDR.
+PACKET_VNET_HDR. PACKET_FANOUT is in packet_fanout.py.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ from usernet.sock.optval import decode_int, encode_int
 from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, Sock
 from usernet.sock.sockopt import SOL_SOCKET
 from usernet.sock.timestamping import tsflags_of
+from usernet.sockets.packet_fanout import Fanout, Fanouts, Rollover, set_data
+from usernet.sockets.packet_membership import Membership, change_membership
 from usernet.wire import ethernet
 
 AF_PACKET: Final = 17
@@ -73,12 +75,11 @@ PACKET_AUXDATA: Final = 8
 PACKET_ORIGDEV: Final = 9
 PACKET_TX_TIMESTAMP: Final = 16
 PACKET_TIMESTAMP: Final = 17
+PACKET_FANOUT: Final = 18
 PACKET_QDISC_BYPASS: Final = 20
+PACKET_ROLLOVER_STATS: Final = 21
+PACKET_FANOUT_DATA: Final = 22
 PACKET_IGNORE_OUTGOING: Final = 23
-PACKET_MR_MULTICAST: Final = 0
-PACKET_MR_PROMISC: Final = 1
-PACKET_MR_ALLMULTI: Final = 2
-PACKET_MR_UNICAST: Final = 3
 TP_STATUS_USER: Final = 1 << 0
 TP_STATUS_CSUMNOTREADY: Final = 1 << 3
 TP_STATUS_CSUM_VALID: Final = 1 << 7
@@ -87,7 +88,6 @@ SIOCINQ: Final = 0x541B
 SIOCOUTQ: Final = 0x5411
 
 _RECV_FLAGS: Final = MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC | MSG_ERRQUEUE
-_MREQ: Final = Struct("=iHH8s")
 _STATS: Final = Struct("=II")
 _AUXDATA: Final = Struct("=IIIHHHH")
 
@@ -100,6 +100,7 @@ class PacketFamily(NetProtoFamily):
         self.family = AF_PACKET
         self._net = net
         self.sockets: dict[PacketSock, None] = {}
+        self.fanouts = Fanouts(net)
         net.get(DeviceNamespace).subscribe(self.notify)
         net.get(Families).register(self)
 
@@ -115,31 +116,6 @@ class PacketFamily(NetProtoFamily):
         """Linux: packet_notifier."""
         for sk in tuple(self.sockets):
             sk.device_event(event, dev)
-
-
-@final
-class Membership:
-    """One thing a socket asked of a device's filter (Linux: `struct packet_mclist`)."""
-
-    __slots__ = ("addr", "count", "dev", "kind")
-
-    def __init__(self, dev: NetDevice, kind: int, addr: bytes) -> None:
-        self.dev = dev
-        self.kind = kind
-        self.addr = addr
-        self.count: int = 1
-
-    def apply(self, delta: int) -> None:
-        """Linux: packet_dev_mc. ALLMULTI is promiscuous mode here: devices have no filter between the two. A kind that
-        doesn't exist is kept, and does nothing."""
-        if self.kind in (PACKET_MR_PROMISC, PACKET_MR_ALLMULTI):
-            self.dev.set_promiscuity(delta)
-        elif self.kind > PACKET_MR_UNICAST:
-            return
-        elif delta > 0:
-            self.dev.add_multicast(self.addr)
-        else:
-            self.dev.remove_multicast(self.addr)
 
 
 @final
@@ -169,6 +145,8 @@ class PacketSock(Sock):
         self.types = net.get(PacketTypes)
         self.devices = net.get(DeviceNamespace)
         self.tap: Tap | None = None
+        self.fanout: Fanout | None = None
+        self.rollover: Rollover | None = None
         self.memberships: list[Membership] = []
         self.auxdata: bool = False
         self.origdev: bool = False
@@ -187,11 +165,17 @@ class PacketSock(Sock):
         """Be shown packets (Linux: __register_prot_hook)."""
         self._unhook()
         self.tap = Tap(self.deliver, self.num, dev, self)
-        self.types.add_tap(self.tap)
+        if self.fanout is not None:
+            self.fanout.link(self)
+        else:
+            self.types.add_tap(self.tap)
 
     def _unhook(self) -> None:
         if self.tap is not None:
-            self.types.remove_tap(self.tap)
+            if self.fanout is not None:
+                self.fanout.unlink(self)
+            else:
+                self.types.remove_tap(self.tap)
             self.tap = None
 
     def device_event(self, event: int, dev: NetDevice) -> None:
@@ -249,9 +233,9 @@ class PacketSock(Sock):
     def bind(self, name: Name) -> None:
         """Take frames of one device (`ifindex`, 0 for all) and EtherType (0: the one it has).
 
-        Raises OSError: EINVAL, ENODEV. A device that is down leaves ENETDOWN as the pending error.
+        Raises OSError: EINVAL (also in a fanout group), ENODEV. A device that is down: ENETDOWN as the pending error.
         """
-        if not isinstance(name, PacketAddr):
+        if not isinstance(name, PacketAddr) or self.fanout is not None:
             raise error(errno.EINVAL)
         dev: NetDevice | None = None
         if name.ifindex:
@@ -387,38 +371,6 @@ class PacketSock(Sock):
         field = size if proto in (ethernet.ETH_P_802_3, ethernet.ETH_P_802_2) else proto
         return ethernet.build(addr[:6].ljust(6, b"\0"), dev.mac, field)
 
-    # -- the device's filter
-
-    def _membership(self, value: bytes, add: bool) -> None:
-        """Linux: packet_mc_add, packet_mc_drop."""
-        if len(value) < _MREQ.size:
-            raise error(errno.EINVAL, f"struct packet_mreq: expected {_MREQ.size} bytes, not {len(value)}")
-        index, kind, alen, address = _MREQ.unpack_from(value)
-        held = [
-            entry
-            for entry in self.memberships
-            if entry.dev.index == index and entry.kind == kind and entry.addr == address[:alen]
-        ]
-        if not add:
-            if held:
-                held[0].count -= 1
-                if not held[0].count:
-                    self.memberships.remove(held[0])
-                    held[0].apply(-1)
-            return
-        dev = self.devices.by_index(index)
-        if dev is None:
-            raise error(errno.ENODEV)
-        needs = kind in (PACKET_MR_MULTICAST, PACKET_MR_UNICAST)
-        if alen > len(dev.mac) or (needs and alen != len(dev.mac)):
-            raise error(errno.EINVAL, f"struct packet_mreq: no membership of type {kind} with {alen} bytes of address")
-        if held:
-            held[0].count += 1
-            return
-        entry = Membership(dev, kind, address[:alen])
-        self.memberships.append(entry)
-        entry.apply(1)
-
     # -- the rest
 
     def ioctl(self, request: int) -> int:
@@ -432,6 +384,7 @@ class PacketSock(Sock):
     def close(self, deadline: int = NEVER) -> Blocking[None] | None:
         self.dead = True
         self._unhook()
+        self.table.fanouts.leave(self)
         self.table.sockets.pop(self, None)
         for entry in self.memberships:
             entry.apply(-1)
@@ -449,7 +402,11 @@ class PacketSock(Sock):
         if level != SOL_PACKET:
             raise error(errno.ENOPROTOOPT)
         if option in (PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP):
-            self._membership(value, option == PACKET_ADD_MEMBERSHIP)
+            change_membership(self, value, option == PACKET_ADD_MEMBERSHIP)
+        elif option == PACKET_FANOUT:
+            self.table.fanouts.join(self, value)
+        elif option == PACKET_FANOUT_DATA:
+            set_data(self, value)
         elif option == PACKET_AUXDATA:
             self.auxdata = decode_int(value) != 0
         elif option == PACKET_ORIGDEV:
@@ -479,7 +436,15 @@ class PacketSock(Sock):
             data = _STATS.pack((self.tp_packets + drops) & 0xFFFFFFFF, drops & 0xFFFFFFFF)
             self.tp_packets = self.tp_drops = 0
             return data[:length]
-        if option == PACKET_AUXDATA:
+        if option == PACKET_ROLLOVER_STATS:
+            if self.rollover is None:
+                raise error(errno.EINVAL, "PACKET_ROLLOVER_STATS: the socket rolls nothing over")
+            return self.rollover.stats()[:length]
+        if option == PACKET_FANOUT:
+            # An int, as Linux has it, of which the highest bit is a flag.
+            packed = self.fanout.packed if self.fanout is not None else 0
+            number = packed - ((packed & 0x80000000) << 1)
+        elif option == PACKET_AUXDATA:
             number = int(self.auxdata)
         elif option == PACKET_ORIGDEV:
             number = int(self.origdev)
