@@ -91,6 +91,8 @@ def _data(expression: Expression, level: int) -> bytes:
 
 
 def _attribute_size(name: str) -> int:
+    if name == "TCP_NLA_TIMEOUT_REHASH":
+        return 2
     return 1 if name in _U8_ATTRIBUTES else 8 if name in _U64_ATTRIBUTES else 4
 
 

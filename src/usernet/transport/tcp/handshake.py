@@ -273,9 +273,9 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     child.set_addresses()
     child.rcv_wup = child.copied_seq = child.rcv_nxt = (request.rcv_isn + 1) & SEQ_MASK
     snd = (request.snt_isn + 1) & SEQ_MASK
+    # The SYN; the acknowledgement is counted as it is processed.
+    child.segs_in = 1
     child.snd_sml = child.snd_una = child.snd_nxt = child.snd_up = child.write_seq = child.pushed_seq = snd
-    # The SYN+ACK is under way still, as far as the acknowledgement that comes now is concerned.
-    child.snd_una = (snd - 1) & SEQ_MASK
     child.snd_wl1 = (request.rcv_isn) & SEQ_MASK
     child.sack_ok = request.sack_ok
     mss, advmss, child.rcv_wnd, child.window_clamp, rcv_wscale = request.sizes

@@ -278,6 +278,8 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
         if level != sk.af.level:
             raise error(errno.EOPNOTSUPP)
         return sk.af.getsockopt(sk, option, length)
+    if length < 0:
+        raise error(errno.EINVAL, f"option length: expected 0 or more bytes, not {length}")
     if option == TCP_AO_REPAIR:
         raise error(errno.EPERM, "TCP_AO_REPAIR can be read in repair mode only")
     if option in (TCP_AO_INFO, TCP_AO_GET_KEYS):
