@@ -160,3 +160,15 @@ def test_the_wrong_way_is_a_fault():
         with pytest.raises(OSError) as caught:
             wrong()
         assert caught.value.errno == errno.EFAULT
+
+
+def test_the_piece_at_the_front() -> None:
+    source = SourceIter([b"abc", bytearray(b"de"), b"", b"f"])
+    found = []
+    while source.length:
+        size, referenced = source.front()
+        found.append((bytes(source.read(size)), referenced))
+    assert found == [(b"abc", True), (b"de", False), (b"f", True)]
+    whole = BytesIter(b"abc")
+    whole.read(1)
+    assert whole.front() == (2, True)

@@ -50,6 +50,9 @@ class BytesIter(IovIter):
         self._offset: int = 0
         self.length: int = len(data)
 
+    def front(self) -> tuple[int, bool]:
+        return self.length, True
+
     def read(self, size: int) -> Payload:
         data = self._data
         offset = self._offset

@@ -21,7 +21,7 @@ SCHED, SND, ACK = 1, 0, 2
 
 def reports(sock: UserSocket) -> list[tuple[int, int, int, int]]:
     """All that the error queue holds: origin, code, info, data."""
-    found = []
+    found: list[tuple[int, int, int, int]] = []
     while True:
         try:
             _, control, flags, _ = sock.recvmsg(0, 512, MSG_ERRQUEUE | MSG_DONTWAIT)
