@@ -16,6 +16,7 @@ from tests.transport.tcp.harness import Peer, sock_of
 from usernet.core.clock import ManualClock
 from usernet.core.mib import MibGroup
 from usernet.drivers.vnet_hdr import receive_header
+from usernet.net.dst import Dst
 from usernet.packetdrill import codeblock, values
 from usernet.packetdrill.errors import BadEvent
 from usernet.posix.resolver import MAXDNSRCH, candidates
@@ -180,11 +181,15 @@ def test_segments_out_of_order(monkeypatch: pytest.MonkeyPatch):
 
 def test_destinations_that_tcp_remembers():
     metrics = TcpMetrics()
+    dst = Dst(None, b"", b"", None)
     for number in range(MAX_ENTRIES + 10):
-        metrics.make(b"us", number.to_bytes(4, "big"))
+        metrics.make(b"us", number.to_bytes(4, "big"), dst, number)
+        metrics.make(b"us", bytes(4), dst, number)
     assert len(metrics) == MAX_ENTRIES
-    assert metrics.find(b"us", (9).to_bytes(4, "big")) is None
-    assert metrics.find(b"us", (10).to_bytes(4, "big")) is not None
+    # The first is the one changed last.
+    assert metrics.find(b"us", bytes(4), None, 0) is not None
+    assert metrics.find(b"us", (10).to_bytes(4, "big"), None, 0) is None
+    assert metrics.find(b"us", (11).to_bytes(4, "big"), None, 0) is not None
 
 
 def test_suffixes_of_a_name():

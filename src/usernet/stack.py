@@ -22,26 +22,12 @@ from usernet.core.mib import Mib
 from usernet.core.sysctl import SysctlTable
 from usernet.core.trace import Trace
 from usernet.drivers.loopback import Loopback
+from usernet.ip.metrics import route_metrics
 from usernet.ip.v4.devinet import Devinet
 from usernet.ip.v4.ipv4 import Ipv4
 from usernet.ip.v4.route import Ipv4Routes
 from usernet.link.arp import Arp
 from usernet.link.neighbour import NUD_PERMANENT
-from usernet.net.dst import (
-    RTAX_ADVMSS,
-    RTAX_CWND,
-    RTAX_HOPLIMIT,
-    RTAX_INITCWND,
-    RTAX_INITRWND,
-    RTAX_MTU,
-    RTAX_QUICKACK,
-    RTAX_REORDERING,
-    RTAX_RTO_MIN,
-    RTAX_RTT,
-    RTAX_RTTVAR,
-    RTAX_SSTHRESH,
-    RTAX_WINDOW,
-)
 from usernet.net.pernet import Net
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import Driver
@@ -70,22 +56,6 @@ ROUTE_KINDS = {
     "blackhole": RTN_BLACKHOLE,
     "unreachable": RTN_UNREACHABLE,
     "prohibit": RTN_PROHIBIT,
-}
-
-ROUTE_METRICS = {
-    "mtu": RTAX_MTU,
-    "window": RTAX_WINDOW,
-    "rtt": RTAX_RTT,
-    "rttvar": RTAX_RTTVAR,
-    "ssthresh": RTAX_SSTHRESH,
-    "cwnd": RTAX_CWND,
-    "advmss": RTAX_ADVMSS,
-    "reordering": RTAX_REORDERING,
-    "hoplimit": RTAX_HOPLIMIT,
-    "initcwnd": RTAX_INITCWND,
-    "rto_min": RTAX_RTO_MIN,
-    "initrwnd": RTAX_INITRWND,
-    "quickack": RTAX_QUICKACK,
 }
 
 
@@ -410,6 +380,7 @@ class Stack:
         onlink: bool = False,
         congctl: str = "",
         mtu_lock: bool = False,
+        locked: Iterable[str] = (),
         replace: bool = False,
         **metrics: int,
     ) -> None:
@@ -417,7 +388,8 @@ class Stack:
 
         via: the gateway. dev: the device. metric: lower is preferred. src: the source address to use. kind: unicast,
         blackhole, unreachable or prohibit. onlink: don't check that the gateway is on the link. congctl: the
-        congestion control. metrics: mtu, initcwnd, advmss, … (ip-route(8)).
+        congestion control. metrics: mtu, initcwnd, advmss, … (ip-route(8); times in ms). locked: those of them that
+        hold whatever is learned.
         Raises ValueError for what is malformed, OSError ENETUNREACH for a gateway that can't be reached, EEXIST.
         """
         prefix, length = parse_prefix(destination)
@@ -425,9 +397,8 @@ class Stack:
         source = parse_address("src", src) if src is not None else None
         if kind not in ROUTE_KINDS:
             raise ValueError(f"kind: expected one of {', '.join(ROUTE_KINDS)}, not {kind!r}")
-        unknown = [name for name in metrics if name not in ROUTE_METRICS]
-        if unknown:
-            raise ValueError(f"route metric: expected one of {', '.join(ROUTE_METRICS)}, not {unknown[0]!r}")
+        locked = frozenset(locked)
+        numbers = route_metrics(metrics, locked)
         with self._entered():
             self._routes.add(
                 prefix,
@@ -437,10 +408,10 @@ class Stack:
                 kind=ROUTE_KINDS[kind],
                 metric=metric,
                 prefsrc=source,
-                metrics={ROUTE_METRICS[name]: value for name, value in metrics.items()},
+                metrics=numbers,
                 congestion_control=congctl,
                 onlink=onlink,
-                mtu_lock=mtu_lock,
+                mtu_lock=mtu_lock or "mtu" in locked,
                 replace=replace,
             )
 

@@ -11,7 +11,9 @@ import pytest
 
 from usernet.cli import tools
 from usernet.lab import Lab
+from usernet.net.dst import Dst
 from usernet.stack import Stack
+from usernet.transport.tcp.tcp import Tcp
 
 
 def pair(lab: Lab, **cable: Any) -> tuple[Stack, Stack]:
@@ -72,9 +74,66 @@ def test_ip_changes_what_there_is(lab: Lab):
     assert "state DOWN" in tools.ip(a, "link", "show", "wan0")
 
 
+def test_ip_route_shows_metrics_as_iproute2_does(lab: Lab):
+    a, _ = pair(lab)
+    text = (
+        "10.1.1.0/24 dev eth0 scope link mtu lock 700 rtt 30ms rttvar 20ms ssthresh lock 33 cwnd 12 advmss 600"
+        " hoplimit 7 features ecn rto_min lock 5ms initrwnd 3 quickack 1 congctl reno fastopen_no_cookie 1"
+    )
+    words = text.replace("scope link ", "").replace("rto_min lock 5ms", "rto_min 5ms")
+    tools.ip(a, "route", "add", *words.split())
+    assert text in tools.ip(a, "route").splitlines()
+    entries = json.loads(tools.ip(a, "-j", "route"))
+    metrics = next(entry["metrics"] for entry in entries if entry["dst"] == "10.1.1.0/24")
+    assert metrics == [{
+        "mtu": 700, "rtt": 30, "rttvar": 20, "ssthresh": 33, "cwnd": 12, "advmss": 600, "hoplimit": 7, "ecn": None,
+        "rto_min": 5, "initrwnd": 3, "quickack": 1, "congestion": "reno", "fastopen_no_cookie": 1,
+    }]  # fmt: skip
+
+
+def test_ip_tcp_metrics(lab: Lab):
+    a, _ = pair(lab)
+    assert tools.ip(a, "tcp_metrics") == ""
+    now = a.net.loop.now
+    plain = Dst(None, b"", b"", None)
+    one = a.net.get(Tcp).metrics.make(bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)), plain, now - 16_000_000)
+    one.cwnd, one.rtt, one.rttvar, one.ssthresh, one.reordering = 18, 27 * 8, 22 * 4, 9, 5
+    two = a.net.get(Tcp).metrics.make(bytes((10, 0, 0, 1)), bytes((192, 0, 2, 1)), plain, now)
+    two.mss, two.cookie, two.syn_loss, two.last_syn_loss = 1460, bytes(range(8)), 2, now - 1_000_000_000
+    lines = [
+        "192.0.2.1 age 0.000sec fo_mss 1460 fo_syn_drops 2/1.000sec ago fo_cookie 0001020304050607 source 10.0.0.1",
+        "10.0.0.2 age 0.016sec ssthresh 9 cwnd 18 reordering 5 rtt 27us rttvar 22us source 10.0.0.1",
+    ]
+    assert tools.ip(a, "tcp_metrics", "show").splitlines() == lines
+    assert tools.ip(a, "tcp_metrics", "show", "10.0.0.0/8") == lines[1]
+    assert tools.ip(a, "tcpmetrics", "list", "address", "192.0.2.1") == lines[0]
+    assert tools.ip(a, "tcp_metrics", "show", "source", "10.0.0.0/24").splitlines() == lines
+    assert tools.ip(a, "tcp_metrics", "show", "source", "10.0.1.0/24") == ""
+    entries = json.loads(tools.ip(a, "-j", "tcp_metrics"))
+    assert entries[0] == {
+        "dst": "192.0.2.1", "age": 0.0, "fopen_miss": 1460, "fopen_syn_drops": 2, "fopen_syn_drop_ts": 1.0,
+        "fo_cookie": "0001020304050607", "source": "10.0.0.1",
+    }  # fmt: skip
+    assert (entries[1]["rtt"], entries[1]["rttvar"], entries[1]["cwnd"]) == (2.7e-05, 2.2e-05, 18)
+    assert tools.ip(a, "tcp_metrics", "delete", "10.0.0.2") == ""
+    assert tools.ip(a, "tcp_metrics") == lines[0]
+    for words in ("show 10.0.0.2", "delete 10.0.0.2", "flush 10.0.0.2"):
+        with pytest.raises(OSError, match="No such process"):
+            tools.ip(a, "tcp_metrics", *words.split())
+    tools.ip(a, "tcp_metrics", "flush")
+    assert tools.ip(a, "tcp_metrics") == ""
+
+
 @pytest.mark.parametrize(
     ("words", "field"),
     [
+        ("tcp_metrics get", "command"),
+        ("tcp_metrics delete", "address"),
+        ("tcp_metrics delete 10.0.0.0/8", "address"),
+        ("tcp_metrics show ten", "address"),
+        ("tcp_metrics show ::1", "address"),
+        ("route add 1.2.3.0/24 dev eth0 features x", "features"),
+        ("route add 1.2.3.0/24 dev eth0 rto_min x", "rto_min"),
         ("addr add 10.0.0.300/24 dev eth0", "address"),
         ("addr add 10.0.0.3/24", "dev"),
         ("addr add 10.0.0.3/24 dev eth7", "dev"),

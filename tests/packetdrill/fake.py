@@ -75,6 +75,9 @@ class FakeShell(Shell):
     def metrics_flush(self, address: str) -> None:
         self.actions.append(("metrics_flush", address))
 
+    def metrics_show(self, address: str) -> str:
+        return f"{address or '192.0.2.1'} age 0.000sec\n"
+
     def qdisc(self, change: QdiscChange) -> None:
         if change.action == "delete" and not change.kind:
             raise OSError(errno.ENOENT, "No such file or directory")

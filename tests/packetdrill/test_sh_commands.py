@@ -115,6 +115,8 @@ def test_ip_link_tcp_metrics_and_ethtool():
     assert shell.actions == [
         ("tun0", {"mtu": "1400", "state": "up"}), ("metrics_flush", "10.0.0.1"), ("tun0", {"tso": False, "gso": True}),
     ]
+    assert commands.run("ip tcp_metrics show | grep -c age").output == "1\n"
+    assert commands.run("ip tcp_metrics show 10.0.0.1").output == "10.0.0.1 age 0.000sec\n"
 
 
 def test_tc():
@@ -152,7 +154,7 @@ def test_sleep_moves_the_stacks_clock():
     [
         "ip", "ip addr show", "ip -x route add 1.1.1.1", "ip route show", "ip route add", "ip route add 1.1.1.1 mtu x",
         "ip route add 1.1.1.1 2.2.2.2", "ip route add 1.1.1.1 features x", "ip route add 1.1.1.1 mtu",
-        "ip tcp_metrics show",
+        "ip tcp_metrics get", "ip tcp_metrics delete",
         "ip link set", "ip link set tun0 foo", "tc class add", "tc qdisc add root pfifo", "ethtool -i tun0",
         "ethtool -K tun0 tso maybe", "grep", "grep '(' a", "grep '(' ", "sleep x", "dd if=/dev/zero of=/tmp/x bs=y",
         "dd if=/dev/zero of=/tmp/x bs=1M count=9999", "false",

@@ -73,7 +73,8 @@ def test_every_option_that_there_is_has_a_row() -> None:
 
 _NO_OPTION = re.compile(r"_(MAX|INIT|NEW)$|CA_NAME|^TCP_[A-Z]+$|^IP_(CMSG|PMTU)")
 _UNLISTED = {"SO_GET_FILTER", "SO_TXTIME", "IP_ORIGDSTADDR", "TCP_CLOSE_WAIT", "TCP_SYN_SENT", "TCP_MIN_MSS",
-             "TCP_NAGLE_CORK", "TCP_NAGLE_OFF", "TCP_MAX_WSCALE", "TCP_TIMEOUT_INIT", "IP_PROTOCOL"}  # fmt: skip
+             "TCP_NAGLE_CORK", "TCP_NAGLE_OFF", "TCP_MAX_WSCALE", "TCP_TIMEOUT_INIT", "IP_PROTOCOL", "TCP_RTO_MIN",
+             "TCP_TIMEOUT_MIN_US"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "get", "set_", "remark"), ROWS)

@@ -26,6 +26,10 @@ RTAX_RTO_MIN: Final = 13
 RTAX_INITRWND: Final = 14
 RTAX_QUICKACK: Final = 15
 RTAX_CC_ALGO: Final = 16
+RTAX_FASTOPEN_NO_COOKIE: Final = 17
+
+RTAX_FEATURE_ECN: Final = 1
+RTAX_FEATURE_TCP_USEC_TS: Final = 16
 
 
 class Dst:
@@ -73,6 +77,10 @@ class Dst:
     def metric(self, which: int) -> int:
         """A metric's value, 0 where the route has none."""
         return self.metrics.get(which, 0)
+
+    def metric_locked(self, which: int) -> bool:
+        """Whether the route's metric holds whatever is learned (`cwnd lock 10`; Linux: dst_metric_locked)."""
+        return bool(self.metrics.get(RTAX_LOCK, 0) >> which & 1)
 
     def output(self, skb: SKBuff) -> int:
         """Send a packet with a complete network header. Returns 0, or a positive NET_XMIT_* code."""

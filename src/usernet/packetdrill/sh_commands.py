@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Final, final
 
+from usernet.ip.metrics import ROUTE_FEATURES, ROUTE_METRICS, TIMES
 from usernet.packetdrill import sh
 from usernet.packetdrill.errors import BadEvent
 from usernet.packetdrill.sh import Exit, Result
@@ -42,10 +43,6 @@ _ACTIONS: Final = {
     "add": ADD, "a": ADD, "change": CHANGE, "chg": CHANGE, "replace": REPLACE, "append": APPEND,
     "delete": DELETE, "del": DELETE, "d": DELETE,
 }
-_METRICS: Final = frozenset({
-    "mtu", "advmss", "initcwnd", "initrwnd", "cwnd", "window", "ssthresh", "reordering", "hoplimit", "quickack",
-    "rtt", "rttvar", "rto_min", "fastopen_no_cookie",
-})
 _TIME: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|ms|us)?")
 _SYSCTL_ROOT: Final = "/proc/sys/"
 _MODULE_FILE: Final = re.compile(r"/sys/module/(\w+)/parameters/(\w+)")
@@ -247,14 +244,19 @@ class Commands:
         if "route".startswith(what):
             self.shell.route(_route(version, action, rest))
         elif what in ("tcp_metrics", "tcpmetrics"):
-            if action not in ("flush", "delete", "del"):
-                raise Usage(f"found 'tcp_metrics {action}', expected flush or delete")
-            self.shell.metrics_flush("" if not rest or rest[0] == "all" else rest[-1])
+            address = "" if not rest or rest[0] == "all" else rest[-1]
+            if "show".startswith(action) or "list".startswith(action):
+                return Result(output=self.shell.metrics_show(address))
+            if not ("flush".startswith(action) or "delete".startswith(action)):
+                raise Usage(f"found 'tcp_metrics {action}', expected show, flush or delete")
+            if "delete".startswith(action) and not address:
+                raise Usage("found no address, expected the one to forget")
+            self.shell.metrics_flush(address)
         elif "link".startswith(what) and action == "set":
             device, settings = _link(rest)
             self.shell.link(device, settings)
         else:
-            raise Usage(f"found '{what} {action}', expected route, tcp_metrics flush or link set")
+            raise Usage(f"found '{what} {action}', expected route, tcp_metrics or link set")
         return Result()
 
     def _tc(self, words: list[str], piped: str) -> Result:
@@ -348,7 +350,7 @@ def _metric(name: str, text: str) -> int:
     match = _TIME.fullmatch(text)
     if match is None:
         raise Usage(f"found '{name} {text}', expected a number")
-    if name in ("rtt", "rttvar", "rto_min"):
+    if name in TIMES:
         return int(float(match[1]) * {"s": 1000.0, "us": 0.001}.get(match[2], 1.0))
     if "." in match[1] or match[2]:
         raise Usage(f"found '{name} {text}', expected a whole number")
@@ -363,7 +365,7 @@ def _route(version: int, action: str, rest: list[str]) -> RouteChange:
     change = RouteChange(_ACTIONS[action], version, "")
     while rest:
         word = rest.pop(0)
-        if word in _METRICS:
+        if word in ROUTE_METRICS and word != "features":
             value = _value(rest, word)
             if value == "lock":
                 change.locked.add(word)
@@ -401,10 +403,9 @@ def _route(version: int, action: str, rest: list[str]) -> RouteChange:
 
 def _feature(name: str) -> int:
     """RTAX_FEATURE_*: the bits of a route's features."""
-    bits = {"ecn": 1, "tcp_usec_ts": 16}
-    if name not in bits:
+    if name not in ROUTE_FEATURES:
         raise Usage(f"found 'features {name}', expected ecn or tcp_usec_ts")
-    return bits[name]
+    return ROUTE_FEATURES[name]
 
 
 def _link(rest: list[str]) -> tuple[str, dict[str, str]]:

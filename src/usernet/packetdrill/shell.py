@@ -87,7 +87,17 @@ class Shell(ABC):
 
     @abstractmethod
     def metrics_flush(self, address: str) -> None:
-        """Forget what is cached about destinations (`ip tcp_metrics flush`): all of it, or `address`'s if not empty."""
+        """Forget what is cached about destinations (`ip tcp_metrics flush`): all of it, or `address`'s if not empty.
+
+        ESRCH where nothing is known of that address.
+        """
+
+    @abstractmethod
+    def metrics_show(self, address: str) -> str:
+        """What `ip tcp_metrics show` prints, of all destinations or of `address` if not empty: lines of text.
+
+        ESRCH as above.
+        """
 
     @abstractmethod
     def qdisc(self, change: QdiscChange) -> None:

@@ -12,18 +12,18 @@ from typing import Final, final
 
 from usernet.core.errors import error
 from usernet.ip.fib import FibRoute
+from usernet.ip.metrics import route_metrics
 from usernet.ip.v4.route import Ipv4Routes
-from usernet.net.dst import RTAX_FEATURES
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import NETIF_F_GRO, NETIF_F_GSO, NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO, NETIF_F_TSO6
 from usernet.netdevice.qdisc import tc
 from usernet.netdevice.qdisc.pfifo import PfifoFast
 from usernet.packetdrill.shell import ADD, APPEND, CHANGE, DELETE, REPLACE, QdiscChange, RouteChange, Shell
 from usernet.packetdrill.stack_device import TUN_QUEUE_LENGTH
-from usernet.stack import ROUTE_METRICS, Stack
+from usernet.stack import Stack
+from usernet.transport.tcp.metrics_show import metric_entry, metric_line
 from usernet.transport.tcp.tcp import Tcp
 
-METRICS: Final = {**ROUTE_METRICS, "features": RTAX_FEATURES}
 _FEATURES: Final = {
     "tso": NETIF_F_TSO | NETIF_F_TSO6, "gso": NETIF_F_GSO, "gro": NETIF_F_GRO, "sg": NETIF_F_SG, "tx": NETIF_F_HW_CSUM,
 }  # fmt: skip
@@ -112,13 +112,36 @@ class StackShell(Shell):
 
     @staticmethod
     def _metrics(change: RouteChange) -> dict[int, int]:
-        unknown = [name for name in change.metrics if name not in METRICS]
-        if unknown:
-            raise error(errno.EOPNOTSUPP, f"route metric {unknown[0]} is not known")
-        return {METRICS[name]: value for name, value in change.metrics.items()}
+        try:
+            return route_metrics(change.metrics, change.locked - {"congctl"})
+        except ValueError as unknown:
+            raise error(errno.EOPNOTSUPP, str(unknown)) from None
 
     def metrics_flush(self, address: str) -> None:
-        self._stack.net.get(Tcp).metrics.flush(ipaddress.ip_address(address).packed if address else b"")
+        metrics = self._stack.net.get(Tcp).metrics
+        if not address:
+            metrics.flush()
+        elif not metrics.delete(self._address(address)):
+            raise error(errno.ESRCH)
+
+    def metrics_show(self, address: str) -> str:
+        net = self._stack.net
+        wanted = self._address(address) if address else b""
+        found = [entry for entry in net.get(Tcp).metrics.entries() if wanted in (b"", entry.daddr)]
+        if address and not found:
+            raise error(errno.ESRCH)
+        lines = []
+        for entry in found:
+            dst, source = (str(ipaddress.ip_address(packed)) for packed in (entry.daddr, entry.saddr))
+            lines.append(metric_line(metric_entry(entry, dst, source, net.loop.now)) + "\n")
+        return "".join(lines)
+
+    @staticmethod
+    def _address(text: str) -> bytes:
+        try:
+            return ipaddress.ip_address(text).packed
+        except ValueError:
+            raise error(errno.EINVAL) from None
 
     # ------------------------------------------------------------ devices
 

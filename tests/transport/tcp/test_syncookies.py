@@ -7,6 +7,7 @@ import socket as std
 import pytest
 
 from tests.transport.tcp.harness import LOCAL, REMOTE, SEC, Peer, Segment, ack, flags, ip_packet, seq, sock_of
+from usernet.net.dst import Dst
 from usernet.sockets.user import UserSocket
 from usernet.transport.tcp import syncookies
 from usernet.transport.tcp.const import TCP_ESTABLISHED
@@ -206,7 +207,7 @@ class TestQueue:
                 peer.send(SYN, sport=port, options=peer.syn_options())
             assert sock_of(server).syn_queue == 13
             assert peer.mib.tcp_ext.ListenDrops == 7
-            peer.tcp.metrics.make(b"\x0a\0\0\1", b"\x0a\0\0\2")
+            peer.tcp.metrics.make(LOCAL, REMOTE, Dst(None, REMOTE, LOCAL, None), peer.clock.now()).rtt = 8000
             peer.send(SYN, sport=1020, options=peer.syn_options())
             assert sock_of(server).syn_queue == 14
 

@@ -1,27 +1,31 @@
-"""`ip`: addresses, devices, routes and neighbours, in the words and layouts of iproute2 (ip(8))."""
+"""`ip`: addresses, devices, routes, neighbours and TCP's metrics, in the words and layouts of iproute2 (ip(8))."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any, Final, final
+from typing import Any, Final
 
 from usernet.cli.tools.common import Text, UsageError, find_device, locked, to_json
+from usernet.cli.tools.tcpmetrics import tcp_metrics
+from usernet.cli.tools.words import Format, Words
 from usernet.ip.fib import KIND_NAMES, RTPROT_BOOT, FibRoute
+from usernet.ip.metrics import ROUTE_FEATURES, ROUTE_METRICS, TIMES
 from usernet.ip.v4.devinet import Devinet, IfAddr
 from usernet.ip.v4.ipv4 import Ipv4
 from usernet.ip.v4.route import Ipv4Routes
 from usernet.link.arp import Arp
 from usernet.link.neighbour import NUD_NAMES, NUD_NOARP, Neighbour
+from usernet.net.dst import RTAX_LOCK
 from usernet.netdevice import device as netdev
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import ARPHRD_ETHER
 from usernet.sock.af_ops import RTN_UNICAST, Flow
-from usernet.stack import ROUTE_KINDS, ROUTE_METRICS, Stack, parse_address, parse_interface, parse_prefix
+from usernet.stack import ROUTE_KINDS, Stack, parse_address, parse_interface, parse_prefix
 from usernet.wire import ethernet
 from usernet.wire.ipv4 import format_addr
 
-OBJECTS: Final = ("address", "link", "route", "neighbour")
+OBJECTS: Final = ("address", "link", "route", "neighbour", "tcp_metrics", "tcpmetrics")
 SCOPES: Final = {0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere"}
 PROTOCOLS: Final = {1: "redirect", 2: "kernel", 3: "boot", 4: "static"}
 FLAGS: Final = (
@@ -29,53 +33,7 @@ FLAGS: Final = (
     (netdev.IFF_MULTICAST, "MULTICAST"), (netdev.IFF_NOARP, "NOARP"), (netdev.IFF_ALLMULTI, "ALLMULTI"),
     (netdev.IFF_PROMISC, "PROMISC"), (netdev.IFF_UP, "UP"),
 )  # fmt: skip
-METRIC_NAMES: Final = {value: name for name, value in ROUTE_METRICS.items()}
-USAGE: Final = "ip [-j] [-p] [-s] [-br] {addr|link|route|neigh} [show|add|del|replace|set|get|flush] …"
-
-
-@final
-class Words:
-    """The words of a command, taken one by one."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = list(words)
-        self._at = 0
-
-    def more(self) -> bool:
-        return self._at < len(self._words)
-
-    def peek(self) -> str:
-        return self._words[self._at] if self.more() else ""
-
-    def next(self, field: str, expected: str) -> str:
-        """The next word, which stands for `field`. Raises UsageError where there is none."""
-        if not self.more():
-            raise UsageError(f"{field}: expected {expected}, and the command ends there")
-        self._at += 1
-        return self._words[self._at - 1]
-
-    def choose(self, field: str, choices: Sequence[str], default: str = "") -> str:
-        """The choice that the next word is, or begins. Raises UsageError."""
-        if not self.more() and default:
-            return default
-        word = self.next(field, f"one of {', '.join(choices)}")
-        for choice in choices:
-            if choice.startswith(word):
-                return choice
-        raise UsageError(f"{field}: expected one of {', '.join(choices)}, not {word!r}")
-
-    def end(self) -> None:
-        """Raises UsageError where words are left."""
-        if self.more():
-            raise UsageError(f"unexpected {self.peek()!r}")
-
-
-@final
-class Format:
-    """How to print: -j, -p, -s, -br."""
-
-    def __init__(self) -> None:
-        self.json = self.pretty = self.stats = self.brief = False
+USAGE: Final = "ip [-j] [-p] [-s] [-br] {addr|link|route|neigh|tcp_metrics} [show|add|del|replace|set|get|flush] …"
 
 
 def ip(stack: Stack, *args: str) -> Text:
@@ -355,7 +313,18 @@ def _route_entry(route: FibRoute) -> dict[str, Any]:
         entry["flags"] = ["onlink"]
     else:
         entry["flags"] = []
-    metrics: dict[str, Any] = {METRIC_NAMES[key]: value for key, value in route.metrics.items() if key in METRIC_NAMES}
+    # In the order of their numbers, as the kernel gives them.
+    metrics: dict[str, Any] = {}
+    for name, key in sorted(ROUTE_METRICS.items(), key=lambda item: item[1]):
+        value = route.metrics.get(key)
+        if value is None:
+            continue
+        if name == "features":
+            metrics |= {feature: None for feature, bit in ROUTE_FEATURES.items() if value & bit}
+        elif name == "fastopen_no_cookie" and route.congestion_control:
+            metrics |= {"congestion": route.congestion_control, name: value}
+        else:
+            metrics[name] = value
     if route.congestion_control:
         metrics["congestion"] = route.congestion_control
     if metrics:
@@ -363,7 +332,21 @@ def _route_entry(route: FibRoute) -> dict[str, Any]:
     return entry
 
 
-def _route_line(entry: dict[str, Any]) -> str:
+def _metrics_text(route: FibRoute, metrics: dict[str, Any]) -> list[str]:
+    """A route's metrics as text, which unlike JSON says which are locked."""
+    locks = route.metrics.get(RTAX_LOCK, 0) | route.mtu_lock << ROUTE_METRICS["mtu"]
+    parts: list[str] = []
+    for name, value in metrics.items():
+        if name in ROUTE_FEATURES:
+            parts.append(name if "features" in parts else f"features {name}")
+            continue
+        word = "congctl" if name == "congestion" else name
+        lock = "lock " if locks >> ROUTE_METRICS.get(name, 0) & 1 else ""
+        parts.append(f"{word} {lock}{value}{'ms' if name in TIMES else ''}")
+    return parts
+
+
+def _route_line(entry: dict[str, Any], route: FibRoute | None = None) -> str:
     parts = [entry["type"]] if "type" in entry else []
     parts.append(entry["dst"])
     for key, word in (
@@ -372,8 +355,8 @@ def _route_line(entry: dict[str, Any]) -> str:
     ):  # fmt: skip
         if key in entry:
             parts.append(f"{word} {entry[key]}")
-    for name, value in entry.get("metrics", [{}])[0].items():
-        parts.append(f"{name} {value}")
+    if route is not None:
+        parts += _metrics_text(route, entry.get("metrics", [{}])[0])
     return " ".join([*parts, *entry["flags"]])
 
 
@@ -400,7 +383,9 @@ def _route(stack: Stack, words: Words, form: Format) -> str:
             routes.fib.flush()
             return ""
         entries = [_route_entry(route) for route in found]
-    return to_json(entries, form.pretty) if form.json else "\n".join(_route_line(entry) for entry in entries)
+    if form.json:
+        return to_json(entries, form.pretty)
+    return "\n".join(_route_line(entry, route) for entry, route in zip(entries, found, strict=True))
 
 
 def _route_change(stack: Stack, words: Words, command: str) -> str:
@@ -411,6 +396,7 @@ def _route_change(stack: Stack, words: Words, command: str) -> str:
     parse_prefix(destination)
     given: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    locks: list[str] = []
     fields = ("via", "dev", "metric", "src", "onlink", "congctl", "proto", "scope", *ROUTE_METRICS)
     while words.more():
         word = words.next("field", "")
@@ -420,6 +406,9 @@ def _route_change(stack: Stack, words: Words, command: str) -> str:
             given[word] = True
             continue
         value = words.next(word, "a value")
+        if value == "lock" and word in ROUTE_METRICS:
+            locks.append(word)
+            value = words.next(word, "a value")
         if word == "dev":
             given[word] = find_device(stack, value)
         elif word in ("via", "src"):
@@ -427,16 +416,21 @@ def _route_change(stack: Stack, words: Words, command: str) -> str:
             given[word] = value
         elif word == "congctl":
             given[word] = value
+        elif word == "features":
+            if value not in ROUTE_FEATURES:
+                raise UsageError(f"features: expected one of {', '.join(ROUTE_FEATURES)}, not {value!r}")
+            metrics[word] = metrics.get(word, 0) | ROUTE_FEATURES[value]
         elif word in ("metric", *ROUTE_METRICS):
-            if not value.isdecimal():
+            number = value.removesuffix("ms") if word in TIMES else value
+            if not number.isdecimal():
                 raise UsageError(f"{word}: expected a number, not {value!r}")
-            (given if word == "metric" else metrics)[word] = int(value)
+            (given if word == "metric" else metrics)[word] = int(number)
     if command == "delete":
         stack.remove_route(
             destination, via=given.get("via"), dev=given.get("dev"), metric=given.get("metric")
         )
     else:
-        stack.add_route(destination, kind=kind, replace=command == "replace", **given, **metrics)
+        stack.add_route(destination, kind=kind, replace=command == "replace", locked=locks, **given, **metrics)
     return ""
 
 
@@ -522,4 +516,6 @@ _COMMANDS: Final[dict[str, Callable[[Stack, Words, Format], str]]] = {
     "link": _link,
     "route": _route,
     "neighbour": _neighbour,
+    "tcp_metrics": tcp_metrics,
+    "tcpmetrics": tcp_metrics,
 }

@@ -44,12 +44,14 @@ from usernet.transport.tcp.const import (
     TCP_CLOSE_WAIT,
     TCP_CLOSING,
     TCP_DEFAULT_SCALING_RATIO,
+    TCP_DELACK_MAX,
     TCP_ESTABLISHED,
     TCP_FIN_WAIT1,
     TCP_FIN_WAIT2,
     TCP_INFINITE_SSTHRESH,
     TCP_LAST_ACK,
     TCP_LISTEN,
+    TCP_RTO_MIN,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
     TCP_TIMEOUT_INIT,
@@ -255,6 +257,8 @@ def _reset_connection(sk: TcpSock) -> None:
     sk.rtt_min = (0xFFFFFFFF, 0)
     sk.mdev_us = TCP_TIMEOUT_INIT // 1000
     sk.rto = sk.rto_init
+    sk.rto_min = TCP_RTO_MIN // 1000
+    sk.delack_max = TCP_DELACK_MAX
     sk.backoff = sk.icsk_retransmits = sk.probes_out = sk.total_rto = 0
     sk.total_rto_recoveries = sk.total_rto_time = sk.rto_stamp = 0
     sk.bytes_sent = sk.bytes_acked = sk.bytes_received = sk.bytes_retrans = 0

@@ -11,6 +11,7 @@ from usernet.transport.tcp.const import (
     ICSK_ACK_NOW,
     ICSK_ACK_PUSHED,
     ICSK_ACK_SCHED,
+    MSEC,
     SEC,
     SEQ_MASK,
     TCP_ATO_MIN,
@@ -58,7 +59,8 @@ def send_delayed_ack(sk: TcpSock) -> None:
         if sk.srtt_us:
             longest = min(longest, max((sk.srtt_us >> 3) * 1000, TCP_ATO_MIN))
         ato = min(ato, longest)
-    ato = min(ato, sk.delack_max)
+    # Before the peer's own least time-out could be over (Linux: tcp_delack_max).
+    ato = min(ato, sk.delack_max, max(sk.rto_min_us() * 1000, 2 * MSEC) - MSEC)
     timeout = now + ato
     timer = sk.delack_timer
     if timer.pending:

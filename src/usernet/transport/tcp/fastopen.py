@@ -12,10 +12,12 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.errors import error
+from usernet.net.dst import RTAX_FASTOPEN_NO_COOKIE
 from usernet.transport.tcp.const import SEQ_MASK
 from usernet.wire.tcp import FIN, SYN
 
 if TYPE_CHECKING:
+    from usernet.net.dst import Dst
     from usernet.skbuff.skbuff import SKBuff
     from usernet.sock.msg import MsgHdr
     from usernet.sock.zerocopy import UbufInfo
@@ -57,6 +59,16 @@ class FastopenRequest:
         self.copied: int = 0
         self.uarg: UbufInfo | None = None
         self.pending: bool = message is not None and message.iter.length > 0
+
+
+def no_cookie(sk: TcpSock, dst: Dst | None, flag: int) -> bool:
+    """Whether Fast Open works without a cookie: by tcp_fastopen's bit `flag`, TCP_FASTOPEN_NO_COOKIE, or the route's
+    `fastopen_no_cookie` (Linux: tcp_fastopen_no_cookie)."""
+    return bool(
+        sk.tcp.tcp_fastopen & flag
+        or sk.fastopen_no_cookie
+        or (dst is not None and dst.metric(RTAX_FASTOPEN_NO_COOKIE))
+    )
 
 
 def _rotate(value: int, bits: int) -> int:

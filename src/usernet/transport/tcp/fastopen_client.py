@@ -25,6 +25,7 @@ from usernet.transport.tcp.fastopen import (
     TFO_SYN_RETRANSMITTED,
     FastopenRequest,
     add_data,
+    no_cookie,
 )
 from usernet.transport.tcp.mss import mtu_to_mss, sync_mss
 from usernet.transport.tcp.rack import mark_skb_lost
@@ -43,14 +44,14 @@ MAX_TCP_OPTION_SPACE = 40
 
 def cookie_check(sk: TcpSock, request: FastopenRequest) -> bool:
     """Whether data may go with the SYN; sets the request's cookie (Linux: tcp_fastopen_cookie_check)."""
-    known = sk.tcp.metrics.find(sk.saddr, sk.daddr)
+    known = sk.tcp.metrics.find(sk.saddr, sk.daddr, sk.dst, sk.loop.now)
     cookie = b""
     if known is not None:
         if known.mss:
             sk.mss_clamp = known.mss
         cookie = known.cookie
         request.cookie_exp = known.cookie_exp if cookie else known.try_exp == 1
-    if sk.fastopen_no_cookie or sk.tcp.tcp_fastopen & TFO_CLIENT_NO_COOKIE:
+    if no_cookie(sk, sk.dst, TFO_CLIENT_NO_COOKIE):
         request.cookie = None
         return True
     request.cookie = cookie
@@ -236,7 +237,10 @@ def rcv_synack(sk: TcpSock, skb: SKBuff, options: TcpOptions, doff: int) -> bool
 
 def _remember(sk: TcpSock, options: TcpOptions, cookie: bytes | None, lost: bool, try_exp: int) -> None:
     """Linux: tcp_fastopen_cache_set."""
-    entry = sk.tcp.metrics.make(sk.saddr, sk.daddr)
+    dst = sk.dst
+    if dst is None:
+        return
+    entry = sk.tcp.metrics.make(sk.saddr, sk.daddr, dst, sk.loop.now)
     if options.mss:
         entry.mss = options.mss
     if cookie:

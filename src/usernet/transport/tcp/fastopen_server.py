@@ -27,6 +27,7 @@ from usernet.transport.tcp.fastopen import (
     add_data,
     keys_of,
     make_cookie,
+    no_cookie,
 )
 from usernet.transport.tcp.handshake import create_child
 from usernet.transport.tcp.output import rearm_rto, reset_xmit_timer
@@ -63,7 +64,7 @@ def try_fastopen(
     if not listener.fastopen_max_qlen or _queue_full(listener):
         return None
     request.cookie_exp = options.fastopen_exp
-    if tcp.tcp_fastopen & TFO_SERVER_COOKIE_NOT_REQD or listener.fastopen_no_cookie:
+    if no_cookie(listener, request.dst, TFO_SERVER_COOKIE_NOT_REQD):
         return _create(tcp, listener, request, skb, th)
     if cookie is None:
         return None

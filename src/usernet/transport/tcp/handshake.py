@@ -94,7 +94,11 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
         request.ts_off = tcp.secure_ts_offset(saddr, daddr)
     if not cookie and not isn:
         room = tcp.tcp_max_syn_backlog
-        if not tcp.tcp_syncookies and room - listener.syn_queue < room >> 2 and not tcp.peer_is_proven(saddr, daddr):
+        if (
+            not tcp.tcp_syncookies
+            and room - listener.syn_queue < room >> 2
+            and not tcp.metrics.peer_is_proven(saddr, daddr, dst, net.loop.now)
+        ):
             # The last quarter is for those who have completed a handshake before.
             mib.ListenDrops += 1
             skb.drop(DropReason.TCP_LISTEN_OVERFLOW, drops)
@@ -343,7 +347,7 @@ INHERITED = (
     "zerocopy", "filter", "max_pacing_rate", "incoming_cpu", "busy_poll", "tos", "ttl", "min_ttl", "mc_ttl", "mc_loop",
     "mc_all", "pmtudisc", "recverr", "freebind", "transparent", "cmsg_flags", "nonagle", "user_mss", "window_clamp",
     "user_timeout", "syn_retries", "keepidle", "keepintvl", "keepcnt", "linger2", "thin_lto", "notsent_lowat",
-    "inq_wanted", "rto_max", "fastopen_no_cookie",
+    "inq_wanted", "rto_max", "rto_min", "delack_max", "fastopen_no_cookie",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.msg import RCV_SHUTDOWN, SEND_SHUTDOWN
 from usernet.transport.tcp import ecn
 from usernet.transport.tcp.accecn import third_ack
-from usernet.transport.tcp.ack import set_rto, tcp_ack, update_pacing_rate
+from usernet.transport.tcp.ack import tcp_ack, update_pacing_rate
 from usernet.transport.tcp.const import (
     FLAG_DATA,
     FLAG_NO_CHALLENGE_ACK,
@@ -297,13 +297,6 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
         sk.shutdown(1)
     if sk.keepopen:
         sk.reset_keepalive_timer(sk.keepalive_time())
-    set_rto_if_measured(sk)
-
-
-def set_rto_if_measured(sk: TcpSock) -> None:
-    """Use the RTO of the round trip, where one was measured."""
-    if sk.srtt_us:
-        set_rto(sk)
 
 
 def _fin_wait1_acked(sk: TcpSock, skb: SKBuff, doff: int) -> bool:

@@ -527,7 +527,7 @@ def schedule_loss_probe(sk: TcpSock, advancing: bool) -> bool:
     if sk.srtt_us:
         timeout_us = sk.srtt_us >> 2
         if sk.packets_out == 1:
-            timeout_us += max(sk.ack_rto_min_us(), tcp.tcp_rto_min_us)
+            timeout_us += sk.rto_min_us()
         else:
             timeout_us += 2_000
         timeout = timeout_us * 1000

@@ -15,12 +15,7 @@ from usernet.core.wait import (
     EPOLLPRI,
     Blocking,
 )
-from usernet.net.dst import (
-    RTAX_INITCWND,
-    RTAX_QUICKACK,
-    RTAX_RTO_MIN,
-    RTAX_SSTHRESH,
-)
+from usernet.net.dst import RTAX_RTO_MIN
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_MULTICAST
 from usernet.sock.msg import (
@@ -70,6 +65,7 @@ from usernet.transport.tcp.const import (
     TCP_TIME_WAIT,
     TCP_TIMEWAIT_LEN,
 )
+from usernet.transport.tcp.metrics import update_metrics
 from usernet.transport.tcp.mss import current_mss, sync_mss
 from usernet.transport.tcp.output import packets_in_flight, reset_xmit_timer, write_xmit
 from usernet.transport.tcp.recovery import simple_retransmit
@@ -187,16 +183,13 @@ class TcpSock(TcpState):
         return max(timeout, (self.rto << 2) - (self.rto >> 1))
 
     def rto_min_us(self) -> int:
-        """The least RTO (µs): the route's, or tcp_rto_min_us."""
+        """The least RTO (µs): the route's, TCP_RTO_MIN_US's, or tcp_rto_min_us's (Linux: tcp_rto_min_us)."""
         dst = self.dst
         if dst is not None:
             metric = dst.metric(RTAX_RTO_MIN)
             if metric:
                 return metric * 1000
-        return self.tcp.tcp_rto_min_us
-
-    def ack_rto_min_us(self) -> int:
-        return self.rto_min_us()
+        return self.rto_min
 
     def min_rtt_us(self) -> int:
         """The smallest round trip (µs) of the last tcp_min_rtt_wlen seconds."""
@@ -287,30 +280,9 @@ class TcpSock(TcpState):
         """Start the congestion control (Linux: tcp_init_congestion_control)."""
         start(self)
 
-    def init_metrics(self) -> None:
-        """What the route says of the path (Linux: tcp_init_metrics)."""
-        dst = self.dst
-        if dst is None:
-            return
-        metric = dst.metric(RTAX_SSTHRESH)
-        if metric:
-            self.snd_ssthresh = min(metric, self.snd_cwnd_clamp)
-        self.dst_quick_ack = bool(dst.metric(RTAX_QUICKACK))
-        if self.srtt_us == 0:
-            # RFC 6298 section 5.7: no sample was taken, for the SYN was retransmitted, or a cookie forgot when it came.
-            self.rttvar_us = self.mdev_us = self.mdev_max_us = 3 * SEC // 1000
-            self.rto = 3 * SEC
-        else:
-            set_rto(self)
-        # RFC 5681 section 3.1: after a lost SYN the window starts at one.
-        if self.total_retrans > 1:
-            self.snd_cwnd = 1
-        else:
-            self.snd_cwnd = min(dst.metric(RTAX_INITCWND) or 10, self.snd_cwnd_clamp)
-        self.snd_cwnd_stamp = self.loop.now
-
     def update_metrics(self) -> None:
-        """The connection ends well: what it learned of the path could be kept (Linux: tcp_update_metrics)."""
+        """The connection ends well: what it learned of the path is kept."""
+        update_metrics(self)
 
     def synack_rtt_measure(self) -> None:
         """The handshake of a passive open gives the first sample (Linux: tcp_synack_rtt_meas)."""

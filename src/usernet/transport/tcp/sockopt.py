@@ -26,13 +26,16 @@ from usernet.transport.tcp.const import (
     SEC,
     TCP_CLOSE,
     TCP_CLOSE_WAIT,
+    TCP_DELACK_MAX,
     TCP_ESTABLISHED,
     TCP_LISTEN,
     TCP_MAX_WSCALE,
     TCP_MIN_MSS,
     TCP_NAGLE_CORK,
     TCP_NAGLE_OFF,
+    TCP_RTO_MIN,
     TCP_TIMEOUT_INIT,
+    TCP_TIMEOUT_MIN_US,
 )
 from usernet.transport.tcp.info import pack_info
 from usernet.transport.tcp.md5 import TCP_MD5SIG, TCP_MD5SIG_EXT, set_md5
@@ -72,6 +75,8 @@ TCP_SAVE_SYN: Final = 27
 TCP_SAVED_SYN: Final = 28
 TCP_INQ: Final = 36
 TCP_RTO_MAX_MS: Final = 44
+TCP_RTO_MIN_US: Final = 45
+TCP_DELACK_MAX_US: Final = 46
 
 TCP_CA_NAME_MAX: Final = 16
 TCP_FIN_TIMEOUT_MAX: Final = 120
@@ -184,6 +189,12 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
     elif option == TCP_RTO_MAX_MS:
         _check("TCP_RTO_MAX_MS", number, 1000, 120_000)
         sk.rto_max = number * MSEC
+    elif option == TCP_RTO_MIN_US:
+        _check("TCP_RTO_MIN_US", number, TCP_TIMEOUT_MIN_US, TCP_RTO_MIN // 1000)
+        sk.rto_min = number
+    elif option == TCP_DELACK_MAX_US:
+        _check("TCP_DELACK_MAX_US", number, TCP_TIMEOUT_MIN_US, TCP_DELACK_MAX // 1000)
+        sk.delack_max = number * 1000
     elif option == TCP_FASTOPEN:
         if number < 0 or sk.state not in (TCP_CLOSE, TCP_LISTEN):
             raise error(errno.EINVAL)
@@ -365,6 +376,10 @@ def _get_int(sk: TcpSock, option: int) -> int:
         return int(sk.fastopen_no_cookie)
     if option == TCP_RTO_MAX_MS:
         return sk.rto_max // MSEC
+    if option == TCP_RTO_MIN_US:
+        return sk.rto_min
+    if option == TCP_DELACK_MAX_US:
+        return sk.delack_max // 1000
     if option == TCP_TIMESTAMP:
         return (sk.loop.now // MSEC + sk.tsoffset) & 0xFFFFFFFF
     raise error(errno.ENOPROTOOPT)

@@ -82,6 +82,7 @@ class TcpState(InetSock):
         "chrono_start", "chrono_stat", "chrono_type", "read_stamp", "rto_stamp", "syn_fastopen_child", "timeout_rehash",
         "total_rto_recoveries", "total_rto_time", "tx_marks",
         "fastopen_resets", "save_syn", "saved_syn", "synq_overflow",
+        "rto_min",
     )  # fmt: skip
 
     def __init__(self, net: Net, af: AddressFamily) -> None:
@@ -186,6 +187,7 @@ class TcpState(InetSock):
         self.rtt_min: tuple[int, int] = (0xFFFFFFFF, 0)
         self.rto: int = TCP_TIMEOUT_INIT
         self.rto_init: int = TCP_TIMEOUT_INIT
+        self.rto_min: int = tcp.tcp_rto_min_us
         self.rto_max: int = tcp.tcp_rto_max_ms * MSEC
         self.backoff: int = 0
         self.icsk_pending: int = 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from usernet.net.dst import RTAX_QUICKACK
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp import ao, ecn
@@ -28,8 +29,9 @@ from usernet.transport.tcp.const import (
 from usernet.transport.tcp.data import data_queue, fast_path_check
 from usernet.transport.tcp.delack import enter_quickack_mode
 from usernet.transport.tcp.fastopen_client import rcv_synack
+from usernet.transport.tcp.metrics import init_metrics
 from usernet.transport.tcp.mss import sync_mss
-from usernet.transport.tcp.output import push_pending
+from usernet.transport.tcp.output import init_cwnd, push_pending
 from usernet.transport.tcp.transmit import send_ack
 from usernet.transport.tcp.validate import paws_reject, tcp_reset
 from usernet.transport.tcp.window import init_buffer_space, init_rcv_mss
@@ -56,7 +58,12 @@ def finish_connect(sk: TcpSock) -> None:
 def init_transfer(sk: TcpSock) -> None:
     """Prepare for data (Linux: tcp_init_transfer, tcp_init_metrics)."""
     sk.mtup.init(sk)
-    sk.init_metrics()
+    init_metrics(sk)
+    dst = sk.dst
+    if dst is not None:
+        sk.dst_quick_ack = bool(dst.metric(RTAX_QUICKACK))
+    # RFC 5681 section 3.1: after a lost SYN the window starts at one. Linux: after two, as a second is little to wait.
+    sk.snd_cwnd = 1 if sk.total_retrans > 1 else init_cwnd(sk)
     sk.init_congestion_control()
     if not sk.buffers_ready:
         sk.buffers_ready = True

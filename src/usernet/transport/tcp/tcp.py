@@ -108,6 +108,8 @@ class TcpSettings:
         self.tcp_min_snd_mss: int = 48
         self.tcp_probe_interval: int = 600
         self.tcp_probe_threshold: int = 8
+        self.tcp_no_metrics_save: int = 0
+        self.tcp_no_ssthresh_metrics_save: int = 1
         self.tcp_slow_start_after_idle: int = 1
         self.tcp_thin_linear_timeouts: int = 0
         self.tcp_limit_output_bytes: int = 4194304
@@ -148,6 +150,7 @@ class TcpSettings:
             "tcp_syn_linear_timeouts": (0, 127), "tcp_early_retrans": (0, 4), "tcp_app_win": (0, 31),
             "tcp_min_tso_segs": (1, 255), "tcp_pacing_ss_ratio": (0, 1000), "tcp_pacing_ca_ratio": (0, 1000),
             "tcp_min_snd_mss": (48, 65535), "tcp_mtu_probe_floor": (48, 65535), "tcp_comp_sack_nr": (0, 255),
+            "tcp_no_metrics_save": (0, 255), "tcp_no_ssthresh_metrics_save": (0, 1),
             "tcp_mtu_probing": (0, 255), "tcp_probe_interval": (0, 4294967), "tcp_tso_rtt_log": (0, 31),
             "tcp_tso_win_divisor": (0, 255), "tcp_shrink_window": (0, 1), "tcp_moderate_rcvbuf": (0, 255),
             "tcp_rto_max_ms": (1000, 120_000), "tcp_rto_min_us": (1, INT_MAX), "tcp_min_rtt_wlen": (0, 86400),
@@ -290,10 +293,6 @@ class Tcp(TcpSettings, NetProtocol):
 
     def _timewait_expired(self, record: TimeWaitSock, now: int) -> None:
         self.forget_timewait(record)
-
-    def peer_is_proven(self, saddr: bytes, daddr: bytes) -> bool:
-        """Whether a connection with this peer has been measured before (Linux: tcp_peer_is_proven)."""
-        return self.metrics.find(saddr, daddr) is not None
 
     # -- receive
 
