@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Final, TypeAlias, final
 
 from usernet.core.errors import error
-from usernet.core.iov import CollectIter, SourceIter
 from usernet.core.loop import Loop
 from usernet.core.timer import NEVER
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLNVAL, EPOLLOUT, Blocking, Wait
 from usernet.net.pernet import Net
 from usernet.packetdrill.stack_files import Descriptors, EpollFile, MemoryFile, OpenFile, Pipe, PipeEnd
 from usernet.packetdrill.stack_memory import UserMemory
+from usernet.packetdrill.stack_splice import sendfile, splice
 from usernet.packetdrill.target import (
     Buffer,
     Call,
@@ -28,11 +28,10 @@ from usernet.packetdrill.target import (
     SocketAddress,
 )
 from usernet.sock.inet import InetSock
-from usernet.sock.msg import MSG_CTRUNC, MSG_MORE, MsgHdr, SockAddr
+from usernet.sock.msg import MSG_CTRUNC, MsgHdr, SockAddr
 from usernet.sock.sock import O_NONBLOCK, Sock
 from usernet.sockets.arguments import fit_control
 from usernet.sockets.socket import Socket
-from usernet.transport.tcp.sock import TcpSock
 
 Outcome: TypeAlias = int | Blocking[int]
 
@@ -42,9 +41,6 @@ F_SETFD: Final = 2
 F_GETFL: Final = 3
 F_SETFL: Final = 4
 FIONBIO: Final = 0x5421
-SIOCATMARK: Final = 0x8905
-SPLICE_F_NONBLOCK: Final = 2
-SPLICE_F_MORE: Final = 4
 EPOLL_CTL_ADD: Final = 1
 EPOLL_CTL_DEL: Final = 2
 EPOLL_CTL_MOD: Final = 3
@@ -301,40 +297,14 @@ class SystemCalls:
 
     def sys_sendfile(self, call: Call) -> Outcome:
         out, source, offset, count = (_int(argument) for argument in call.arguments)
-        file = self.fds.get(source)
-        target = self.fds.socket(out)
-        if not isinstance(file, MemoryFile):
-            raise error(errno.EINVAL)
-        return target.sendmsg(MsgHdr(SourceIter([file.take(count, offset)])), 0)
+        return sendfile(self.fds.socket(out), self.fds.get(source), offset, count)
 
     def sys_splice(self, call: Call) -> Outcome:
-        source = self.fds.get(_int(call.arguments[0]))
-        target = self.fds.get(_int(call.arguments[2]))
-        length, flags = _int(call.arguments[4]), _int(call.arguments[5])
-        if isinstance(target, PipeEnd) and isinstance(source, Socket):
-            if isinstance(source.sk, TcpSock) and source.sk.ioctl(SIOCATMARK):
-                # The urgent byte can't be spliced, and stops what is behind it (Linux: tcp_splice_read).
-                return 0
-            sink = CollectIter(min(length, target.room()))
-            outcome = source.recvmsg(MsgHdr(sink), 0)
-            if isinstance(outcome, int):
-                target.put(sink.getvalue())
-                return outcome
-            return self._splice_later(target, sink, outcome)
-        if isinstance(source, PipeEnd) and isinstance(target, Socket):
-            data = source.take(length)
-            more = MSG_MORE if flags & SPLICE_F_MORE else 0
-            return target.sendmsg(MsgHdr(SourceIter([data])), more) if data else 0
-        if isinstance(source, MemoryFile) and isinstance(target, PipeEnd):
-            piece = source.take(min(length, target.room()))
-            target.put(piece)
-            return len(piece)
-        raise error(errno.EINVAL)
-
-    def _splice_later(self, target: PipeEnd, sink: CollectIter, waiting: Blocking[int]) -> Blocking[int]:
-        result = yield from waiting
-        target.put(sink.getvalue())
-        return result
+        source, source_offset, target, target_offset, length, flags = call.arguments
+        places = [None if offset is None else _int(offset) for offset in (source_offset, target_offset)]
+        return splice(
+            self.fds.get(_int(source)), places[0], self.fds.get(_int(target)), places[1], _int(length), _int(flags)
+        )
 
     # ------------------------------------------------------------ events
 

@@ -93,6 +93,10 @@ class PipeEnd:
         self.pipe.wait.wake_all(EPOLLOUT | EPOLLWRNORM)
         return piece
 
+    def give_back(self, data: bytes) -> None:
+        """What was taken had no place: it is the first again."""
+        self.pipe.data[:0] = data
+
     def close(self) -> None:
         """The end is let go of."""
         if self.writes:
