@@ -13,6 +13,7 @@ from usernet.skbuff.skbuff import (
     CHECKSUM_UNNECESSARY,
     SKB_GSO_TCP_ACCECN,
     SKB_GSO_TCPV4,
+    SKBTX_SW_TSTAMP,
     SKBuff,
 )
 from usernet.wire import ipv4, tcp
@@ -210,3 +211,15 @@ def test_any_bytes_are_survived(data):
         offload.gso_segment(again)
     except ValueError:
         pass
+
+
+@pytest.mark.parametrize(("byte", "which"), [(0, 0), (99, 0), (100, 1), (250, 2), (299, 2)])
+def test_a_time_stamp_is_of_the_segment_with_its_byte(byte: int, which: int) -> None:
+    seq = 0xFFFFFFFF - 150
+    skb = tcp_packet(bytes(300), seq=seq, flags=ACK, gso_size=100, link=False)
+    skb.tx_flags = SKBTX_SW_TSTAMP
+    skb.tskey = (seq + byte) & 0xFFFFFFFF
+    skb.sk = owner = object()
+    segments = split(skb)
+    assert [segment.tx_flags for segment in segments] == [SKBTX_SW_TSTAMP * (index == which) for index in range(3)]
+    assert (segments[which].sk, segments[which].tskey) == (owner, skb.tskey)

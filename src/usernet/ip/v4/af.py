@@ -92,6 +92,10 @@ class Ipv4Family(AddressFamily):
     def getsockopt(self, sk: InetSock, option: int, length: int) -> bytes:
         return self.sockglue.getsockopt(sk, option, length)
 
+    def source_of(self, skb: SKBuff) -> bytes:
+        at = skb.network_header + 12
+        return skb.head[at : at + 4]
+
     def receive_control(self, sk: InetSock, skb: SKBuff) -> list[tuple[int, int, bytes]]:
         return self.sockglue.receive_control(sk, skb)
 

@@ -362,10 +362,6 @@ class SockGlue:
 
     # -- ancillary data
 
-    def source_of(self, skb: SKBuff) -> bytes:
-        at = skb.network_header + 12
-        return skb.head[at : at + 4]
-
     def receive_control(self, sk: InetSock, skb: SKBuff) -> list[tuple[int, int, bytes]]:
         """Linux: ip_cmsg_recv."""
         flags = sk.cmsg_flags
@@ -405,7 +401,8 @@ class SockGlue:
         source = daddr
         if skb.tx_flags:
             # A report on a packet that was sent.
-            source = self.source_of(skb)
+            at = skb.network_header + 12
+            source = skb.head[at : at + 4]
         elif self._fib.addr_type(daddr) != RTN_LOCAL:
             source = compute_spec_dst(skb.af, skb)
         elif dev is not None and dev.loopback:
