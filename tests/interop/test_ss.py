@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from typing import Any, Final
 
 import pytest
@@ -63,6 +64,8 @@ def exchange(listener: Any, bed: Bed) -> tuple[Any, socket.socket]:
         client.sendall(b"x" * 1000)
         assert len(client.recv(3000, socket.MSG_WAITALL)) == 3000
     server.join(20)
+    # Longer than an acknowledgement is delayed
+    time.sleep(0.1)
     return accepted, client
 
 

@@ -402,3 +402,14 @@ class TestCalls:
 
 
 _ = (LOCAL, ack)
+
+
+def test_bytes_acked_counts_the_syn_of_an_active_open_only():
+    """As Linux does."""
+    with Pair() as pair:
+        client, server = pair.connected()
+        assert (sock_of(client).bytes_acked, sock_of(server).bytes_acked) == (1, 0)
+        server.send(b"x" * 100)
+        client.send(b"x" * 10)
+        pair.run(1.0)
+        assert (sock_of(client).bytes_acked, sock_of(server).bytes_acked) == (11, 100)

@@ -276,6 +276,9 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
 
         established(sk)
     else:
+        if sk.synack_mstamp:
+            # Of a passive open the SYN is not counted.
+            sk.bytes_acked = 0
         init_transfer(sk)
     sk.copied_seq = sk.rcv_nxt if not sk.buffers_ready else sk.copied_seq
     sk.set_state(TCP_ESTABLISHED)
