@@ -166,6 +166,7 @@ class TcpExtMib(MibGroup):
     TWKilled: int = 0
     PAWSActive: int = 0
     PAWSEstab: int = 0
+    BeyondWindow: int = 0
     TSEcrRejected: int = 0
     PAWSOldAck: int = 0
     PAWSTimewait: int = 0

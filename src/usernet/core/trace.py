@@ -14,12 +14,18 @@ TRACEPOINTS: Final = (
     "net_dev_xmit",  # (skb, accepted): a driver was given a packet
     "neigh_update",  # (neighbour, old state, new state)
     "inet_sock_set_state",  # (sk, old state, new state)
-    "tcp_retransmit_skb",  # (sk, skb)
-    "tcp_send_reset",  # (sk or None, skb)
-    "tcp_receive_reset",  # (sk)
+    "tcp_sendmsg_locked",  # (sk, msg): an application sends
     "tcp_probe",  # (sk, skb): a segment was received on an established connection
+    "tcp_retransmit_skb",  # (sk, skb)
+    "tcp_retransmit_synack",  # (listener, request)
+    "tcp_send_reset",  # (sk or None, skb or None): skb is what is answered
+    "tcp_receive_reset",  # (sk)
+    "tcp_destroy_sock",  # (sk)
+    "tcp_bad_csum",  # (skb)
     "tcp_cong_state_set",  # (sk, new state)
-    "tcp_cwnd",  # (sk): cwnd or ssthresh changed
+    "tcp_cwnd_reduction_tp",  # (sk, newly acknowledged or sacked, newly lost, FLAG_*)
+    "tcp_rcv_space_adjust",  # (sk): an application read
+    "tcp_rcvbuf_grow",  # (sk, elapsed µs): the receive buffer is to follow
     "tcp_hash_bad_header",  # (sk, skb): a segment whose options can't be trusted was dropped
     "tcp_hash_md5_required",  # (sk, skb): an unsigned segment of a peer with a key of TCP MD5
     "tcp_hash_md5_unexpected",  # (sk, skb): a segment signed with TCP MD5, of a peer without a key
@@ -67,12 +73,18 @@ class Trace:
         self.net_dev_xmit = Tracepoint("net_dev_xmit")
         self.neigh_update = Tracepoint("neigh_update")
         self.inet_sock_set_state = Tracepoint("inet_sock_set_state")
+        self.tcp_sendmsg_locked = Tracepoint("tcp_sendmsg_locked")
         self.tcp_retransmit_skb = Tracepoint("tcp_retransmit_skb")
+        self.tcp_retransmit_synack = Tracepoint("tcp_retransmit_synack")
+        self.tcp_destroy_sock = Tracepoint("tcp_destroy_sock")
+        self.tcp_bad_csum = Tracepoint("tcp_bad_csum")
         self.tcp_send_reset = Tracepoint("tcp_send_reset")
         self.tcp_receive_reset = Tracepoint("tcp_receive_reset")
         self.tcp_probe = Tracepoint("tcp_probe")
         self.tcp_cong_state_set = Tracepoint("tcp_cong_state_set")
-        self.tcp_cwnd = Tracepoint("tcp_cwnd")
+        self.tcp_cwnd_reduction_tp = Tracepoint("tcp_cwnd_reduction_tp")
+        self.tcp_rcv_space_adjust = Tracepoint("tcp_rcv_space_adjust")
+        self.tcp_rcvbuf_grow = Tracepoint("tcp_rcvbuf_grow")
         self.tcp_hash_bad_header = Tracepoint("tcp_hash_bad_header")
         self.tcp_hash_md5_required = Tracepoint("tcp_hash_md5_required")
         self.tcp_hash_md5_unexpected = Tracepoint("tcp_hash_md5_unexpected")

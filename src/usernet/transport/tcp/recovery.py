@@ -267,6 +267,9 @@ def cwnd_reduction(sk: TcpSock, delivered: int, lost: int, flag: int) -> None:
     """Proportional rate reduction (RFC 9937; Linux: tcp_cwnd_reduction)."""
     if delivered <= 0 or not sk.prior_cwnd:
         return
+    trace = sk.net.trace.tcp_cwnd_reduction_tp
+    if trace.probes:
+        trace.fire(sk, delivered, lost, flag)
     in_flight = packets_in_flight(sk)
     delta = sk.snd_ssthresh - in_flight
     sk.prr_delivered += delivered

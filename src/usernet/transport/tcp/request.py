@@ -309,6 +309,9 @@ class RequestSock(TimerEntry):
         mib = self.listener.net.mib
         mib.tcp.RetransSegs += 1
         mib.tcp_ext.TCPSynRetrans += 1
+        trace = self.listener.net.trace.tcp_retransmit_synack
+        if trace.probes:
+            trace.fire(self.listener, self)
         self.send_synack(again=True)
         ecn.synack_again(self)
 

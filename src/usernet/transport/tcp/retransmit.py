@@ -37,7 +37,7 @@ from usernet.transport.tcp.output import (
     wnd_end,
     write_xmit,
 )
-from usernet.transport.tcp.segment import adjust_pcount, fragment, set_tso_segs, trim_head
+from usernet.transport.tcp.segment import adjust_pcount, fragment, set_tso_segs, trim_head, wqueue_too_big
 from usernet.transport.tcp.transmit import transmit_skb
 from usernet.wire.tcp import AE, CWR, ECE, FIN, SYN
 
@@ -113,6 +113,8 @@ def retransmit_skb_once(sk: TcpSock, skb: SKBuff, segs: int) -> int:
     if length > room:
         length = room // mss * mss or room
     if skb.len > length:
+        if wqueue_too_big(sk, skb):
+            return -errno.ENOMEM
         fragment(sk, sk.rtx_queue, skb, length, mss)
     else:
         decrease = skb.gso_segs - set_tso_segs(skb, mss)

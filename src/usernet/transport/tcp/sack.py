@@ -26,7 +26,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.rack import rack_advance
 from usernet.transport.tcp.rate import RateSample, rate_skb_delivered
-from usernet.transport.tcp.segment import TxInfo, fragment
+from usernet.transport.tcp.segment import TxInfo, fragment, wqueue_too_big
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -209,7 +209,7 @@ def _covered(sk: TcpSock, skb: SKBuff, start: int, end: int) -> bool:
         if not in_sack and whole < size:
             whole += mss
         size = whole
-    if size >= skb.len and not in_sack:
+    if (size >= skb.len and not in_sack) or wqueue_too_big(sk, skb):
         return False
     fragment(sk, sk.rtx_queue, skb, size, mss)
     return in_sack

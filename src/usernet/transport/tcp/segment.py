@@ -177,6 +177,17 @@ def adjust_pcount(sk: TcpSock, skb: SKBuff, decrease: int) -> None:
         sk.sacked_out -= min(sk.sacked_out, decrease)
 
 
+def wqueue_too_big(sk: TcpSock, skb: SKBuff) -> bool:
+    """Whether a segment that is under way must not be split: its peer makes more segments of less data, to fill memory
+    with what it takes to hold them (CVE-2019-11478; Linux: tcp_fragment). The first and the last may be, always."""
+    if sk.wmem_queued >> 1 <= sk.sndbuf + 2 * (GSO_LEGACY_MAX_SIZE + SKB_OVERHEAD):
+        return False
+    if skb is sk.rtx_queue.first or skb is sk.rtx_queue.last:
+        return False
+    sk.net.mib.tcp_ext.TCPWqueueTooBig += 1
+    return True
+
+
 def fragment(sk: TcpSock, queue: SKBuffQueue, skb: SKBuff, length: int, mss: int) -> SKBuff:
     """Cut a queued segment to `length` bytes; what is behind them becomes the next in `queue` (Linux: tcp_fragment)."""
     old_count = skb.gso_segs

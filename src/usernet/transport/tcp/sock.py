@@ -431,6 +431,9 @@ class TcpSock(TcpState):
 
     def destroy(self) -> None:
         """Nothing of it is left (Linux: tcp_v4_destroy_sock)."""
+        trace = self.net.trace.tcp_destroy_sock
+        if trace.probes:
+            trace.fire(self)
         self.tcp.orphans.discard(self)
         self.write_queue_purge()
         if self.ofo:
@@ -560,6 +563,9 @@ class TcpSock(TcpState):
 
 
     def sendmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+        trace = self.net.trace.tcp_sendmsg_locked
+        if trace.probes:
+            trace.fire(self, msg)
         return _sendmsg.tcp_sendmsg(self, msg, flags, deadline)
 
     def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:

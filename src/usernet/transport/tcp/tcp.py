@@ -349,6 +349,8 @@ class Tcp(TcpSettings, NetProtocol):
         if self._checksum_bad(skb):
             mib.InCsumErrors += 1
             mib.InErrs += 1
+            if net.trace.tcp_bad_csum.probes:
+                net.trace.tcp_bad_csum.fire(skb)
             skb.drop(DropReason.TCP_CSUM, net.drops)
             return
         flags = th[5]

@@ -369,7 +369,8 @@ def send_active_reset(sk: TcpSock) -> None:
     """Reset the connection (Linux: tcp_send_active_reset)."""
     net = sk.net
     net.mib.tcp.OutRsts += 1
-    _send_control(sk, acceptable_seq(sk), ACK | RST)
+    if _send_control(sk, acceptable_seq(sk), ACK | RST):
+        net.mib.tcp_ext.TCPAbortFailed += 1
     if net.trace.tcp_send_reset.probes:
         net.trace.tcp_send_reset.fire(sk, None)
 

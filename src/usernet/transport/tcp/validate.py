@@ -189,6 +189,8 @@ def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, window: int, syn_iner
         if not flags & RST:
             if flags & SYN:
                 return _syn_challenge(sk, syn_inerr, 0)
+            if reason is not DropReason.TCP_OLD_SEQUENCE:
+                mib.tcp_ext.BeyondWindow += 1
             if not oow_rate_limited(sk, skb):
                 send_dupack(sk, skb)
         elif _reset_check(sk, skb):

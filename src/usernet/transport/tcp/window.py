@@ -297,12 +297,18 @@ def rcvbuf_grow(sk: TcpSock, space: int) -> None:
 def rcv_space_adjust(sk: TcpSock) -> None:
     """Once a round trip: let the buffer follow how fast the application reads (Linux: tcp_rcv_space_adjust)."""
     now = sk.loop.now
+    trace = sk.net.trace.tcp_rcv_space_adjust
+    if trace.probes:
+        trace.fire(sk)
     elapsed_us = (now - sk.rcvq_mstamp) // 1000
     if elapsed_us < (sk.rcv_rtt_us >> 3) or not sk.rcv_rtt_us:
         return
     # What waits in the queue was not read within this round trip by choice of the application.
     copied = ((sk.copied_seq - sk.rcvq_seq) & SEQ_MASK) - ((sk.rcv_nxt - sk.copied_seq) & SEQ_MASK)
     if copied > sk.rcvq_space:
+        trace = sk.net.trace.tcp_rcvbuf_grow
+        if trace.probes:
+            trace.fire(sk, elapsed_us)
         rcvbuf_grow(sk, copied)
     sk.rcvq_seq = sk.copied_seq
     sk.rcvq_mstamp = now
