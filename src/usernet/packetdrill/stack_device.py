@@ -37,7 +37,7 @@ MAX_ORDER: Final = 3  # PAGE_ALLOC_COSTLY_ORDER
 _HEADROOM: Final = 64  # NET_SKB_PAD
 _SHARED_INFO: Final = 320  # sizeof(struct skb_shared_info)
 _SKB: Final = 256  # sizeof(struct sk_buff), aligned
-_SLABS: Final = (704, 1024, 2048, 4096, 8192)
+_SLABS: Final = (576, 1024, 2048, 4096, 8192)  # the first: SKB_SMALL_HEAD_CACHE_SIZE, as the kernel was configured
 _IPPROTO_TCP: Final = 6
 _IPV6_HLEN: Final = 40
 

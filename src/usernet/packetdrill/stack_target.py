@@ -29,6 +29,7 @@ from usernet.packetdrill.stack_device import ScriptDevice
 from usernet.packetdrill.stack_shell import StackShell
 from usernet.packetdrill.target import Call, Frame, Target
 from usernet.stack import Stack
+from usernet.transport.tcp.tcp import Tcp
 
 BOOT: Final = 1_000_000_000_000  # ns: not 0, which stands for "never happened" in many fields
 SEED: Final = 1
@@ -119,6 +120,8 @@ class StackTarget(Target):
         self._call_cost = CALL_COST if config.tolerance else 0
         self.stack = stack = Stack("packetdrill", clock=self._clock, seed=SEED)
         _ScriptTrampoline().attach(stack.loop)
+        # packetdrill's own capture holds a copy of what the kernel receives; its scripts know windows that come of it.
+        stack.net.get(Tcp).rcv_coalesce = False
         self.device = ScriptDevice()
         local = ipaddress.ip_address(config.local_ip)
         stack.add_device(self.device, "tun0", f"{local}/{config.prefix_length}", mtu=config.mtu)

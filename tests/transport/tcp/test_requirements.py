@@ -281,6 +281,8 @@ class TestAcknowledging:
             for seen in peer.sent():
                 # A scaled window is rounded, by less than one unit.
                 unit = 1 << sock_of(sock).rcv_wscale
+                if not seen.window and peer.stack.mib["TcpExt"]["TCPRcvQDrop"]:
+                    continue  # Linux closes the window where memory is so short that a segment had to be dropped
                 assert seen.ack + (seen.window << sock_of(sock).rcv_wscale) > edge - unit
                 edge = max(edge, seen.ack + (seen.window << sock_of(sock).rcv_wscale))
             if sock_of(sock).rcv_nxt - peer.iss != at:

@@ -30,7 +30,8 @@ from usernet.transport.tcp.const import (
     before,
 )
 from usernet.transport.tcp.delack import enter_quickack_mode, event_data_recv
-from usernet.transport.tcp.ofo import data_queue_ofo, dsack_set, ofo_queue, prune_queue, sack_remove
+from usernet.transport.tcp.ofo import COALESCE_BELOW, data_queue_ofo, dsack_set, ofo_queue, sack_remove
+from usernet.transport.tcp.rcvmem import prune_queue, try_coalesce
 from usernet.transport.tcp.transmit import send_ack
 from usernet.transport.tcp.window import receive_window
 from usernet.wire.tcp import FIN
@@ -45,7 +46,8 @@ def fast_path_check(sk: TcpSock) -> None:
     sk.pred_ok = (
         not sk.ofo
         and sk.rcv_wnd > 0
-        and sk.rmem_alloc < sk.rcvbuf
+        # A full buffer keeps it from being taken up again, but does not end it.
+        and (sk.pred_ok or sk.rmem_alloc < sk.rcvbuf)
         and not sk.urg_data
         # Accurate ECN has something to do with every segment.
         and not sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN
@@ -56,6 +58,8 @@ def queue_rcv(sk: TcpSock, skb: SKBuff) -> None:
     """Append in-order data to the receive queue (Linux: tcp_queue_rcv)."""
     sk.bytes_received += (skb.end_seq - sk.rcv_nxt) & SEQ_MASK
     sk.rcv_nxt = skb.end_seq
+    if skb.len < COALESCE_BELOW and sk.receive_queue.last is not None and try_coalesce(sk, sk.receive_queue.last, skb):
+        return
     skb.sk = sk
     skb.destructor = _uncharge
     sk.rmem_alloc += skb.truesize
@@ -117,12 +121,14 @@ def data_queue(sk: TcpSock, skb: SKBuff, doff: int) -> None:
             _out_of_window(sk)
             skb.drop(DropReason.TCP_ZEROWINDOW, drops)
             return
-        if sk.rmem_alloc + skb.truesize > sk.rcvbuf and sk.rmem_alloc and prune_queue(sk, skb) < 0:
-            mib.TCPRcvQDrop += 1
+        if sk.rmem_alloc > sk.rcvbuf and not prune_queue(sk, skb):
             sk.ack_pending |= ICSK_ACK_NOMEM | ICSK_ACK_NOW | ICSK_ACK_SCHED
             sk.data_ready()
-            skb.drop(DropReason.PROTO_MEM, drops)
-            return
+            # With nothing to read, what would make room? One segment is let in.
+            if sk.receive_queue.first is not None and skb.len:
+                mib.TCPRcvQDrop += 1
+                skb.drop(DropReason.PROTO_MEM, drops)
+                return
         fin = skb.tcp_flags & FIN
         length = skb.len
         queue_rcv(sk, skb)

@@ -103,7 +103,11 @@ def rcv_established(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
                 if sk.nospace:
                     sk.check_space()
                 return
-            if sk.rmem_alloc + skb.truesize <= sk.rcvbuf and length <= receive_window(sk):
+            if length <= receive_window(sk) and (
+                sk.rmem_alloc + skb.truesize <= sk.rcvbuf
+                # Linux looks at the page that the account has begun, not at the limit (sk_forward_alloc).
+                or skb.truesize <= -(sk.rmem_alloc + sk.wmem_queued) & 4095
+            ):
                 # The receiver's side.
                 if sk.tstamp_ok and sk.rcv_wup == rcv_nxt:
                     sk.ts_recent = sk.rx_tsval
@@ -249,12 +253,12 @@ def rcv_state_process(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> bool:
         skb.consume()
     else:
         if (
-            state in (TCP_FIN_WAIT1, TCP_FIN_WAIT2)
+            state in (TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK)
             and sk.shutdown_mask & RCV_SHUTDOWN
             and skb.end_seq != skb.seq
             and after((skb.end_seq - (1 if flags & FIN else 0)) & SEQ_MASK, sk.rcv_nxt)
         ):
-            # Data that nobody will read: say so (RFC 1122 section 4.2.2.13).
+            # Data that nobody will read, or behind the peer's own FIN: say so (RFC 1122 section 4.2.2.13).
             sk.net.mib.tcp_ext.TCPAbortOnData += 1
             tcp_reset(sk, skb)
             return True

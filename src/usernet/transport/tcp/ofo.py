@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp.const import ICSK_ACK_SCHED, SEQ_MASK, TCP_NUM_SACKS, after, before
-from usernet.transport.tcp.window import clamp_window, grow_window, measure_rcv_mss, rcvbuf_grow
+from usernet.transport.tcp.rcvmem import prune_queue, try_coalesce
+from usernet.transport.tcp.window import grow_window, measure_rcv_mss, rcvbuf_grow
 from usernet.wire.tcp import FIN
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def data_queue_ofo(sk: TcpSock, skb: SKBuff) -> None:
     """Data behind a gap (Linux: tcp_data_queue_ofo)."""
     net = sk.net
     mib = net.mib.tcp_ext
-    if sk.rmem_alloc + skb.truesize > sk.rcvbuf and prune_queue(sk, skb) < 0:
+    if sk.rmem_alloc > sk.rcvbuf and not prune_queue(sk, skb):
         mib.TCPOFODrop += 1
         sk.data_ready()
         skb.drop(DropReason.PROTO_MEM, net.drops)
@@ -140,6 +141,11 @@ def data_queue_ofo(sk: TcpSock, skb: SKBuff) -> None:
         mib.TCPOFOMerge += 1
         dsack_extend(sk, following.seq, following.end_seq)
         index += 1
+    if index and skb.len < COALESCE_BELOW and index == len(queue) and try_coalesce(sk, queue[-1], skb):
+        if sk.sack_ok:
+            _sack_new(sk, seq, end_seq)
+            grow_window(sk, queue[-1], True)
+        return
     if len(queue) >= MAX_OFO_SEGMENTS:
         mib.TCPOFODrop += 1
         skb.drop(DropReason.TCP_OFO_DROP, net.drops)
@@ -147,14 +153,14 @@ def data_queue_ofo(sk: TcpSock, skb: SKBuff) -> None:
     if sk.sack_ok:
         _sack_new(sk, seq, end_seq)
         # Before the segment counts as memory in use, as Linux has it.
-        if skb.len >= 128:
-            grow_window(sk, skb, False)
+        grow_window(sk, skb, False)
     _insert(sk, queue, skb)
     if not sk.dead and sk.listener is None:
         # One that was not accepted yet, or is an orphan, gets no larger buffer.
         rcvbuf_grow(sk, sk.rcvq_space)
 
 
+COALESCE_BELOW: Final = 512  # bytes: larger segments have no room behind others
 MAX_OFO_SEGMENTS: Final = 65536
 """Segments in one out-of-order queue, whatever the receive buffer; a further one is dropped (TCPOFODrop)."""
 
@@ -249,36 +255,3 @@ def ofo_queue(sk: TcpSock) -> None:
             sk.ofo = None
     if fin:
         tcp_fin(sk)
-
-
-def prune_queue(sk: TcpSock, skb: SKBuff) -> int:
-    """The buffer is full: make room for `skb`. Below 0 where there is none (Linux: tcp_try_rmem_schedule,
-    tcp_prune_queue)."""
-    if sk.rmem_alloc + skb.truesize <= sk.rcvbuf:
-        return 0
-    mib = sk.net.mib.tcp_ext
-    mib.PruneCalled += 1
-    if sk.rmem_alloc >= sk.rcvbuf:
-        clamp_window(sk)
-    if sk.rmem_alloc <= sk.rcvbuf and not before(skb.seq, sk.rcv_nxt) and sk.rmem_alloc + skb.truesize <= sk.rcvbuf:
-        return 0
-    queue = sk.ofo
-    if queue:
-        # From the end, and never what lies before the segment there is to be room for.
-        pruned = False
-        while queue and sk.rmem_alloc + skb.truesize > sk.rcvbuf and after(queue[-1].seq, skb.seq):
-            victim = queue.pop()
-            victim.drop(DropReason.TCP_OFO_QUEUE_PRUNE, sk.net.drops)
-            pruned = True
-        if pruned:
-            mib.OfoPruned += 1
-            # All blocks are void: the peer must not rely on what was thrown away.
-            sk.selective_acks = ()
-            if not queue:
-                sk.ofo = None
-    # One segment above the limit is let in, so that a window that was granted is honoured.
-    if sk.rmem_alloc <= sk.rcvbuf:
-        return 0
-    mib.RcvPruned += 1
-    sk.pred_ok = False
-    return -1

@@ -76,6 +76,8 @@ class TcpSettings:
         self.tcp_reordering: int = 3
         self.tcp_max_reordering: int = 300
         self.tcp_retrans_collapse: int = 1
+        self.rcv_coalesce: bool = True
+        """Whether small segments are joined as they arrive. Linux does not where a capture holds a copy of them."""
         self.tcp_retries1: int = 3
         self.tcp_retries2: int = 15
         self.tcp_syn_retries: int = 6

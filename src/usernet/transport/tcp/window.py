@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp.const import (
+    ICSK_ACK_NOMEM,
     ICSK_ACK_PUSHED,
     ICSK_ACK_PUSHED2,
     MSEC,
@@ -70,7 +71,8 @@ def select_initial_window(
     space = min(clamp, max(space, 0))
     if space > mss > 0:
         space = space // mss * mss
-    window = min(space, 65535)
+    # More than 65,535 where the buffer has room for it, though the SYN can't say so: its field is not scaled.
+    window = space
     if init_rcv_wnd:
         window = min(window, init_rcv_wnd * mss)
     wscale = 0
@@ -99,6 +101,8 @@ def choose_window(sk: TcpSock) -> int:
         if mss <= 0:
             return 0
     wscale = sk.rcv_wscale
+    if wscale and sk.tcp.tcp_shrink_window:
+        return _choose_shrinking(sk, space, allowed, full, mss)
     if space < full >> 1:
         sk.ack_quick = 0
         space = space >> wscale << wscale
@@ -118,11 +122,33 @@ def choose_window(sk: TcpSock) -> int:
     return window
 
 
+def _choose_shrinking(sk: TcpSock, space: int, allowed: int, full: int, mss: int) -> int:
+    """The window where it may shrink (net.ipv4.tcp_shrink_window): never more than there is memory for."""
+    unit = 1 << sk.rcv_wscale
+    space &= -unit
+    if space < full >> 1:
+        sk.ack_quick = 0
+        if space < max(allowed >> 4, mss, unit):
+            return 0
+    if space > sk.rcv_ssthresh:
+        # Upwards, for that threshold is no hard limit, as the buffer is.
+        space = (sk.rcv_ssthresh + unit - 1) & -unit
+    return space
+
+
 def select_window(sk: TcpSock) -> int:
     """Choose the window, never shrinking what was granted, and give it as the header's field has it
     (Linux: tcp_select_window)."""
     old = sk.rcv_wnd
     rcv_nxt = sk.rcv_nxt
+    if sk.ack_pending & ICSK_ACK_NOMEM:
+        # What came could not be taken: the peer is to stop.
+        sk.pred_ok = False
+        sk.rcv_wnd = 0
+        sk.rcv_wup = rcv_nxt
+        if old:
+            sk.net.mib.tcp_ext.TCPToZeroWindowAdv += 1
+        return 0
     current = (sk.rcv_wup + old - rcv_nxt) & SEQ_MASK
     if current & 0x80000000:
         current = 0
@@ -146,6 +172,16 @@ def select_window(sk: TcpSock) -> int:
     return new
 
 
+def set_window_clamp(sk: TcpSock, clamp: int) -> None:
+    """Bound the window, and let it follow up to what was granted (Linux: tcp_set_window_clamp)."""
+    old = sk.window_clamp
+    sk.window_clamp = clamp
+    if clamp < old:
+        sk.rcv_ssthresh = min(sk.rcv_ssthresh, clamp)
+    elif clamp > old:
+        sk.rcv_ssthresh = max(min(sk.rcv_wnd, clamp), sk.rcv_ssthresh)
+
+
 def init_rcv_mss(sk: TcpSock) -> None:
     """A first guess of the peer's segment size (Linux: tcp_initialize_rcv_mss)."""
     hint = min(sk.advmss, sk.mss_cache, sk.rcv_wnd // 2)
@@ -162,7 +198,7 @@ def measure_rcv_mss(sk: TcpSock, skb: SKBuff) -> None:
             ratio = min(max((skb.len << TCP_RMEM_TO_WIN_SCALE) // skb.truesize, 1), 255)
             if ratio != sk.scaling_ratio:
                 sk.scaling_ratio = ratio
-                sk.window_clamp = win_from_space(sk, sk.rcvbuf)
+                set_window_clamp(sk, win_from_space(sk, sk.rcvbuf))
                 sk.rcvq_space = min(sk.rcvq_space, sk.window_clamp)
         sk.rcv_mss = min(length, sk.advmss)
         # One segment of full size that ends a write: the sender may be waiting for our acknowledgement.
