@@ -11,7 +11,7 @@ import pytest
 from tests.transport.hosts import REALTIME, Host, at
 from usernet.sock import sockopt as so
 from usernet.sock.msg import MSG_ERRQUEUE, MSG_TRUNC, MsgHdr
-from usernet.sock.timestamping import per_call, recv_timestamp, tsflags_of
+from usernet.sock.timestamping import SCM_TS_OPT_ID, per_call, recv_timestamp, tsflags_of
 from usernet.transport.udp_sock import UdpSock
 
 IP_PKTINFO = 8
@@ -56,6 +56,17 @@ def test_only_what_is_recorded_is_numbered(host: Host) -> None:
     wanted = struct.pack("=I", so.SOF_TIMESTAMPING_TX_SCHED)
     host.send(sk, b"two", SERVER, control=[(so.SOL_SOCKET, so.SO_TIMESTAMPING, wanted)])
     assert reports(host, sk) == [(1, 0)]
+
+
+def test_a_call_can_choose_its_key(host: Host) -> None:
+    sk = sender(host, SOFTWARE | so.SOF_TIMESTAMPING_TX_SOFTWARE)
+    host.send(sk, b"one", SERVER, control=[(so.SOL_SOCKET, SCM_TS_OPT_ID, struct.pack("=I", 0xFFFFFFFE))])
+    host.send(sk, b"two", SERVER)
+    assert reports(host, sk) == [(0, 0xFFFFFFFE), (0, 0)]
+    for flags, data in ((so.SOF_TIMESTAMPING_SOFTWARE, bytes(4)), (SOFTWARE, bytes(3))):
+        with pytest.raises(OSError) as caught:
+            host.send(sender(host, flags), b"x", SERVER, control=[(so.SOL_SOCKET, SCM_TS_OPT_ID, data)])
+        assert caught.value.errno == errno.EINVAL
 
 
 def test_how_it_left(host: Host) -> None:

@@ -45,7 +45,7 @@ from usernet.sock.sockopt import (
     SOF_TIMESTAMPING_OPT_ID,
     SOL_SOCKET,
 )
-from usernet.sock.timestamping import recv_timestamp, tx_flags
+from usernet.sock.timestamping import SOCKCM_FLAG_TS_OPT_ID, recv_timestamp, tx_flags
 
 TCP_ESTABLISHED: Final = 1
 TCP_CLOSE: Final = 7
@@ -243,6 +243,8 @@ def mark_timestamp(sk: Sock, tsflags: int, skb: SKBuff) -> None:
     if flags:
         skb.tx_flags = flags
         skb.tskey = 0
-        if sk.tsflags & SOF_TIMESTAMPING_OPT_ID:
+        if tsflags & SOCKCM_FLAG_TS_OPT_ID:
+            skb.tskey = tsflags >> 32
+        elif sk.tsflags & SOF_TIMESTAMPING_OPT_ID:
             skb.tskey = sk.tskey
             sk.tskey = (sk.tskey + 1) & 0xFFFFFFFF

@@ -54,7 +54,7 @@ from usernet.sock.sockopt import (
     SOCK_SELECT_ERR_QUEUE,
     SOL_SOCKET,
 )
-from usernet.sock.timestamping import per_call
+from usernet.sock.timestamping import SCM_TS_OPT_ID, per_call, with_key
 
 TCP_ESTABLISHED: Final = 1
 TCP_CLOSE: Final = 7
@@ -175,6 +175,8 @@ class DatagramSock(InetSock):
                     flow.priority = _UINT.unpack(data)[0]
                 elif kind in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW):
                     tsflags = per_call(tsflags, data)
+                elif kind == SCM_TS_OPT_ID:
+                    tsflags = with_key(self, tsflags, data)
                 elif kind not in (SCM_RIGHTS, SCM_CREDENTIALS):
                     raise error(errno.EINVAL, f"ancillary data: SOL_SOCKET has no type {kind} to send")
             elif level in (SOL_IP, SOL_IPV6):

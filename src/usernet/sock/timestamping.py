@@ -46,6 +46,7 @@ __all__ = ("SCM_TSTAMP_ACK", "SCM_TSTAMP_SCHED", "SCM_TSTAMP_SND", "tx_flags")
 SCM_TSTAMP_ACK: Final = 2
 SCM_TIMESTAMPING_OPT_STATS: Final = 54
 SCM_TS_OPT_ID: Final = 81
+SOCKCM_FLAG_TS_OPT_ID: Final = 1 << 31
 SCM_RIGHTS: Final = 1
 SCM_CREDENTIALS: Final = 2
 SO_MARK: Final = 36
@@ -86,6 +87,17 @@ def per_call(tsflags: int, data: bytes) -> int:
     if wanted & ~SOF_TIMESTAMPING_TX_RECORD_MASK:
         raise error(errno.EINVAL, f"SO_TIMESTAMPING: a call can choose of {SOF_TIMESTAMPING_TX_RECORD_MASK:#x} only")
     return tsflags & ~SOF_TIMESTAMPING_TX_RECORD_MASK | wanted
+
+
+def with_key(sk: Sock, tsflags: int, data: bytes) -> int:
+    """SOF_TIMESTAMPING_* of a datagram whose key one call chooses (SCM_TS_OPT_ID): the key is in the bits above 31.
+
+    Raises OSError EINVAL: not 4 bytes, or the socket has no SOF_TIMESTAMPING_OPT_ID.
+    """
+    if len(data) != 4 or not sk.tsflags & SOF_TIMESTAMPING_OPT_ID:
+        raise error(errno.EINVAL, "SCM_TS_OPT_ID: expected 4 bytes, and OPT_ID on the socket")
+    key: int = _UINT.unpack(data)[0]
+    return tsflags & 0x7FFFFFFF | SOCKCM_FLAG_TS_OPT_ID | key << 32
 
 
 def tstamp_tx(sk: Sock, skb: SKBuff, kind: int, ack_skb: SKBuff | None = None) -> None:

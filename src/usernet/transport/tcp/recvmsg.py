@@ -215,7 +215,10 @@ def tcp_recvmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking
     if sk.state == TCP_LISTEN:
         raise error(errno.ENOTCONN)
     if flags & MSG_OOB:
-        return _recv_urg(sk, msg, flags)
+        copied = _recv_urg(sk, msg, flags)
+        if sk.inq_wanted:
+            msg.put_control(SOL_TCP, TCP_CM_INQ, _INT.pack(_inq_hint(sk)))
+        return copied
     wanted = msg.iter.length
     target = wanted if flags & MSG_WAITALL else min(sk.rcvlowat, wanted) or 1
     copied, stop = _take(sk, msg, flags, wanted)
