@@ -59,6 +59,7 @@ from usernet.transport.tcp.const import (
     TCP_URG_VALID,
 )
 from usernet.transport.tcp.fastopen import TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, set_queue
+from usernet.transport.tcp.fastopen_blackhole import ofo_check
 from usernet.transport.tcp.fastopen_client import defer_connect
 from usernet.transport.tcp.lookup import four_tuple_free, migration_target, unlisten
 from usernet.transport.tcp.transmit import send_active_reset
@@ -225,6 +226,7 @@ def tcp_disconnect(sk: TcpSock) -> None:
     if old != TCP_LISTEN:
         # Should the socket connect again, its numbers must not be taken for the old connection's.
         sk.write_seq = (sk.write_seq + sk.max_window + 2) & SEQ_MASK or 1
+    ofo_check(sk)
     sk.copied_seq = sk.rcv_nxt
     sk.peek_off = -1
     if sk.ca_ready:
@@ -286,6 +288,7 @@ def _reset_connection(sk: TcpSock) -> None:
     sk.fastopen_req = None
     sk.fastopen_client_fail = 0
     sk.defer_connect = sk.syn_data = sk.syn_data_acked = sk.syn_fastopen = sk.syn_fastopen_exp = False
+    sk.syn_fastopen_ch = False
     sk.ca_state = TCP_CA_OPEN
     sk.tstamp_ok = sk.sack_ok = sk.wscale_ok = False
     sk.snd_wscale = sk.rcv_wscale = 0

@@ -112,19 +112,31 @@ def parse_keys(text: str) -> list[bytes]:
         words = part.strip().split("-")
         if len(words) != 4:
             raise ValueError(f"tcp_fastopen_key: expected four hexadecimal numbers joined by '-', not {part!r}")
-        keys.append(b"".join(int(word, 16).to_bytes(4, "little") for word in words))
+        try:
+            keys.append(b"".join(int(word, 16).to_bytes(4, "little") for word in words))
+        except (OverflowError, ValueError):
+            raise ValueError(f"tcp_fastopen_key: expected hexadecimal numbers of 32 bits, not {part!r}") from None
     if len(keys) > 2:
         raise ValueError("tcp_fastopen_key: expected one key or two")
     return keys
 
 
-def keys_of(tcp: Tcp, sk: TcpSock | None) -> list[bytes]:
-    """The keys of a listener: its own (TCP_FASTOPEN_KEY), or its namespace's, made when first asked for."""
-    if sk is not None and sk.fastopen_keys:
-        return sk.fastopen_keys
-    if not tcp.tcp_fastopen_key:
-        tcp.tcp_fastopen_key = "-".join(f"{tcp.net.random.getrandbits(32):08x}" for _ in range(4))
-    return parse_keys(tcp.tcp_fastopen_key)
+def format_keys(keys: list[bytes]) -> str:
+    """The reverse; zeros where there is none (Linux: proc_tcp_fastopen_key)."""
+    words = Struct("<4I")
+    return ",".join("-".join(f"{word:08x}" for word in words.unpack(key)) for key in keys or [bytes(KEY_SIZE)])
+
+
+def init_key_once(tcp: Tcp) -> None:
+    """The namespace has a key from now on (Linux: tcp_fastopen_init_key_once)."""
+    if not tcp.fastopen_keys:
+        tcp.fastopen_keys = [tcp.net.random.randbytes(KEY_SIZE)]
+        tcp.tcp_fastopen_key = format_keys(tcp.fastopen_keys)
+
+
+def keys_of(tcp: Tcp, sk: TcpSock) -> list[bytes]:
+    """The keys of a listener: its own (TCP_FASTOPEN_KEY), or its namespace's."""
+    return sk.fastopen_keys or tcp.fastopen_keys
 
 
 def make_cookie(key: bytes, saddr: bytes, daddr: bytes) -> bytes:
@@ -134,7 +146,7 @@ def make_cookie(key: bytes, saddr: bytes, daddr: bytes) -> bytes:
 
 def set_queue(sk: TcpSock, length: int) -> None:
     """TCP_FASTOPEN: how many requests with data, at most, wait for the end of their handshake (fastopen_queue_tune)."""
-    keys_of(sk.tcp, sk)
+    init_key_once(sk.tcp)
     sk.fastopen_max_qlen = min(length, sk.settings.somaxconn)
 
 

@@ -27,6 +27,7 @@ from usernet.transport.tcp.fastopen import (
     add_data,
     no_cookie,
 )
+from usernet.transport.tcp.fastopen_blackhole import active_should_disable
 from usernet.transport.tcp.mss import mtu_to_mss, sync_mss
 from usernet.transport.tcp.rack import mark_skb_lost
 from usernet.transport.tcp.recovery import non_congestion_loss_retransmit
@@ -51,6 +52,9 @@ def cookie_check(sk: TcpSock, request: FastopenRequest) -> bool:
             sk.mss_clamp = known.mss
         cookie = known.cookie
         request.cookie_exp = known.cookie_exp if cookie else known.try_exp == 1
+    if active_should_disable(sk):
+        request.cookie = None
+        return False
     if no_cookie(sk, sk.dst, TFO_CLIENT_NO_COOKIE):
         request.cookie = None
         return True

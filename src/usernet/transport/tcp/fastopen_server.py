@@ -69,6 +69,8 @@ def try_fastopen(
     if cookie is None:
         return None
     valid = [make_cookie(key, skb.saddr, skb.daddr) for key in keys_of(tcp, listener)]
+    if not valid:
+        return None
     if cookie == b"":
         request.cookie = valid[0]
         return None
@@ -158,6 +160,7 @@ def check_request(sk: TcpSock, request: RequestSock, skb: SKBuff, th: TcpHeader)
         if not request.oow_limited(skb):
             syn_again(request, skb)
             request.retransmit()
+            sk.total_retrans += 1
         return False
     edge = (request.rcv_nxt + min(request.rcv_wnd, 65535)) & SEQ_MASK
     if rejected or not in_window(skb.seq, skb.end_seq, request.rcv_nxt, edge):
@@ -203,6 +206,7 @@ def synack_timer(sk: TcpSock, request: RequestSock) -> None:
     if sk.icsk_retransmits == 1:
         enter_loss(sk)
     request.retransmit()
+    sk.total_retrans += 1
     request.num_timeout += 1
     sk.icsk_retransmits += 1
     sk.total_rto += 1

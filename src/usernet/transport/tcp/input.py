@@ -43,6 +43,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.data import data_queue, fast_path_check, queue_rcv
 from usernet.transport.tcp.delack import ack_snd_check, event_data_recv
+from usernet.transport.tcp.fastopen_blackhole import active_disable
 from usernet.transport.tcp.output import push_pending
 from usernet.transport.tcp.synsent import init_transfer, rcv_synsent
 from usernet.transport.tcp.urgent import urg
@@ -325,6 +326,8 @@ def _fin_wait1_acked(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
         return False
     if skb.end_seq != skb.seq and after((skb.end_seq - (1 if skb.tcp_flags & FIN else 0)) & SEQ_MASK, sk.rcv_nxt):
         # Data after close().
+        if sk.syn_fastopen and skb.tcp_flags & FIN:
+            active_disable(sk.tcp)
         sk.done()
         sk.net.mib.tcp_ext.TCPAbortOnData += 1
         sk.tcp.send_reset(skb, sk)

@@ -65,6 +65,7 @@ from usernet.transport.tcp.const import (
     TCP_TIME_WAIT,
     TCP_TIMEWAIT_LEN,
 )
+from usernet.transport.tcp.fastopen_blackhole import ofo_check
 from usernet.transport.tcp.metrics import update_metrics
 from usernet.transport.tcp.mss import current_mss, sync_mss
 from usernet.transport.tcp.output import packets_in_flight, reset_xmit_timer, write_xmit
@@ -434,6 +435,7 @@ class TcpSock(TcpState):
         trace = self.net.trace.tcp_destroy_sock
         if trace.probes:
             trace.fire(self)
+        ofo_check(self)
         self.tcp.orphans.discard(self)
         self.write_queue_purge()
         if self.ofo:

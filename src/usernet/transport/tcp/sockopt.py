@@ -300,7 +300,7 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
     if option == TCP_INFO:
         return pack_info(sk)[:length]
     if option == TCP_FASTOPEN_KEY:
-        return b"".join(fastopen.keys_of(sk.tcp, sk))[:length]
+        return b"".join(sk.fastopen_keys)[:length]
     if option == TCP_CC_INFO:
         return sk.ca.pack_info(sk)[:length]
     if option == TCP_CONGESTION:

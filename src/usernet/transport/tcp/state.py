@@ -81,7 +81,7 @@ class TcpState(InetSock):
         "write_seq", "wscale_ok", "wstamp", "young",
         "chrono_start", "chrono_stat", "chrono_type", "read_stamp", "rto_stamp", "syn_fastopen_child", "timeout_rehash",
         "total_rto_recoveries", "total_rto_time", "tx_marks",
-        "fastopen_resets", "save_syn", "saved_syn", "synq_overflow",
+        "fastopen_resets", "save_syn", "saved_syn", "syn_fastopen_ch", "synq_overflow",
         "rto_min",
     )  # fmt: skip
 
@@ -314,6 +314,7 @@ class TcpState(InetSock):
         self.syn_data_acked: bool = False
         self.syn_fastopen: bool = False
         self.syn_fastopen_exp: bool = False
+        self.syn_fastopen_ch: bool = False
         self.syn_fastopen_child: bool = False
         self.fastopen_keys: list[bytes] = []
         self.fastopen_max_qlen: int = 0

@@ -41,6 +41,7 @@ from usernet.transport.tcp.const import (
     TCP_TIME_WAIT,
     between,
 )
+from usernet.transport.tcp.fastopen import format_keys, parse_keys
 from usernet.transport.tcp.handshake import check_request, child_process, conn_request
 from usernet.transport.tcp.input import rcv_established, rcv_state_process
 from usernet.transport.tcp.lookup import lookup_listener, unlisten
@@ -135,7 +136,7 @@ class TcpSettings:
         self.tcp_ecn_option: int = 2
         self.tcp_ecn_option_beacon: int = 3
         self.tcp_fastopen: int = 1
-        self.tcp_fastopen_key: str = ""
+        self.tcp_fastopen_key: str = format_keys([])
         self.tcp_fastopen_blackhole_timeout_sec: int = 0
         self.tcp_congestion_control: str = "cubic"
         self.cubic_initial_ssthresh: int = 0
@@ -162,6 +163,10 @@ class TcpSettings:
             "tcp_reflect_tos": (0, 1), "tcp_syncookies": (0, 2), "tcp_tw_reuse": (0, 2),
             "tcp_tw_reuse_delay": (1, 60_000), "tcp_migrate_req": (0, 1), "tcp_orphan_retries": (0, 255),
         }  # fmt: skip
+        hooks = {
+            "tcp_fastopen_key": self._fastopen_key_changed,
+            "tcp_fastopen_blackhole_timeout_sec": self._blackhole_timeout_changed,
+        }
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":
                 net.sysctl.register(f"net.ipv4.{name}", self, choices=congestion.available)
@@ -173,7 +178,21 @@ class TcpSettings:
                 net.sysctl.register(f"module.tcp_dctcp.{name}", self, name, low=low, high=high)
             elif name.startswith("tcp_"):
                 low, high = bounds.get(name, (0, INT_MAX))
-                net.sysctl.register(f"net.ipv4.{name}", self, low=low, high=high)
+                net.sysctl.register(f"net.ipv4.{name}", self, low=low, high=high, on_change=hooks.get(name))
+        self.fastopen_keys: list[bytes] = []
+        self.tfo_disable_times: int = 0
+        self.tfo_disable_stamp: int = 0
+
+    def _fastopen_key_changed(self) -> None:
+        try:
+            self.fastopen_keys = parse_keys(self.tcp_fastopen_key)
+        except ValueError:
+            self.tcp_fastopen_key = format_keys(self.fastopen_keys)
+            raise
+        self.tcp_fastopen_key = format_keys(self.fastopen_keys)
+
+    def _blackhole_timeout_changed(self) -> None:
+        self.tfo_disable_times = 0
 
 
 @final

@@ -34,6 +34,7 @@ from usernet.transport.tcp.const import (
     TCP_SYN_SENT,
     TCP_TIMEWAIT_LEN,
 )
+from usernet.transport.tcp.fastopen_blackhole import detect_blackhole
 from usernet.transport.tcp.output import reset_xmit_timer
 from usernet.transport.tcp.recovery import enter_loss, reo_timeout
 from usernet.transport.tcp.retransmit import retransmit_skb, send_loss_probe
@@ -130,6 +131,7 @@ def write_timeout(sk: TcpSock) -> bool:
                 return True
     if not expired:
         expired = retransmits_timed_out(sk, retry_until, sk.user_timeout)
+    detect_blackhole(sk, expired)
     if expired:
         write_err(sk)
         return True

@@ -18,6 +18,7 @@ from usernet.transport.tcp.const import (
     TCP_CLOSE,
     TCP_CLOSE_WAIT,
     TCP_CLOSING,
+    TCP_ESTABLISHED,
     TCP_LAST_ACK,
     TCP_PAWS_MSL,
     TCP_PAWS_WINDOW,
@@ -28,6 +29,7 @@ from usernet.transport.tcp.const import (
     before,
 )
 from usernet.transport.tcp.delack import send_dupack
+from usernet.transport.tcp.fastopen_blackhole import active_disable
 from usernet.transport.tcp.window import receive_window
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, RST, SYN
@@ -210,6 +212,8 @@ def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, window: int, syn_iner
             if skb.seq == edge:
                 tcp_reset(sk, skb)
                 return DropReason.TCP_RESET
+        if sk.syn_fastopen and not sk.data_segs_in and sk.state == TCP_ESTABLISHED:
+            active_disable(sk.tcp)
         sk.send_challenge_ack()
         return DropReason.TCP_RESET
     if flags & SYN:
