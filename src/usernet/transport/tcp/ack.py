@@ -242,8 +242,10 @@ def clean_rtx_queue(
             and fully_acked
             and not prior_sacked
             and (snd_una - prior_snd_una) & SEQ_MASK < sk.mss_cache
+            and state.rate.prior_delivered + 1 == sk.delivered
+            and not flag & FLAG_SYN_ACKED
         ):
-            # A single segment, less than full: its acknowledgement was probably delayed.
+            # A single segment, less than full, alone for a round trip: its acknowledgement was probably delayed.
             flag |= FLAG_ACK_MAYBE_DELAYED
     if state.first_sackt:
         sack_rtt_us = (now - state.first_sackt) // 1000
@@ -363,6 +365,7 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
         sacks = sk.rx_sacks
         if sacks:
             flag |= sacktag_write_queue(sk, ack, sacks, prior_snd_una, state)
+            sk.delivered += state.sack_delivered
     accurate = False
     if sk.ecn_flags:
         accurate = ecn.mode_accecn(sk.ecn_flags)
@@ -425,6 +428,9 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
 def _old_ack(sk: TcpSock, skb: SKBuff, prior_snd_una: int, flag: int) -> int:
     """An acknowledgement that was overtaken: only its SACKs are news."""
     sacks = sk.rx_sacks
+    # It can bring new data all the same.
+    if flag & FLAG_UPDATE_TS_RECENT:
+        sk.replace_ts_recent(skb.seq)
     if sacks:
         state = SackState(RateSample())
         flag |= sacktag_write_queue(sk, skb.ack_seq, sacks, prior_snd_una, state)

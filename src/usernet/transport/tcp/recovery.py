@@ -89,16 +89,21 @@ def limit_reno_sacked(sk: TcpSock) -> bool:
     return False
 
 
+def _check_reno_reordering(sk: TcpSock, acked: int) -> None:
+    """More duplicates than packets can have caused: they were reordered. acked: packets that were acknowledged just now
+    (Linux: tcp_check_reno_reordering)."""
+    if limit_reno_sacked(sk):
+        sk.reordering = min(sk.packets_out + acked, sk.tcp.tcp_max_reordering)
+        sk.reord_seen += 1
+        sk.net.mib.tcp_ext.TCPRenoReorder += 1
+
+
 def add_reno_sack(sk: TcpSock, duplicates: int) -> None:
     """Duplicate acknowledgements: so many packets have left the network (Linux: tcp_add_reno_sack)."""
     if duplicates:
         prior = sk.sacked_out
         sk.sacked_out += duplicates
-        if limit_reno_sacked(sk):
-            # More duplicates than packets: they were reordered.
-            sk.reordering = min(sk.packets_out + duplicates, sk.tcp.tcp_max_reordering)
-            sk.reord_seen += 1
-            sk.net.mib.tcp_ext.TCPRenoReorder += 1
+        _check_reno_reordering(sk, 0)
         if sk.sacked_out > prior:
             sk.delivered += sk.sacked_out - prior
 
@@ -112,7 +117,7 @@ def remove_reno_sacks(sk: TcpSock, acked: int) -> None:
             sk.sacked_out = 0
         else:
             sk.sacked_out -= acked - 1
-    limit_reno_sacked(sk)
+    _check_reno_reordering(sk, max(acked, 0))
 
 
 # -- undo
@@ -328,6 +333,9 @@ def _try_to_open(sk: TcpSock, flag: int) -> None:
 
 def enter_recovery(sk: TcpSock, ece_ack: bool) -> None:
     """Loss is evident: RECOVERY (Linux: tcp_enter_recovery)."""
+    # The clock of an undo, and of giving up, starts with this recovery's first retransmission.
+    if not any_retrans_done(sk):
+        sk.retrans_stamp = 0
     mib = sk.net.mib.tcp_ext
     if sk.sack_ok:
         mib.TCPSackRecovery += 1
@@ -451,7 +459,7 @@ def update_rto_time(sk: TcpSock) -> None:
 def _process_loss(sk: TcpSock, flag: int, duplicates: int) -> int:
     """An acknowledgement in state LOSS; returns REXMIT_* (Linux: tcp_process_loss)."""
     recovered = not before(sk.snd_una, sk.high_seq)
-    if flag & FLAG_SND_UNA_ADVANCED and _try_undo_loss(sk, False):
+    if (flag & FLAG_SND_UNA_ADVANCED or sk.fastopen_pending) and _try_undo_loss(sk, False):
         return REXMIT_NONE
     if sk.frto:
         # RFC 5682 section 3.1 step 3b: what was never retransmitted was delivered, so the time-out was spurious.
@@ -489,7 +497,7 @@ def fastretrans_alert(sk: TcpSock, prior_snd_una: int, duplicates: int, flag: in
     if ece_ack:
         sk.prior_ssthresh = 0
     if _check_sack_reneging(sk, flag):
-        return flag, REXMIT_NONE
+        return flag & ~FLAG_SET_XMIT_TIMER, REXMIT_NONE
     state = sk.ca_state
     if state == TCP_CA_OPEN:
         sk.retrans_stamp = 0

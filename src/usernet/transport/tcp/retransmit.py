@@ -59,7 +59,9 @@ def send_loss_probe(sk: TcpSock) -> None:
         write_xmit(sk, mss, TCP_NAGLE_OFF, 2)
         if sk.packets_out > before_count:
             _probe_sent(sk)
-            return
+        else:
+            rearm_rto(sk)
+        return
     skb = sk.rtx_queue.last
     if skb is None:
         # Everything was acknowledged in between.
@@ -157,7 +159,6 @@ def _try_collapse(sk: TcpSock, skb: SKBuff, mss: int) -> None:
             or skb.tx.eor
             or (sk.tx_marks and (uarg_of(skb) is not None or uarg_of(following) is not None))
             or skb.len + following.len > mss
-            or not following.len
             or after(following.end_seq, wnd_end(sk))
         ):
             return
@@ -167,7 +168,7 @@ def _try_collapse(sk: TcpSock, skb: SKBuff, mss: int) -> None:
         if sk.retransmit_hint is following:
             sk.retransmit_hint = skb
         if sk.highest_sack is following:
-            sk.highest_sack = skb.next
+            sk.highest_sack = skb
         for part in following.frags or ():
             skb.add_frag(part)
         queue.resized(size)

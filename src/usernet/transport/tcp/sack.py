@@ -125,17 +125,22 @@ def _dsack_seen(sk: TcpSock, start: int, end: int, state: SackState) -> int:
     size = (end - start) & SEQ_MASK
     if size > sk.max_window:
         return 0
-    segments = -(-size // sk.mss_cache) if size > sk.mss_cache else 1
+    segments = 1
+    if size > sk.mss_cache:
+        segments = -(-size // sk.mss_cache)
+    elif sk.tlp_high_seq and sk.tlp_high_seq == end:
+        # A probe's duplicate says that the probe was needless, and no more.
+        state.flag |= FLAG_DSACK_TLP
     sk.dsack_dups += segments
     # More duplicates than retransmissions: the network duplicates, or the peer lies.
     if sk.dsack_dups > sk.total_retrans:
         return 0
-    # A probe's duplicate says that the probe was needless, and no more.
-    if sk.tlp_high_seq and sk.tlp_retrans and sk.tlp_high_seq == end:
-        state.flag |= FLAG_DSACK_TLP
-    state.flag |= FLAG_DSACKING_ACK
-    if sk.rack_reo_wnd_steps and not state.flag & FLAG_DSACK_TLP:
+    if sk.reord_seen and not state.flag & FLAG_DSACK_TLP:
+        # RACK was too hasty. It isn't what a network without reordering shows.
         sk.rack_dsack_seen = True
+    state.flag |= FLAG_DSACKING_ACK
+    # The needless retransmission was delivered.
+    state.sack_delivered += segments
     return segments
 
 
@@ -177,7 +182,6 @@ def _tag(sk: TcpSock, skb: SKBuff, dup_sack: bool, state: SackState) -> None:
         sacked |= TCPCB_SACKED_ACKED
         state.flag |= FLAG_DATA_SACKED
         sk.sacked_out += count
-        sk.delivered += count
         state.sack_delivered += count
         state.delivered_bytes += skb.len
         sk.sent.remove(tx)
@@ -282,9 +286,6 @@ def _process_blocks(
         highest = sk.highest_sack
         if sk.sacked_out and highest is not None and not before(start, highest.seq):
             first = highest
-        elif sk.sacked_out and highest is None:
-            # All that is under way was reported.
-            continue
         _walk(sk, first, start, end, False, state)
     sk.recv_sack_cache = fresh
     if sk.ca_state != TCP_CA_LOSS or sk.undo_active:

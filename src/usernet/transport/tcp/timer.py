@@ -28,6 +28,7 @@ from usernet.transport.tcp.const import (
     TCP_CLOSE,
     TCP_ESTABLISHED,
     TCP_FIN_WAIT2,
+    TCP_INFINITE_SSTHRESH,
     TCP_LISTEN,
     TCP_RESOURCE_PROBE_INTERVAL,
     TCP_SYN_RECV,
@@ -41,6 +42,7 @@ from usernet.transport.tcp.retransmit import retransmit_skb, send_loss_probe
 from usernet.transport.tcp.transmit import send_ack, send_active_reset
 
 if TYPE_CHECKING:
+    from usernet.skbuff.skbuff import SKBuff
     from usernet.transport.tcp.sock import TcpSock
 
 TCP_THIN_LINEAR_RETRIES = 6
@@ -162,6 +164,20 @@ def clamp_rto_to_user_timeout(sk: TcpSock) -> int:
     return min(sk.rto, remaining)
 
 
+def _rtx_probe0_timed_out(sk: TcpSock, head: SKBuff) -> bool:
+    """Retransmitting into a closed window: whether the peer has been silent for too long, or the user's time-out is
+    over (Linux: tcp_rtx_probe0_timed_out)."""
+    now = sk.loop.now
+    elapsed = (now // MSEC - (sk.retrans_stamp or head.tx.mstamp // MSEC)) * MSEC
+    timeout = 2 * sk.rto_max
+    if sk.user_timeout:
+        # Answers that only say that the window is closed don't put it off.
+        if elapsed > sk.user_timeout:
+            return True
+        timeout = min(timeout, sk.user_timeout)
+    return now - sk.rcv_tstamp > timeout and elapsed > timeout
+
+
 def retransmit_timer(sk: TcpSock) -> None:
     """The RTO is over (RFC 6298 section 5.4 to 5.7; Linux: tcp_retransmit_timer)."""
     request = sk.fastopen_rsk
@@ -174,11 +190,10 @@ def retransmit_timer(sk: TcpSock) -> None:
     head = sk.rtx_queue.first
     if not sk.packets_out or head is None:
         return
-    now = sk.loop.now
     mib = sk.net.mib.tcp_ext
     if not sk.snd_wnd and not sk.dead and sk.state not in (TCP_SYN_SENT, TCP_SYN_RECV):
         # The peer shrank its window to nothing: this is as good as a probe, but it isn't congestion.
-        if now - sk.rcv_tstamp > 2 * sk.rto_max:
+        if _rtx_probe0_timed_out(sk, head):
             write_err(sk)
             return
         enter_loss(sk)
@@ -208,20 +223,20 @@ def retransmit_timer(sk: TcpSock) -> None:
             # Local trouble: try again soon, and don't back off for it.
             reset_xmit_timer(sk, ICSK_TIME_RETRANS, TCP_RESOURCE_PROBE_INTERVAL)
             return
-        sk.backoff += 1
     tcp = sk.tcp
     if (
         sk.state == TCP_ESTABLISHED
         and (sk.thin_lto or tcp.tcp_thin_linear_timeouts)
         and sk.packets_out < 4
-        and sk.snd_ssthresh >= 0x7FFFFFFF
+        and sk.snd_ssthresh < TCP_INFINITE_SSTHRESH
         and sk.icsk_retransmits <= TCP_THIN_LINEAR_RETRIES
     ):
         # A thin stream has no dupacks to repair it: its time-outs stay short for a while.
         sk.backoff = 0
         set_rto(sk)
-        sk.rto = max(sk.rto, sk.rto_min_us() * 1000)
+        sk.rto = min(max(sk.rto, sk.rto_min_us() * 1000), sk.rto_max)
     elif sk.state != TCP_SYN_SENT or sk.total_rto > tcp.tcp_syn_linear_timeouts:
+        sk.backoff += 1
         sk.rto = min(sk.rto << 1, sk.rto_max)
     reset_xmit_timer(sk, ICSK_TIME_RETRANS, clamp_rto_to_user_timeout(sk))
     if retransmits_timed_out(sk, tcp.tcp_retries1 + 1, 0):
@@ -261,7 +276,6 @@ def write_timer(sk: TcpSock, now: int) -> None:
     if sk.state in (TCP_CLOSE, TCP_LISTEN) or not what:
         return
     if what == ICSK_TIME_REO_TIMEOUT:
-        sk.icsk_pending = 0
         reo_timeout(sk)
     elif what == ICSK_TIME_LOSS_PROBE:
         send_loss_probe(sk)
