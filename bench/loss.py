@@ -1,0 +1,193 @@
+"""TCP over a long and lossy path: the stack's throughput beside the kernel's own in the same conditions.
+
+    python bench/loss.py [--seconds S] [--rounds N] [--streams N] [--congestion NAME]
+
+The path is a stack that routes between two devices, one of them impaired: 50 ms of delay each way, and 1 % or 5 % of
+all packets lost each way, by the same seed for all that a round compares. The far end is always a kernel. At the near
+end is a kernel, on a TAP of its own, or a stack, on a cable in memory. Each row is the sum of several connections at
+the same time, so that a single unlucky one doesn't decide. Printed: medians over the rounds, and the ratio to the
+kernel's figure of the same round. Needs root (namespaces, TAP).
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import _net as net
+
+import usernet
+from usernet import drivers
+
+DELAY = 0.050
+PORT = 5001
+NEAR, FAR = "10.81.0.1", "10.82.0.1"
+
+PEER = """
+import socket, sys, threading, time
+role, host, port, seconds, streams, congestion = sys.argv[1:7]
+def name(s): s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode()); return s
+counts = []
+def drain(s):
+    buffer = bytearray(1 << 17); total = 0; end = time.monotonic() + float(seconds)
+    s.settimeout(1)
+    while time.monotonic() < end:
+        try: n = s.recv_into(buffer)
+        except TimeoutError: continue
+        if not n: break
+        total += n
+    counts.append(total)
+def pour(s):
+    block = bytes(1 << 16); end = time.monotonic() + float(seconds); s.settimeout(1)
+    while time.monotonic() < end:
+        try: s.send(block)
+        except TimeoutError: continue
+        except OSError: break
+work = drain if role.endswith("receiver") else pour
+if role.startswith("listening"):
+    l = name(socket.create_server((host, int(port)), backlog=64)); print("ready", flush=True)
+    ends = [l.accept()[0] for _ in range(int(streams))]
+else:
+    print("ready", flush=True)
+    ends = []
+    for _ in range(int(streams)):
+        s = name(socket.socket()); s.connect((host, int(port))); ends.append(s)
+threads = [threading.Thread(target=work, args=(s,)) for s in ends]
+for t in threads: t.start()
+for t in threads: t.join()
+print(sum(counts) * 8 / float(seconds))
+import os; sys.stdout.flush(); os._exit(0)
+"""
+
+
+@contextmanager
+def path(loss: float, seed: int, congestion: str, stack_end: bool) -> Iterator[tuple[str | usernet.Stack, str]]:
+    """The near end (a namespace's name or a stack) and the far end's namespace, with the lossy router between."""
+    with ExitStack() as held:
+        far = held.enter_context(net.namespace("far"))
+        near_name = "" if stack_end else held.enter_context(net.namespace("near"))
+        router = held.enter_context(usernet.Stack("router"))
+        router.sysctl["net.ipv4.ip_forward"] = 1
+        tap = drivers.Tap("tap0", address=f"{FAR}/24", netns=far, routes=["default via 10.82.0.254"])
+        router.add_device(drivers.Impair(tap, delay=DELAY, loss=loss, seed=seed), "eth1", "10.82.0.254/24")
+        net.run("ip", "-n", far, "route", "change", "default", "via", "10.82.0.254", "congctl", congestion)
+        if not stack_end:
+            tap = drivers.Tap("tap0", address=f"{NEAR}/24", netns=near_name, routes=["default via 10.81.0.254"])
+            router.add_device(tap, "eth0", "10.81.0.254/24")
+            net.run("ip", "-n", near_name, "route", "change", "default", "via", "10.81.0.254", "congctl", congestion)
+            yield near_name, far
+            return
+        stack = held.enter_context(usernet.Stack("near"))
+        here, there = drivers.veth()
+        router.add_device(there, "eth0", "10.81.0.254/24")
+        stack.add_device(here, "eth0", f"{NEAR}/24")
+        stack.add_route("default", via="10.81.0.254")
+        stack.sysctl["net.ipv4.tcp_congestion_control"] = congestion
+        yield stack, far
+
+
+def stack_peer(stack: usernet.Stack, sends: bool, seconds: float, streams: int) -> float:
+    """The near end's part on a stack: connects, sends or receives; returns bit/s received."""
+    counts: list[int] = []
+
+    def drain(sock: Any) -> None:
+        buffer = bytearray(1 << 17)
+        total = 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                count = sock.recv_into(buffer)
+            except TimeoutError:
+                continue
+            if not count:
+                break
+            total += count
+        counts.append(total)
+
+    def pour(sock: Any) -> None:
+        block = bytes(1 << 16)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                sock.send(block)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+
+    ends = []
+    for _ in range(streams):
+        sock = stack.socket()
+        sock.connect((FAR, PORT))
+        sock.settimeout(1)
+        ends.append(sock)
+    threads = [threading.Thread(target=pour if sends else drain, args=(sock,)) for sock in ends]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for sock in ends:
+        # What is still under way is of no interest.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
+    return sum(counts) * 8 / seconds
+
+
+def measure(loss: float, seed: int, sends: bool, stack_end: bool, settings: argparse.Namespace) -> float:
+    """Bit/s from the near end to the far one (sends), or the other way."""
+    with path(loss, seed, settings.congestion, stack_end) as (near, far):
+        tail = (str(PORT), str(settings.seconds), str(settings.streams), settings.congestion)
+        other = net.peer(far, PEER, "listening-receiver" if sends else "listening-sender", FAR, *tail)
+        try:
+            if isinstance(near, usernet.Stack):
+                rate = stack_peer(near, sends, settings.seconds, settings.streams)
+            else:
+                client = net.peer(near, PEER, "connecting-sender" if sends else "connecting-receiver", FAR, *tail)
+                rate = net.answer(client, settings.seconds + 60)[0]
+            far_rate = net.answer(other, settings.seconds + 60)[0]
+        finally:
+            other.kill()
+        return far_rate if sends else rate
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of each measurement (default 15)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--streams", type=int, default=10, help="connections at the same time (default 10)")
+    parser.add_argument("--congestion", default="cubic", help="congestion control of all senders (default cubic)")
+    arguments = parser.parse_args()
+    net.prepare()
+    rows = []
+    for loss in (0.01, 0.05):
+        for sends in (True, False):
+            kernel: list[float] = []
+            stack: list[float] = []
+            for turn in range(arguments.rounds):
+                kernel.append(measure(loss, turn, sends, False, arguments))
+                stack.append(measure(loss, turn, sends, True, arguments))
+            ratios = [ours / theirs for ours, theirs in zip(stack, kernel, strict=True)]
+            rows.append(
+                (
+                    f"{loss:.0%} lost, {'to' if sends else 'from'} the kernel",
+                    f"{net.median(kernel) / 1e6:.2f}",
+                    f"{net.median(stack) / 1e6:.2f}",
+                    f"{net.median(ratios):.3f}",
+                    net.spread(ratios),
+                )
+            )
+    print(
+        f"{arguments.streams} connections, {arguments.seconds:g} s, {DELAY * 1000:g} ms each way, "
+        f"{arguments.congestion} at all ends. {net.describe()}\n"
+    )
+    net.table(("sum of throughput", "kernel Mbit/s", "stack Mbit/s", "stack / kernel", "least–greatest"), rows)
+
+
+if __name__ == "__main__":
+    main()
