@@ -191,7 +191,7 @@ def test_no_connection_without_a_key_for_the_peer(pair: Pair):
     pair.run(0.5)
     pair.accept(server)
     assert len(info_of(client).keys) == 1
-    assert sock_of(client).auth.omem == info_of(client).keys[0].omem  # type: ignore[union-attr]
+    assert sock_of(client).omem_alloc == info_of(client).keys[0].omem
 
 
 def test_a_peer_has_keys_of_one_kind(pair: Pair):

@@ -182,6 +182,7 @@ def test_a_key_for_a_network_and_the_most_specific_counts(pair: Pair):
     auth = sock_of(accepted).auth
     assert auth is not None
     assert [(key.prefix, key.key) for key in auth.md5] == [(32, b"four")]
+    assert sock_of(accepted).omem_alloc == MD5_KEY_SIZE
     # Without it the next one counts.
     server.setsockopt(6, TCP_MD5SIG_EXT, md5sig("10.0.0.0", b"", flags=1, prefix=30))
     second = pair.socket(pair.left)
@@ -466,11 +467,11 @@ def test_setting_again_replaces_and_deleting_needs_the_same_prefix_and_flag(sock
     auth = sock_of(sock).auth
     assert auth is not None
     assert [key.key for key in auth.md5] == [b"if", b"net", b"two"]
-    assert auth.omem == 3 * MD5_KEY_SIZE
+    assert sock_of(sock).omem_alloc == 3 * MD5_KEY_SIZE
     assert code(sock.setsockopt, 6, TCP_MD5SIG_EXT, md5sig(RIGHT, b"", flags=1, prefix=25)) == errno.ENOENT
     for more in ({"flags": 1, "prefix": 24}, {"flags": 2}, {}):
         sock.setsockopt(6, TCP_MD5SIG_EXT, md5sig(RIGHT, b"", **more))
-    assert auth.md5 == [] and auth.omem == 0
+    assert auth.md5 == [] and sock_of(sock).omem_alloc == 0
 
 
 def test_keys_are_bounded_by_optmem_max(sock: UserSocket):

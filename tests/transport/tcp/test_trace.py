@@ -73,8 +73,25 @@ def test_a_transfer_with_loss():
         assert len(seen["tcp_retransmit_skb"]) >= pair.left.net.mib.tcp_ext.TCPFastRetrans > 0
         assert seen["tcp_cong_state_set"] and seen["tcp_probe"] and seen["net_dev_xmit"]
         assert all(delivered > 0 for _, delivered, _, _ in seen["tcp_cwnd_reduction_tp"])  # type: ignore[operator]
-        assert seen["tcp_cwnd_reduction_tp"] and seen["tcp_rcv_space_adjust"] and seen["tcp_rcvbuf_grow"]
+        assert seen["tcp_cwnd_reduction_tp"]
         assert (sk,) in seen["tcp_destroy_sock"]
+
+
+def test_a_reader_makes_the_receive_buffer_grow():
+    with Pair(delay=0.01) as pair:
+        client, server = pair.connected()
+        sk = sock_of(server)
+        read: list[object] = []
+        grown: list[int] = []
+        pair.right.trace["tcp_rcv_space_adjust"].attach(read.append)
+        pair.right.trace["tcp_rcvbuf_grow"].attach(lambda told, elapsed: grown.append(elapsed))
+        before = sk.rcvbuf
+        data = b"x" * 3_000_000
+        assert transfer(pair, client, server, data) == data
+        assert sk.rcvbuf > before
+        assert set(read) == {sk} and len(read) > len(grown) > 0
+        # Once a round trip
+        assert all(elapsed >= 10_000 for elapsed in grown)
 
 
 def test_a_handshake_and_its_resets():

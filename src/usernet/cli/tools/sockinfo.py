@@ -95,9 +95,6 @@ def memory(sk: InetSock) -> str:
     rmem, rcvbuf, wmem, sndbuf, forward, queued, optmem, backlog, drops = unpack_from(
         "=9I", sock_getsockopt(sk, SO_MEMINFO, 36)
     )
-    if isinstance(sk, TcpSock):
-        queued = sk.wmem_queued
-        optmem += sk.auth.omem if sk.auth is not None else 0
     return f"skmem:(r{rmem},rb{rcvbuf},t{wmem},tb{sndbuf},f{forward},w{queued},o{optmem},bl{backlog},d{drops})"
 
 

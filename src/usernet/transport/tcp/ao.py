@@ -247,13 +247,13 @@ def ignore_icmp(sk: TcpSock | TimeWaitSock, info: AoInfo, report: ErrorReport) -
     return True
 
 
-def connect_init(sk: TcpSock, info: AoInfo, auth: Auth) -> int:
+def connect_init(sk: TcpSock, info: AoInfo) -> int:
     """A connect(): keep the keys of this peer, and begin with the newest of them where the application chose none.
     Returns the bytes that the option will take (Linux: tcp_ao_connect_init)."""
     for key in list(info.keys):
         if not key.matches(0, sk.daddr, key.prefix, -1, -1):
             info.keys.remove(key)
-            auth.omem -= key.omem
+            sk.omem_alloc -= key.omem
             if info.current_key is key:
                 info.current_key = None
             if info.rnext_key is key:
@@ -285,6 +285,6 @@ def inherit(auth: Auth, child: TcpSock, request: RequestSock, info: AoInfo) -> N
             copy = key.copy()
             ours.cache_traffic_keys(child, copy)
             ours.keys.insert(0, copy)
-            auth.omem += copy.omem
+            child.omem_alloc += copy.omem
     ours.current_key = ours.key_of(request.ao_keyid, -1) or ours.keys[0]
     ours.rnext_key = ours.key_of(-1, request.ao_rcv_next) or ours.keys[0]

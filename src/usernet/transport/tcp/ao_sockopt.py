@@ -155,7 +155,7 @@ def _add_key(sk: TcpSock, info: AoInfo | None, value: bytes) -> None:
     _check(maclen > algorithm.digest_size, f"{algorithm.name} has {algorithm.digest_size} bytes, not {maclen}")
     if auth is None:
         auth = Auth()
-    charge(sk, auth, mkt.omem)
+    charge(sk, mkt.omem)
     if sk.state not in (TCP_LISTEN, TCP_CLOSE):
         info.cache_traffic_keys(sk, mkt)
     info.keys.insert(0, mkt)
@@ -215,7 +215,7 @@ def _del_key(sk: TcpSock, info: AoInfo | None, value: bytes) -> None:
         info.current_key = None if info.current_key is key else info.current_key
         info.rnext_key = None if info.rnext_key is key else info.rnext_key
     info.keys.remove(key)
-    sk.auth.omem -= key.omem
+    sk.omem_alloc -= key.omem
 
 
 def _set_info(sk: TcpSock, info: AoInfo | None, value: bytes) -> None:

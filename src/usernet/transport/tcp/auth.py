@@ -142,12 +142,12 @@ def connect_check(sk: TcpSock) -> None:
         if md5 and (key is not None or info.ao_required):
             raise error(errno.EKEYREJECTED, "the peer has keys of TCP MD5 and of TCP-AO")
         if md5:
-            auth.omem -= sum(key.omem for key in info.keys)
+            sk.omem_alloc -= sum(key.omem for key in info.keys)
             auth.ao = None
         elif key is None:
             raise error(errno.EKEYREJECTED, "TCP-AO has no key for the peer")
         else:
-            auth.omem -= MD5_KEY_SIZE * len(auth.md5)
+            sk.omem_alloc -= MD5_KEY_SIZE * len(auth.md5)
             auth.md5.clear()
 
 
@@ -171,6 +171,7 @@ def inherit_keys(child: TcpSock, request: RequestSock, listener: Auth) -> None:
         if key5 is None:
             return
         copy_key(auth, key5, child.daddr)
+        child.omem_alloc += MD5_KEY_SIZE
     child.auth = auth
 
 

@@ -24,23 +24,22 @@ class Auth:
     """The keys of a socket, or of the record that is left of it in TIME-WAIT.
 
     md5: keys of TCP MD5, the newest first. ao: the state of TCP-AO, None where it isn't used.
-    omem: bytes of option memory that the keys take, as Linux counts them (net.core.optmem_max bounds it).
     """
 
-    __slots__ = ("ao", "md5", "omem")
+    __slots__ = ("ao", "md5")
 
     def __init__(self) -> None:
         self.md5: list[Md5Key] = []
         self.ao: AoInfo | None = None
-        self.omem: int = 0
 
 
-def charge(sk: TcpSock, auth: Auth, size: int) -> None:
-    """Account for a key (Linux: sock_kmalloc). Raises OSError ENOMEM above net.core.optmem_max."""
+def charge(sk: TcpSock, size: int) -> None:
+    """Account for a key, in bytes of Linux's structures (sock_kmalloc). Raises OSError ENOMEM above
+    net.core.optmem_max."""
     limit = sk.settings.optmem_max
-    if size > limit or auth.omem + size >= limit:
+    if size > limit or sk.omem_alloc + size >= limit:
         raise error(errno.ENOMEM, f"the socket's keys take more than net.core.optmem_max = {limit} bytes")
-    auth.omem += size
+    sk.omem_alloc += size
 
 
 def decode_sockaddr(value: bytes) -> tuple[int, int, bytes]:

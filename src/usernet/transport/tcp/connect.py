@@ -40,7 +40,7 @@ def connect_init(sk: TcpSock) -> None:
     if tcp.tcp_timestamps:
         sk.tcp_header_len += wire.TCPOLEN_TSTAMP_ALIGNED
     if sk.auth is not None and sk.auth.ao is not None:
-        sk.tcp_header_len += ao.connect_init(sk, sk.auth.ao, sk.auth)
+        sk.tcp_header_len += ao.connect_init(sk, sk.auth.ao)
     if sk.user_mss:
         sk.mss_clamp = sk.user_mss
     sk.max_window = 0

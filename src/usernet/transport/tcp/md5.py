@@ -115,7 +115,7 @@ def set_md5(sk: TcpSock, option: int, value: bytes) -> None:
         if auth is None or known is None:
             raise error(errno.ENOENT, "TCP_MD5SIG: there is no key for that address")
         auth.md5.remove(known)
-        auth.omem -= MD5_KEY_SIZE
+        sk.omem_alloc -= MD5_KEY_SIZE
         return
     if keylen > TCP_MD5SIG_MAXKEYLEN:
         raise error(errno.EINVAL, f"TCP_MD5SIG: expected a key of at most {TCP_MD5SIG_MAXKEYLEN} bytes, not {keylen}")
@@ -125,12 +125,9 @@ def set_md5(sk: TcpSock, option: int, value: bytes) -> None:
     if known is not None:
         known.key = key
         return
+    charge(sk, MD5_KEY_SIZE)
     if auth is None:
-        auth = Auth()
-        charge(sk, auth, MD5_KEY_SIZE)
-        sk.auth = auth
-    else:
-        charge(sk, auth, MD5_KEY_SIZE)
+        auth = sk.auth = Auth()
     auth.md5.insert(0, Md5Key(address, prefix, 0, flags, key))
 
 
@@ -145,4 +142,3 @@ def _find(auth: Auth, address: bytes, prefix: int, flags: int) -> Md5Key | None:
 def copy_key(auth: Auth, key: Md5Key, peer: bytes) -> None:
     """A key of a listener becomes the one of a connection, or of what is left of it (Linux: tcp_md5_key_copy)."""
     auth.md5.append(Md5Key(peer, len(peer) * 8, key.l3index, key.flags, key.key))
-    auth.omem += MD5_KEY_SIZE
