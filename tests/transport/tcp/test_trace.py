@@ -55,7 +55,7 @@ def test_the_kernels_counters_are_all_there():
 
 
 def test_a_transfer_with_loss():
-    with Pair(loss=0.03) as pair:
+    with Pair(loss=0.03, delay=0.002) as pair:
         seen: dict[str, list[tuple[object, ...]]] = {name: [] for name in TRACEPOINTS}
         for name, events in seen.items():
             pair.left.trace[name].attach(lambda *told, events=events: events.append(told))

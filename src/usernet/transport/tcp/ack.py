@@ -335,6 +335,9 @@ def tcp_ack(sk: TcpSock, skb: SKBuff, window: int, flag: int) -> int:
             return -DropReason.TCP_TOO_OLD_ACK
         return _old_ack(sk, skb, prior_snd_una, flag)
     if (sk.snd_nxt - ack) & 0x80000000:
+        # RFC 9293 section 3.10.7.4: of what was never sent. Say where we are.
+        if not flag & FLAG_NO_CHALLENGE_ACK:
+            sk.send_challenge_ack()
         return -DropReason.TCP_ACK_UNSENT_DATA
     is_sack_reneg = sk.is_sack_reneg
     prior_packets = sk.packets_out

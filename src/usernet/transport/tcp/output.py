@@ -335,7 +335,8 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int, nonagle: int) -> int:
     xmit = sk.af.xmit
     sport, dport, rcv_nxt, ts_recent, pseudo = sk.sport, sk.dport, sk.rcv_nxt, sk.ts_recent, sk.pseudo_base + 32
     tsval = (now // MSEC + sk.tsoffset) & SEQ_MASK
-    field = min(sk.rcv_wnd, 65535 << sk.rcv_wscale) >> sk.rcv_wscale
+    wscale = sk.rcv_wscale
+    field = min(sk.rcv_wnd + (1 << wscale) - 1, 65535 << wscale) >> wscale
     edge = sk.snd_una + sk.snd_wnd
     room = sk.snd_cwnd - (sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out)
     gso_type = SKB_GSO_TCPV4 if sk.family == AF_INET else SKB_GSO_TCPV6

@@ -264,16 +264,11 @@ def _syn_header(sk: TcpSock, skb: SKBuff) -> bytes:
 
 def _full_header(sk: TcpSock, skb: SKBuff, flags: int, window: int) -> bytes:
     """A header with whatever it may need: an urgent pointer, SACK blocks, no time stamp, a signature."""
-    urg_ptr = 0
     seq = skb.seq
     length = skb.len
-    if sk.urg_mode and before(seq, sk.snd_up):
-        if before(sk.snd_up, (seq + 0x10000) & SEQ_MASK):
-            urg_ptr = (sk.snd_up - seq) & SEQ_MASK
-            flags |= URG
-        elif after((seq + 0xFFFF) & SEQ_MASK, sk.snd_nxt):
-            urg_ptr = 0xFFFF
-            flags |= URG
+    urg_ptr = _urgent_pointer(sk, seq) if sk.urg_mode else 0
+    if urg_ptr:
+        flags |= URG
     if sk.auth is not None:
         return signed_header(sk, seq, flags, window, urg_ptr, skb.frags or (), length)
     if sk.duplicate_sack is None and not sk.selective_acks and not sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN:
@@ -281,6 +276,16 @@ def _full_header(sk: TcpSock, skb: SKBuff, flags: int, window: int) -> bytes:
     else:
         size = wire.TCP_HLEN + options_size(sk)
     return established_header(sk, seq, flags, window, _checksum_base(sk, size + length), urg_ptr)
+
+
+def _urgent_pointer(sk: TcpSock, seq: int) -> int:
+    """The urgent pointer of a segment that begins at `seq`; 0 where nothing urgent is ahead."""
+    if before(seq, sk.snd_up):
+        if before(sk.snd_up, (seq + 0x10000) & SEQ_MASK):
+            return (sk.snd_up - seq) & SEQ_MASK
+        if after((seq + 0xFFFF) & SEQ_MASK, sk.snd_nxt):
+            return 0xFFFF
+    return 0
 
 
 def local_congestion(sk: TcpSock, result: int) -> int:
@@ -353,11 +358,15 @@ def _send_control(sk: TcpSock, seq: int, flags: int, window: int = -1) -> int:
         window = select_window(sk)
     if sk.ecn_flags:
         flags |= ecn.send(sk, False, flags)
+    urg_ptr = _urgent_pointer(sk, seq) if sk.urg_mode else 0
+    if urg_ptr:
+        # Urgent data that the window holds back is announced all the same.
+        flags |= URG
     if sk.auth is not None:
-        packet = SKBuff(signed_header(sk, seq, flags, window, 0, (), 0))
+        packet = SKBuff(signed_header(sk, seq, flags, window, urg_ptr, (), 0))
     else:
         size = wire.TCP_HLEN + options_size(sk)
-        packet = SKBuff(established_header(sk, seq, flags, window, _checksum_base(sk, size), 0))
+        packet = SKBuff(established_header(sk, seq, flags, window, _checksum_base(sk, size), urg_ptr))
     event_ack_sent(sk)
     sk.segs_out += 1
     sk.net.mib.tcp.OutSegs += 1
