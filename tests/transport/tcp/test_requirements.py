@@ -308,6 +308,19 @@ class TestWindow:
         peer.send(ACK, 1, 1 + 4 * MSS)
         assert broken(sock_of(sock)) == []
 
+    def test_what_was_granted_is_taken_though_the_window_has_shrunk(self) -> None:
+        """RFC 7323 section 2.4, with tcp_shrink_window: else what is missing in front of what is held could never
+        come."""
+        with Peer(tcp_shrink_window=1, tcp_rmem=(4096, 8192, 1 << 20)) as peer:
+            sock = peer.active(wscale=7)
+            sock.setsockopt(std.SOL_SOCKET, std.SO_RCVBUF, 2304)
+            peer.send(ACK, 13, 1, b"b" * MSS)
+            peer.send(ACK, 13 + MSS, 1, b"b" * (MSS - 12))
+            assert peer.sent()[-1].window == 0
+            peer.send(ACK, 1, 1, b"a" * 12)
+            assert sock.recv(100) == b"a" * 12 + b"b" * 88
+            assert broken(sock_of(sock)) == []
+
     def test_a_window_shrunk_to_zero_is_probed(self, peer: Peer) -> None:
         sock = peer.active()
         sock.send(b"x" * (2 * MSS))

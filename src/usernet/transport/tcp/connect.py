@@ -71,6 +71,7 @@ def connect_init(sk: TcpSock) -> None:
     sk.snd_una = sk.snd_sml = sk.snd_up = sk.snd_nxt = sk.write_seq
     sk.rcv_nxt = 0
     sk.rcv_wup = sk.copied_seq = 0
+    sk.rcv_promised = -1
     sk.rto = sk.rto_init
     sk.icsk_retransmits = 0
     sk.clear_retrans()

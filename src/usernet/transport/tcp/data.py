@@ -33,7 +33,7 @@ from usernet.transport.tcp.delack import enter_quickack_mode, event_data_recv
 from usernet.transport.tcp.ofo import COALESCE_BELOW, data_queue_ofo, dsack_set, ofo_queue, sack_remove
 from usernet.transport.tcp.rcvmem import prune_queue, try_coalesce
 from usernet.transport.tcp.transmit import send_ack
-from usernet.transport.tcp.window import receive_window
+from usernet.transport.tcp.window import promised_window
 from usernet.wire.tcp import FIN
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def data_queue(sk: TcpSock, skb: SKBuff, doff: int) -> None:
     rcv_nxt = sk.rcv_nxt
     mib = sk.net.mib.tcp_ext
     if seq == rcv_nxt or (before(seq, rcv_nxt) and after(end_seq, rcv_nxt)):
-        window = receive_window(sk)
+        window = promised_window(sk)
         if seq != rcv_nxt:
             dsack_set(sk, seq, rcv_nxt)
         if not window and not (seq == rcv_nxt and skb.tcp_flags & FIN and not skb.len):
@@ -156,7 +156,7 @@ def data_queue(sk: TcpSock, skb: SKBuff, doff: int) -> None:
         _out_of_window(sk)
         skb.drop(DropReason.TCP_OLD_DATA, drops)
         return
-    if not before(seq, (rcv_nxt + receive_window(sk)) & SEQ_MASK):
+    if not before(seq, (rcv_nxt + promised_window(sk)) & SEQ_MASK):
         _out_of_window(sk)
         skb.drop(DropReason.TCP_OVERWINDOW, drops)
         return

@@ -68,7 +68,8 @@ class TcpState(InetSock):
         "rack_last_delivered", "rack_mstamp", "rack_reo_wnd_persist", "rack_reo_wnd_steps", "rack_rtt_us",
         "rate_app_limited", "rate_delivered", "rate_interval", "rcv_mss", "rcv_nxt", "rcv_ooopack",
         "rcv_rtt_last_tsecr", "rcv_rtt_seq", "rcv_rtt_time", "rcv_rtt_us", "rcv_ssthresh", "rcv_tstamp", "rcv_wnd",
-        "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "recv_sack_cache", "reord_seen",
+        "rcv_promised", "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "recv_sack_cache",
+        "reord_seen",
         "reordering", "retrans_out", "retrans_stamp", "retransmit_hint", "retransmit_timer", "rto", "rto_init",
         "rto_max", "rtt_min", "rtt_seq", "rttvar_us", "rtx_queue", "rx_sacks", "rx_tsecr", "rx_tsval",
         "sack_ok", "sacked_out", "saw_tstamp", "scaling_ratio", "segs_in", "segs_out", "selective_acks", "sent",
@@ -126,6 +127,8 @@ class TcpState(InetSock):
         # Receiving.
         self.rcv_nxt: int = 0
         self.rcv_wup: int = 0
+        self.rcv_promised: int = -1
+        """The right edge of a window that was taken back; -1 for none."""
         self.rcv_wnd: int = 0
         self.rcv_wscale: int = 0
         self.copied_seq: int = 0

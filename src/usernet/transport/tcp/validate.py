@@ -30,7 +30,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.delack import send_dupack
 from usernet.transport.tcp.fastopen_blackhole import active_disable
-from usernet.transport.tcp.window import receive_window
+from usernet.transport.tcp.window import promised_window
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, RST, SYN
 
@@ -128,7 +128,7 @@ def _sequence(sk: TcpSock, seq: int, end_seq: int, fin: int) -> DropReason | Non
     """Whether a segment is acceptable (RFC 9293 section 3.10.7.4, first; Linux: tcp_sequence)."""
     if before(end_seq, sk.rcv_wup):
         return DropReason.TCP_OLD_SEQUENCE
-    edge = (sk.rcv_nxt + receive_window(sk)) & SEQ_MASK
+    edge = (sk.rcv_nxt + promised_window(sk)) & SEQ_MASK
     if after((end_seq - fin) & SEQ_MASK, edge):
         if after(seq, edge):
             return DropReason.TCP_INVALID_SEQUENCE

@@ -58,6 +58,19 @@ def receive_window(sk: TcpSock) -> int:
     return 0 if window & 0x80000000 else window
 
 
+def promised_window(sk: TcpSock) -> int:
+    """What must be taken: what is left of the largest window that was announced, also where it has shrunk since, for
+    the peer may have sent that much (RFC 7323 section 2.4)."""
+    window = receive_window(sk)
+    if sk.rcv_promised < 0:
+        return window
+    left = (sk.rcv_promised - sk.rcv_nxt) & SEQ_MASK
+    if left & 0x80000000:
+        sk.rcv_promised = -1
+        return window
+    return max(left, window)
+
+
 def select_initial_window(
     sk: TcpSock | None, space: int, mss: int, clamp: int, wscale_ok: bool, init_rcv_wnd: int, rmem_max: int = 0
 ) -> tuple[int, int, int]:
@@ -160,6 +173,8 @@ def select_window(sk: TcpSock) -> int:
                 sk.net.mib.tcp_ext.TCPWantZeroWindowAdv += 1
             unit = (1 << wscale) - 1
             new = (current + unit) & ~unit
+        elif promised_window(sk) <= current:
+            sk.rcv_promised = (rcv_nxt + current) & SEQ_MASK
     sk.rcv_wnd = new
     sk.rcv_wup = rcv_nxt
     new = min(new, 65535 << wscale) >> wscale
