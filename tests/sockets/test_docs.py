@@ -21,7 +21,7 @@ from usernet.transport.tcp import sockopt as tcp_sockopt
 TEXT = (Path(__file__).parents[2] / "docs" / "sockets.md").read_text()
 NUMBERS = {
     "IP_CHECKSUM": 23, "IP_IPSEC_POLICY": 16, "IP_XFRM_POLICY": 17, "IP_MSFILTER": 41, "IP_ADD_MEMBERSHIP": 35,
-    "TCP_CC_INFO": 26, "TCP_FASTOPEN": 23, "TCP_REPAIR": 19,
+    "TCP_CC_INFO": 26, "TCP_FASTOPEN": 23,
     "TCP_SAVED_SYN": 28, "TCP_TX_DELAY": 37, "TCP_ULP": 31, "TCP_ZEROCOPY_RECEIVE": 35, "UDP_ENCAP": 100,
     "PACKET_FANOUT": 18, "PACKET_RX_RING": 5, "PACKET_VNET_HDR": 15, "SO_TXTIME": 61, "SO_PEERSEC": 31,
 }  # fmt: skip

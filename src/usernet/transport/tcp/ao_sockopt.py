@@ -59,6 +59,8 @@ INFO: Final = Struct("=IHBB5Q")
 # addr, alg_name, key, nkeys, is_current 1 is_rnext 2 get_all 4, sndid, rcvid, prefix, maclen, keyflags, keylen,
 # ifindex, pkt_good, pkt_bad
 GET: Final = Struct("=128s64s80sIH6Bi2Q")
+# snt_isn and rcv_isn in network order, snd_sne, rcv_sne
+REPAIR: Final = Struct("=4s4sII")
 _NKEYS_AT: Final = 128 + 64 + 80
 
 SET_CURRENT: Final = 1
@@ -89,7 +91,7 @@ def set_ao(sk: TcpSock, option: int, value: bytes) -> None:
     EBUSY, EMSGSIZE, ENOMEM as tcp_ao.rst and the functions of Linux have it.
     """
     info = sk.auth.ao if sk.auth is not None else None
-    if sk.state not in (TCP_LISTEN, TCP_CLOSE) and info is None:
+    if sk.state not in (TCP_LISTEN, TCP_CLOSE) and info is None and not sk.repair:
         raise error(errno.EISCONN, "TCP-AO can't begin on a connection")
     if option == TCP_AO_ADD_KEY:
         _add_key(sk, info, value)
@@ -158,6 +160,8 @@ def _add_key(sk: TcpSock, info: AoInfo | None, value: bytes) -> None:
     charge(sk, mkt.omem)
     if sk.state not in (TCP_LISTEN, TCP_CLOSE):
         info.cache_traffic_keys(sk, mkt)
+        if first:
+            info.current_key = info.rnext_key = mkt
     info.keys.insert(0, mkt)
     if first:
         auth.ao = info
@@ -225,6 +229,7 @@ def _set_info(sk: TcpSock, info: AoInfo | None, value: bytes) -> None:
     _check(bool(flags >> 5 or reserved2), "reserved fields that are not zero")
     first = info is None
     if info is None:
+        _check(sk.state not in (TCP_LISTEN, TCP_CLOSE), "the connection has no keys")
         info = AoInfo()
     if flags & 4 and sk.auth is not None and sk.auth.md5:
         raise error(errno.EKEYREJECTED, "the socket has keys of TCP MD5")
@@ -310,3 +315,37 @@ def _pack_key(info: AoInfo, key: AoKey) -> bytes:
         encode_sockaddr(key.address), key.algorithm.name.encode(), key.master, 0, flags, key.sndid, key.rcvid,
         key.prefix, key.maclen, key.key_flags, len(key.master), key.l3index, key.pkt_good, key.pkt_bad,
     )  # fmt: skip
+
+
+def _repairable(sk: TcpSock) -> None:
+    if sk.state == TCP_LISTEN or not sk.repair:
+        raise error(errno.EPERM, "TCP_AO_REPAIR is for repair mode only")
+
+
+def set_repair(sk: TcpSock, value: bytes) -> None:
+    """TCP_AO_REPAIR: initial numbers and the upper halves of those of now (Linux: tcp_ao_set_repair)."""
+    if sk.state == TCP_LISTEN:
+        raise error(errno.EPERM, "a listener has nothing to repair")
+    snt_isn, rcv_isn, snd_sne, rcv_sne = _struct(REPAIR, value)
+    _repairable(sk)
+    info = _info_of(sk)
+    info.lisn = int.from_bytes(snt_isn, "big")
+    info.risn = int.from_bytes(rcv_isn, "big")
+    info.snd_sne, info.snd_seen = snd_sne, sk.snd_una
+    info.rcv_sne, info.rcv_seen = rcv_sne, sk.rcv_nxt
+    for key in info.keys:
+        info.cache_traffic_keys(sk, key)
+
+
+def get_repair(sk: TcpSock, length: int) -> bytes:
+    """The same, to be restored elsewhere (Linux: tcp_ao_get_repair)."""
+    if sk.state == TCP_LISTEN:
+        raise error(errno.EPERM, "a listener has nothing to repair")
+    _check(length <= 0, "no room for the structure")
+    _repairable(sk)
+    info = _info_of(sk)
+    # As of now: the halves are brought up to date only as segments are signed and checked.
+    info.send_sne(sk, sk.snd_una, sk.snd_una)
+    info.receive_sne(sk, sk.rcv_nxt, sk.rcv_nxt)
+    packed = REPAIR.pack(info.lisn.to_bytes(4, "big"), info.risn.to_bytes(4, "big"), info.snd_sne, info.rcv_sne)
+    return packed[:length]

@@ -186,9 +186,10 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
         tcp.hash(sk)
         sk.ip_id = sk.net.random.getrandbits(16)
         # A record in TIME-WAIT that gave way, and an earlier connection of this socket, have left where to go on from.
-        if not sk.write_seq:
-            sk.write_seq = tcp.secure_seq(sk.saddr, daddr, sk.sport, sk.dport)
-        sk.tsoffset = tcp.secure_ts_offset(sk.saddr, daddr)
+        if not sk.repair:
+            if not sk.write_seq:
+                sk.write_seq = tcp.secure_seq(sk.saddr, daddr, sk.sport, sk.dport)
+            sk.tsoffset = tcp.secure_ts_offset(sk.saddr, daddr)
         if not sk.fastopen_connect or not defer_connect(sk):
             connect(sk)
     except OSError:
@@ -208,6 +209,8 @@ def tcp_disconnect(sk: TcpSock) -> None:
     old = sk.state
     if old == TCP_LISTEN:
         _listen_stop(sk)
+    elif sk.repair:
+        sk.err = errno.ECONNABORTED
     elif old != TCP_CLOSE:
         if old in (TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_RECV) or (
             sk.snd_nxt != sk.write_seq and old in (TCP_CLOSING, TCP_LAST_ACK)
@@ -451,7 +454,10 @@ def tcp_close(sk: TcpSock, deadline: int = NEVER) -> Blocking[None] | None:
     if sk.state == TCP_CLOSE:
         _orphan(sk)
         return None
-    if unread:
+    if sk.repair:
+        # The connection goes on elsewhere.
+        sk.disconnect()
+    elif unread:
         # RFC 2525 section 2.17: the peer must know that data was lost.
         mib.TCPAbortOnClose += 1
         sk.set_state(TCP_CLOSE)

@@ -69,8 +69,9 @@ def connect_init(sk: TcpSock) -> None:
     sk.snd_wnd = 0
     sk.snd_wl1 = 0
     sk.snd_una = sk.snd_sml = sk.snd_up = sk.snd_nxt = sk.write_seq
-    sk.rcv_nxt = 0
-    sk.rcv_wup = sk.copied_seq = 0
+    if not sk.repair:
+        sk.rcv_nxt = 0
+    sk.rcv_wup = sk.copied_seq = sk.rcv_nxt
     sk.rcv_promised = -1
     sk.rto = sk.rto_init
     sk.icsk_retransmits = 0
@@ -85,6 +86,11 @@ def connect(sk: TcpSock) -> None:
     connect_check(sk)
     connect_init(sk)
     assign_from_route(sk)
+    if sk.repair:
+        from usernet.transport.tcp.repair import connect as connect_repaired
+
+        connect_repaired(sk)
+        return
     skb = new_segment(sk.write_seq, SYN)
     skb.tcp_flags |= ecn.send_syn(sk)
     sk.write_seq = skb.end_seq

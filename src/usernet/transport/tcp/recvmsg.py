@@ -219,6 +219,13 @@ def tcp_recvmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking
         if sk.inq_wanted:
             msg.put_control(SOL_TCP, TCP_CM_INQ, _INT.pack(_inq_hint(sk)))
         return copied
+    if sk.repair:
+        if not flags & MSG_PEEK:
+            raise error(errno.EPERM, "repair mode: queues can only be looked at (MSG_PEEK)")
+        if sk.repair_queue != 1:  # TCP_RECV_QUEUE: as ever
+            from usernet.transport.tcp.repair import peek_sndq
+
+            return peek_sndq(sk, msg)
     wanted = msg.iter.length
     target = wanted if flags & MSG_WAITALL else min(sk.rcvlowat, wanted) or 1
     copied, stop = _take(sk, msg, flags, wanted)

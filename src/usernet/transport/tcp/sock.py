@@ -29,6 +29,7 @@ from usernet.sock.sock import WAKE_WRITE, Sock
 from usernet.transport.tcp import chrono
 from usernet.transport.tcp import info as _info
 from usernet.transport.tcp import recvmsg as _recvmsg
+from usernet.transport.tcp import repair as _repair
 from usernet.transport.tcp import sendmsg as _sendmsg
 from usernet.transport.tcp import sockopt as _sockopt
 from usernet.transport.tcp import timer as _timer
@@ -568,6 +569,8 @@ class TcpSock(TcpState):
         trace = self.net.trace.tcp_sendmsg_locked
         if trace.probes:
             trace.fire(self, msg)
+        if self.repair and self.state in (TCP_ESTABLISHED, TCP_CLOSE_WAIT):
+            return _repair.send(self, msg)
         return _sendmsg.tcp_sendmsg(self, msg, flags, deadline)
 
     def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from usernet.core.errors import error
 from usernet.sock.options import sock_getsockopt, sock_setsockopt
 from usernet.sock.optval import decode_int, encode_int
-from usernet.transport.tcp import ao_sockopt, fastopen
+from usernet.transport.tcp import ao_sockopt, fastopen, repair
 from usernet.transport.tcp.ao_sockopt import (
     TCP_AO_ADD_KEY,
     TCP_AO_DEL_KEY,
@@ -39,6 +39,14 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.info import pack_info
 from usernet.transport.tcp.md5 import TCP_MD5SIG, TCP_MD5SIG_EXT, set_md5
+from usernet.transport.tcp.repair import (
+    TCP_QUEUE_SEQ,
+    TCP_REPAIR,
+    TCP_REPAIR_OPTIONS,
+    TCP_REPAIR_QUEUE,
+    TCP_REPAIR_WINDOW,
+    TCP_TIMESTAMP,
+)
 from usernet.transport.tcp.sendmsg import set_cork, set_nodelay
 
 if TYPE_CHECKING:
@@ -68,7 +76,6 @@ TCP_FASTOPEN: Final = 23
 TCP_FASTOPEN_CONNECT: Final = 30
 TCP_FASTOPEN_KEY: Final = 33
 TCP_FASTOPEN_NO_COOKIE: Final = 34
-TCP_TIMESTAMP: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
 TCP_CC_INFO: Final = 26
 TCP_SAVE_SYN: Final = 27
@@ -130,6 +137,12 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
         return
     if option in (TCP_MD5SIG, TCP_MD5SIG_EXT):
         set_md5(sk, option, value)
+        return
+    if option in (TCP_REPAIR_OPTIONS, TCP_REPAIR_WINDOW) and len(value) >= 4:
+        (repair.set_options if option == TCP_REPAIR_OPTIONS else repair.set_window)(sk, value)
+        return
+    if option == TCP_AO_REPAIR:
+        ao_sockopt.set_repair(sk, value)
         return
     if option in (TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO):
         ao_sockopt.set_ao(sk, option, value)
@@ -211,10 +224,10 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
         if sk.state not in (TCP_CLOSE, TCP_LISTEN):
             raise error(errno.EINVAL)
         sk.fastopen_no_cookie = bool(number)
-    elif option == TCP_TIMESTAMP:
-        raise error(errno.EPERM, "TCP_TIMESTAMP can be set in repair mode only")
-    elif option == TCP_AO_REPAIR:
-        raise error(errno.EPERM, "TCP_AO_REPAIR can be set in repair mode only")
+    elif option == TCP_REPAIR:
+        repair.set_repair(sk, number)
+    elif option in (TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_TIMESTAMP):
+        repair.set_number(sk, option, number)
     else:
         raise error(errno.ENOPROTOOPT)
 
@@ -292,7 +305,9 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
     if length < 0:
         raise error(errno.EINVAL, f"option length: expected 0 or more bytes, not {length}")
     if option == TCP_AO_REPAIR:
-        raise error(errno.EPERM, "TCP_AO_REPAIR can be read in repair mode only")
+        return ao_sockopt.get_repair(sk, length)
+    if option == TCP_REPAIR_WINDOW:
+        return repair.get_window(sk, length)
     if option in (TCP_AO_INFO, TCP_AO_GET_KEYS):
         return getsockopt_from(sk, level, option, bytes(length))
     if option == TCP_SAVED_SYN:
@@ -330,7 +345,11 @@ def _take_saved_syn(sk: TcpSock, length: int) -> bytes:
 
 
 def _get_int(sk: TcpSock, option: int) -> int:
+    if option in (TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ):
+        return repair.get_number(sk, option)
     if option == TCP_MAXSEG:
+        if sk.repair:
+            return sk.mss_clamp
         if sk.state in (TCP_CLOSE, TCP_LISTEN):
             return sk.user_mss or sk.mss_cache
         return sk.mss_cache

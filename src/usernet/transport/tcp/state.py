@@ -69,8 +69,8 @@ class TcpState(InetSock):
         "rate_app_limited", "rate_delivered", "rate_interval", "rcv_mss", "rcv_nxt", "rcv_ooopack",
         "rcv_rtt_last_tsecr", "rcv_rtt_seq", "rcv_rtt_time", "rcv_rtt_us", "rcv_ssthresh", "rcv_tstamp", "rcv_wnd",
         "rcv_promised", "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "recv_sack_cache",
-        "reord_seen",
-        "reordering", "retrans_out", "retrans_stamp", "retransmit_hint", "retransmit_timer", "rto", "rto_init",
+        "reord_seen", "reordering", "repair", "repair_queue",
+        "retrans_out", "retrans_stamp", "retransmit_hint", "retransmit_timer", "rto", "rto_init",
         "rto_max", "rtt_min", "rtt_seq", "rttvar_us", "rtx_queue", "rx_sacks", "rx_tsecr", "rx_tsval",
         "sack_ok", "sacked_out", "saw_tstamp", "scaling_ratio", "segs_in", "segs_out", "selective_acks", "sent",
         "snd_cwnd", "snd_cwnd_clamp", "snd_cwnd_cnt", "snd_cwnd_stamp", "snd_cwnd_used", "snd_nxt", "snd_sml",
@@ -167,6 +167,9 @@ class TcpState(InetSock):
         self.rx_sacks: list[tuple[int, int]] | None = None
         # Keys of TCP MD5 and TCP-AO (auth.py); None where nothing is signed.
         self.auth: Auth | None = None
+        # Repair mode, and which queue it works on (repair.py).
+        self.repair: bool = False
+        self.repair_queue: int = 0
         # Acknowledging (icsk_ack).
         self.ack_pending: int = 0
         self.ack_quick: int = 0

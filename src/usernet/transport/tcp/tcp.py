@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from hashlib import blake2s
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from usernet.core.sysctl import INT_MAX
 from usernet.core.timer_list import TimerLists
@@ -195,6 +195,11 @@ class TcpSettings:
         self.tfo_disable_times = 0
 
 
+def _port_conflict(sk: TcpSock, other: Any, chosen: bool) -> bool:
+    """As `tcp_conflict`; a socket in repair mode has any port (Linux: SK_FORCE_REUSE)."""
+    return not sk.repair and tcp_conflict(sk, other, chosen)
+
+
 @final
 class Tcp(TcpSettings, NetProtocol):
     """TCP of one namespace. `table` maps the four numbers to connections, requests and TIME-WAIT records."""
@@ -204,7 +209,7 @@ class Tcp(TcpSettings, NetProtocol):
         self.net = net
         self.table: dict[bytes, TcpSock | RequestSock | TimeWaitSock] = {}
         self.listeners: dict[int, list[TcpSock]] = {}
-        self.ports = PortTable(net, tcp_conflict)
+        self.ports = PortTable(net, _port_conflict)
         self.metrics = TcpMetrics()
         self.orphans: set[TcpSock] = set()
         self.tw_count: int = 0
