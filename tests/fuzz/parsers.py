@@ -9,7 +9,7 @@ from functools import partial
 from io import BytesIO
 
 import usernet
-from usernet import stack as stack_module
+from usernet.ip import text as text_module
 from usernet.packetdrill.errors import ScriptError
 from usernet.packetdrill.parser import parse as parse_script
 from usernet.skbuff.skbuff import SKBuff
@@ -117,7 +117,7 @@ def packetdrill_scripts(data: bytes) -> None:
 def texts(data: bytes) -> None:
     """What people type: addresses, prefixes, MAC addresses, ports, sysctls. ValueError, and nothing changes."""
     text = data.decode(errors="replace")
-    for parse in (stack_module.parse_interface, stack_module.parse_prefix, partial(stack_module.parse_address, "via")):
+    for parse in (text_module.parse_interface, text_module.parse_prefix, partial(text_module.parse_address, "via")):
         try:
             parse(text)
         except ValueError:

@@ -11,6 +11,7 @@ from usernet.cli.tools.tcpmetrics import tcp_metrics
 from usernet.cli.tools.words import Format, Words
 from usernet.ip.fib import KIND_NAMES, RTPROT_BOOT, FibRoute
 from usernet.ip.metrics import ROUTE_FEATURES, ROUTE_METRICS, TIMES
+from usernet.ip.text import parse_address, parse_interface, parse_prefix
 from usernet.ip.v4.devinet import Devinet, IfAddr
 from usernet.ip.v4.ipv4 import Ipv4
 from usernet.ip.v4.route import Ipv4Routes
@@ -21,7 +22,7 @@ from usernet.netdevice import device as netdev
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import ARPHRD_ETHER
 from usernet.sock.af_ops import RTN_UNICAST, Flow
-from usernet.stack import ROUTE_KINDS, Stack, parse_address, parse_interface, parse_prefix
+from usernet.stack import ROUTE_KINDS, Stack
 from usernet.wire import ethernet
 from usernet.wire.ipv4 import format_addr
 

@@ -1,6 +1,6 @@
-"""The calls on a TCP socket: connect, listen, accept, shutdown, close, poll (Linux: af_inet.c, tcp.c).
+"""The calls on a TCP socket: connect, listen, accept, poll (Linux: af_inet.c, tcp.c). How it ends is in close.py.
 
-RFC 9293 section 3.9.1: OPEN, CLOSE, ABORT, STATUS. A call that has to wait is a generator (core/wait.py).
+RFC 9293 section 3.9.1: OPEN, STATUS. A call that has to wait is a generator (core/wait.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from usernet.core.errors import error
-from usernet.core.timer import NEVER
 from usernet.core.wait import (
     EPOLLERR,
     EPOLLHUP,
@@ -27,39 +26,21 @@ from usernet.sock.af_ops import RTN_BROADCAST, RTN_MULTICAST
 from usernet.sock.msg import (
     RCV_SHUTDOWN,
     SEND_SHUTDOWN,
-    SHUT_RD,
-    SHUT_RDWR,
-    SHUT_WR,
     SHUTDOWN_MASK,
     Name,
     SockAddr,
 )
 from usernet.sock.sock import O_NONBLOCK, Sock
-from usernet.transport.tcp.connect import connect, send_fin
+from usernet.transport.tcp.connect import connect
 from usernet.transport.tcp.const import (
-    SEC,
     SEQ_MASK,
-    TCP_CA_OPEN,
     TCP_CLOSE,
-    TCP_CLOSE_WAIT,
-    TCP_CLOSING,
-    TCP_DEFAULT_SCALING_RATIO,
-    TCP_DELACK_MAX,
-    TCP_ESTABLISHED,
-    TCP_FIN_WAIT1,
-    TCP_FIN_WAIT2,
-    TCP_INFINITE_SSTHRESH,
-    TCP_LAST_ACK,
     TCP_LISTEN,
-    TCP_RTO_MIN,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
-    TCP_TIMEOUT_INIT,
-    TCP_TIMEWAIT_LEN,
     TCP_URG_VALID,
 )
 from usernet.transport.tcp.fastopen import TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, set_queue
-from usernet.transport.tcp.fastopen_blackhole import ofo_check
 from usernet.transport.tcp.fastopen_client import defer_connect
 from usernet.transport.tcp.lookup import four_tuple_free, migration_target, unlisten
 from usernet.transport.tcp.transmit import send_active_reset
@@ -71,23 +52,6 @@ if TYPE_CHECKING:
 SS_UNCONNECTED = 0
 SS_CONNECTING = 1
 SS_CONNECTED = 2
-
-
-# Linux: new_state[] in tcp.c. A state's successor when the application closes, and whether a FIN is sent.
-_CLOSE_TRANSITIONS: tuple[tuple[int, bool], ...] = (
-    (TCP_CLOSE, False),
-    (TCP_FIN_WAIT1, True),  # ESTABLISHED
-    (TCP_CLOSE, False),  # SYN_SENT
-    (TCP_FIN_WAIT1, True),  # SYN_RECV
-    (TCP_FIN_WAIT1, False),  # FIN_WAIT1
-    (TCP_FIN_WAIT2, False),  # FIN_WAIT2
-    (TCP_CLOSE, False),  # TIME_WAIT
-    (TCP_CLOSE, False),  # CLOSE
-    (TCP_LAST_ACK, True),  # CLOSE_WAIT
-    (TCP_LAST_ACK, False),  # LAST_ACK
-    (TCP_CLOSE, False),  # LISTEN
-    (TCP_CLOSING, False),  # CLOSING
-)
 
 
 def stream_connect(sk: TcpSock, name: Name, flags: int, deadline: int) -> Blocking[None] | None:
@@ -204,109 +168,6 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
         raise
 
 
-def tcp_disconnect(sk: TcpSock) -> None:
-    """Abort, and be as new (Linux: tcp_disconnect)."""
-    old = sk.state
-    if old == TCP_LISTEN:
-        _listen_stop(sk)
-    elif sk.repair:
-        sk.err = errno.ECONNABORTED
-    elif old != TCP_CLOSE:
-        if old in (TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_RECV) or (
-            sk.snd_nxt != sk.write_seq and old in (TCP_CLOSING, TCP_LAST_ACK)
-        ):
-            send_active_reset(sk)
-            sk.err = errno.ECONNRESET
-        elif old == TCP_SYN_SENT:
-            sk.err = errno.ECONNRESET
-    sk.clear_timers()
-    if sk.fastopen_rsk is not None:
-        from usernet.transport.tcp.fastopen_server import remove
-
-        remove(sk)
-    if old != TCP_CLOSE:
-        sk.set_state(TCP_CLOSE)
-    if old != TCP_LISTEN:
-        # Should the socket connect again, its numbers must not be taken for the old connection's.
-        sk.write_seq = (sk.write_seq + sk.max_window + 2) & SEQ_MASK or 1
-    ofo_check(sk)
-    sk.copied_seq = sk.rcv_nxt
-    sk.peek_off = -1
-    if sk.ca_ready:
-        sk.ca_ready = False
-        sk.ca.release(sk)
-    for skb in sk.receive_queue.take():
-        skb.consume()
-    sk.write_queue_purge()
-    if sk.ofo:
-        for skb in sk.ofo:
-            skb.consume()
-        sk.ofo = None
-    sk.dport = 0
-    sk.daddr = sk.af.any
-    if not sk.bound_addr:
-        sk.saddr = sk.rcv_saddr = sk.af.any
-    if not sk.bound_port:
-        sk.sport = 0
-    sk.shutdown_mask = 0
-    sk.ss_state = SS_UNCONNECTED
-    sk.dst = None
-    _reset_connection(sk)
-    if not sk.dead:
-        sk.state_change()
-
-
-def _reset_connection(sk: TcpSock) -> None:
-    """What a connection learned is gone."""
-    sk.srtt_us = sk.rcv_rtt_us = 0
-    sk.rtt_min = (0xFFFFFFFF, 0)
-    sk.mdev_us = TCP_TIMEOUT_INIT // 1000
-    sk.rto = sk.rto_init
-    sk.rto_min = TCP_RTO_MIN // 1000
-    sk.delack_max = TCP_DELACK_MAX
-    sk.backoff = sk.icsk_retransmits = sk.probes_out = sk.total_rto = 0
-    sk.total_rto_recoveries = sk.total_rto_time = sk.rto_stamp = 0
-    sk.bytes_sent = sk.bytes_acked = sk.bytes_received = sk.bytes_retrans = 0
-    sk.data_segs_in = sk.data_segs_out = sk.segs_in = sk.segs_out = 0
-    sk.dsack_dups = sk.rcv_ooopack = 0
-    sk.app_limited = 0xFFFFFFFF
-    sk.rate_app_limited = True
-    sk.rate_delivered = sk.rate_interval = 0
-    sk.snd_ssthresh = TCP_INFINITE_SSTHRESH
-    sk.snd_cwnd = 10
-    sk.snd_cwnd_cnt = 0
-    sk.is_cwnd_limited = False
-    sk.max_packets_out = 0
-    sk.window_clamp = 0
-    sk.delivered = sk.delivered_ce = sk.lost = 0
-    sk.ecn_flags = 0
-    sk.ecn = None
-    sk.retrans_stamp = 0
-    sk.total_retrans = 0
-    sk.urg_data = 0
-    sk.urg_mode = False
-    sk.duplicate_sack = None
-    sk.selective_acks = ()
-    sk.buffers_ready = sk.fin_received = False
-    sk.fastopen_req = None
-    sk.fastopen_client_fail = 0
-    sk.defer_connect = sk.syn_data = sk.syn_data_acked = sk.syn_fastopen = sk.syn_fastopen_exp = False
-    sk.syn_fastopen_ch = False
-    sk.ca_state = TCP_CA_OPEN
-    sk.tstamp_ok = sk.sack_ok = sk.wscale_ok = False
-    sk.snd_wscale = sk.rcv_wscale = 0
-    sk.ack_ato = sk.ack_quick = sk.ack_pingpong = 0
-    sk.rack_advanced = False
-    sk.rack_mstamp = sk.rack_end_seq = 0
-    sk.reordering = sk.tcp.tcp_reordering
-    sk.reord_seen = 0
-    sk.syn_fastopen_child = False
-    sk.tx_marks = False
-    sk.scaling_ratio = TCP_DEFAULT_SCALING_RATIO
-    sk.pred_ok = False
-    sk.nospace = False
-
-
 def tcp_listen(sk: TcpSock, backlog: int) -> None:
     """listen(), or a new backlog for a socket that listens (Linux: inet_csk_listen_start)."""
     if sk.ss_state != SS_UNCONNECTED or sk.state not in (TCP_CLOSE, TCP_LISTEN):
@@ -336,8 +197,8 @@ def tcp_listen(sk: TcpSock, backlog: int) -> None:
     sk.tcp.listen(sk)
 
 
-def _listen_stop(sk: TcpSock) -> None:
-    """No more connections: those that wait are reset (Linux: inet_csk_listen_stop)."""
+def listen_stop(sk: TcpSock) -> None:
+    """No more connections: those that wait are reset (Linux: inet_csklisten_stop)."""
     tcp = sk.tcp
     unlisten(tcp, sk)
     queue = sk.accept_queue
@@ -397,126 +258,6 @@ def _wait_accept(sk: TcpSock, deadline: int) -> Blocking[Sock]:
             return _take_child(sk)
 
 
-def tcp_shutdown(sk: TcpSock, how: int) -> None:
-    """shutdown() (Linux: inet_shutdown, tcp_shutdown)."""
-    if how not in (SHUT_RD, SHUT_WR, SHUT_RDWR):
-        raise error(errno.EINVAL)
-    if sk.ss_state == SS_CONNECTING and sk.state not in (TCP_SYN_SENT, TCP_SYN_RECV, TCP_CLOSE):
-        sk.ss_state = SS_CONNECTED
-    mask = how + 1
-    state = sk.state
-    if state == TCP_CLOSE:
-        raise error(errno.ENOTCONN)
-    if state == TCP_LISTEN:
-        if not mask & RCV_SHUTDOWN:
-            return
-        sk.disconnect()
-        sk.err = 0
-        return
-    if state == TCP_SYN_SENT:
-        # Linux: nothing to shut down yet, so the attempt is given up.
-        sk.disconnect()
-        sk.ss_state = SS_UNCONNECTED
-        return
-    sk.shutdown_mask |= mask
-    if mask & SEND_SHUTDOWN and state in (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT):
-        if _close_state(sk):
-            send_fin(sk)
-    sk.state_change()
-
-
-def _close_state(sk: TcpSock) -> bool:
-    """The next state for a FIN of ours; whether to send one (Linux: tcp_close_state, a table)."""
-    state = sk.state
-    following, action = _CLOSE_TRANSITIONS[state]
-    if following != state:
-        sk.set_state(following)
-    return action
-
-
-def tcp_close(sk: TcpSock, deadline: int = NEVER) -> Blocking[None] | None:
-    """Linux: tcp_close. With SO_LINGER, may wait until all is sent and acknowledged."""
-    sk.shutdown_mask = SHUTDOWN_MASK
-    if sk.state == TCP_LISTEN:
-        sk.set_state(TCP_CLOSE)
-        _listen_stop(sk)
-        _orphan(sk)
-        return None
-    unread = 0
-    for skb in sk.receive_queue.take():
-        size = (skb.end_seq - skb.seq) & SEQ_MASK
-        if skb.tcp_flags & 1:
-            size -= 1
-        behind = (sk.copied_seq - skb.seq) & SEQ_MASK
-        unread += size - (behind if behind <= size else 0)
-        skb.consume()
-    mib = sk.net.mib.tcp_ext
-    if sk.state == TCP_CLOSE:
-        _orphan(sk)
-        return None
-    if sk.repair:
-        # The connection goes on elsewhere.
-        sk.disconnect()
-    elif unread:
-        # RFC 2525 section 2.17: the peer must know that data was lost.
-        mib.TCPAbortOnClose += 1
-        sk.set_state(TCP_CLOSE)
-        send_active_reset_closed(sk)
-    elif sk.linger == 0:
-        sk.disconnect()
-        mib.TCPAbortOnData += 1
-    elif _close_state(sk):
-        send_fin(sk)
-    if sk.linger > 0 and sk.state in (TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK):
-        return _linger(sk, deadline)
-    _orphan(sk)
-    return None
-
-
-def _linger(sk: TcpSock, deadline: int) -> Blocking[None]:
-    """Wait until the FIN is acknowledged (Linux: sk_stream_wait_close)."""
-    deadline = min(deadline, sk.loop.now + sk.linger * SEC)
-    try:
-        while sk.state in (TCP_FIN_WAIT1, TCP_CLOSING, TCP_LAST_ACK) and sk.loop.now < deadline:
-            yield Wait((sk.wait,), EPOLLOUT | EPOLLHUP | EPOLLERR | EPOLLRDHUP | EPOLLIN, deadline)
-    finally:
-        _orphan(sk)
-
-
-def _orphan(sk: TcpSock) -> None:
-    """No application holds it any more; the connection may go on for a while (Linux: adjudge_to_death)."""
-    if sk.dead:
-        return
-    sk.dead = True
-    tcp = sk.tcp
-    mib = sk.net.mib.tcp_ext
-    if sk.memberships:
-        sk.af.drop_memberships(sk)
-    if sk.state == TCP_CLOSE:
-        sk.destroy()
-        return
-    tcp.orphans.add(sk)
-    if sk.state == TCP_FIN_WAIT2:
-        if sk.linger2 < 0:
-            sk.set_state(TCP_CLOSE)
-            send_active_reset_closed(sk)
-            mib.TCPAbortOnLinger += 1
-        else:
-            timeout = sk.fin_time()
-            if timeout > TCP_TIMEWAIT_LEN:
-                sk.reset_keepalive_timer(timeout - TCP_TIMEWAIT_LEN)
-            else:
-                sk.time_wait(TCP_FIN_WAIT2, timeout)
-            return
-    if sk.state != TCP_CLOSE and len(tcp.orphans) > tcp.tcp_max_orphans:
-        sk.set_state(TCP_CLOSE)
-        send_active_reset_closed(sk)
-        mib.TCPAbortOnMemory += 1
-    if sk.state == TCP_CLOSE:
-        sk.clear_timers()
-        sk.destroy()
-
-
 def tcp_poll(sk: TcpSock) -> int:
     """Linux: tcp_poll."""
     state = sk.state
@@ -553,11 +294,3 @@ def tcp_poll(sk: TcpSock) -> int:
     if sk.err or sk.error_queue:
         mask |= EPOLLERR
     return mask
-
-
-def send_active_reset_closed(sk: TcpSock) -> None:
-    """Reset from a socket that is in CLOSE already, on its way out."""
-    state = sk.state
-    sk.state = TCP_CLOSE_WAIT
-    send_active_reset(sk)
-    sk.state = state

@@ -34,15 +34,8 @@ from usernet.transport.tcp import sendmsg as _sendmsg
 from usernet.transport.tcp import sockopt as _sockopt
 from usernet.transport.tcp import timer as _timer
 from usernet.transport.tcp.ack import rtt_estimator, set_rto
-from usernet.transport.tcp.calls import (
-    stream_connect,
-    tcp_accept,
-    tcp_close,
-    tcp_disconnect,
-    tcp_listen,
-    tcp_poll,
-    tcp_shutdown,
-)
+from usernet.transport.tcp.calls import stream_connect, tcp_accept, tcp_listen, tcp_poll
+from usernet.transport.tcp.close import tcp_close, tcp_disconnect, tcp_shutdown
 from usernet.transport.tcp.completion import freed_all
 from usernet.transport.tcp.congestion.base import start
 from usernet.transport.tcp.const import (
