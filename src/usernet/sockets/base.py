@@ -19,7 +19,7 @@ from usernet.sock.sock import Sock
 from usernet.sockets import arguments
 from usernet.sockets.address import format_address, parse_address
 from usernet.sockets.arguments import c_int
-from usernet.sockets.handle import SocketHandle, check_open, timed_out
+from usernet.sockets.handle import SocketHandle, check_open, timed_out, wait_for
 
 
 class SocketBase(SocketHandle):
@@ -56,12 +56,7 @@ class SocketBase(SocketHandle):
             if socket.readiness is not None:
                 socket.readiness.refresh()
             loop.leave()
-        try:
-            return socket.run(result)
-        except BlockingIOError:
-            if timeout > 0:
-                raise timed_out() from None
-            raise
+        return wait_for(socket, result, timeout)
 
     def recv(self, bufsize: Any, flags: Any = 0, /) -> bytes:
         """At most `bufsize` bytes; b"" at the end of a stream."""
@@ -165,12 +160,7 @@ class SocketBase(SocketHandle):
             if socket.readiness is not None:
                 socket.readiness.refresh()
             loop.leave()
-        try:
-            return socket.run(result)
-        except BlockingIOError:
-            if timeout > 0:
-                raise timed_out() from None
-            raise
+        return wait_for(socket, result, timeout)
 
     def send(self, data: Any, flags: Any = 0, /) -> int:
         """Send; returns how many bytes were taken, which a stream may make fewer than all."""

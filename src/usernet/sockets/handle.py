@@ -11,7 +11,7 @@ import errno
 import sys
 import warnings
 from _socket import getdefaulttimeout
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from usernet.core.errors import error
 from usernet.core.loop import Loop
@@ -27,6 +27,8 @@ from usernet.sockets.socket import Socket
 
 LISTEN_BACKLOG: Final = 128
 """The backlog where listen() is given none: min(SOMAXCONN, 128)."""
+
+_T = TypeVar("_T")
 
 
 def timed_out() -> TimeoutError:
@@ -313,12 +315,7 @@ class SocketHandle:
             socket.get()
         finally:
             _leave(socket)
-        try:
-            child = socket.run(result)
-        except BlockingIOError:
-            if timeout > 0:
-                raise timed_out() from None
-            raise
+        child = wait_for(socket, result, timeout)
         loop.enter()
         try:
             return self._accepted(socket, child)
@@ -454,6 +451,17 @@ def check_open(socket: Socket) -> None:
     """Another thread may have closed the socket before this one got the lock."""
     if not socket.references:
         raise error(errno.EBADF)
+
+
+def wait_for(socket: Socket, call: Blocking[_T], timeout: int) -> _T:
+    """Run a call that has to wait to its end. With a `timeout` of the object's (above 0), running out of it is its
+    TimeoutError; without, what ran out is the socket's own (SO_RCVTIMEO), and EAGAIN."""
+    try:
+        return socket.run(call)
+    except BlockingIOError:
+        if timeout > 0:
+            raise timed_out() from None
+        raise
 
 
 def _leave(socket: Socket) -> None:
