@@ -33,7 +33,7 @@ from usernet.transport.tcp.data import queue_rcv
 from usernet.transport.tcp.mss import current_mss, sync_mss
 from usernet.transport.tcp.output import event_new_data_sent
 from usernet.transport.tcp.rcvmem import can_ingest
-from usernet.transport.tcp.segment import add_write_queue_tail, init_tso_segs, new_segment
+from usernet.transport.tcp.segment import add_write_queue_tail, init_tso_segs, mark_push, new_segment
 from usernet.transport.tcp.synsent import finish_connect
 from usernet.transport.tcp.transmit import xmit_probe
 from usernet.wire.tcp import (
@@ -222,6 +222,9 @@ def send(sk: TcpSock, msg: MsgHdr) -> int:
         sk.write_seq = skb.end_seq = (skb.seq + size) & SEQ_MASK
         skb.gso_segs = 0
         taken += size
+    last = sk.write_queue.last
+    if last is not None:
+        mark_push(sk, last)
     _count_as_sent(sk, mss)
     return taken
 
