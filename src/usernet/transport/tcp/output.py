@@ -34,7 +34,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.mss import current_mss
 from usernet.transport.tcp.rate import rate_skb_sent
-from usernet.transport.tcp.segment import TxInfo, fragment, gso_max_payload, init_tso_segs
+from usernet.transport.tcp.segment import TxInfo, fragment, grow, gso_max_payload, init_tso_segs
 from usernet.transport.tcp.transmit import AF_INET, local_congestion, transmit_skb
 from usernet.wire.tcp import FIN, PSH, TCP_CHECK_OFFSET, build_ts
 
@@ -452,6 +452,10 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
         else:
             # At most half the window in one go, so that there is always something to be acknowledged.
             quota = min(max(cwnd >> 1, 1), cwnd - in_flight, max_segs)
+        if length < quota * mss and skb.next is not None:
+            grow(sk, queue, skb, quota * mss - length, mss)
+            length = skb.len
+            segments = skb.gso_segs
         window = sk.snd_una + sk.snd_wnd
         end = skb.end_seq if length <= mss else skb.seq + mss
         if (window - end) & 0x80000000:

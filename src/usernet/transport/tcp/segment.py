@@ -248,6 +248,27 @@ def fragment(sk: TcpSock, queue: SKBuffQueue, skb: SKBuff, length: int, mss: int
     return rest
 
 
+def grow(sk: TcpSock, queue: SKBuffQueue, skb: SKBuff, amount: int, mss: int) -> None:
+    """Move up to `amount` bytes of the segment behind `skb`, which waits as it does, to it, so that a super-segment is
+    as large as the window allows, wherever the queued ones end (Linux: tcp_grow_skb)."""
+    following = skb.next
+    if following is None or skb.tx.eor or not following.len or skb.tx.mark is not None or following.tx.mark is not None:
+        return
+    if amount < following.len:
+        fragment(sk, queue, following, amount, mss)
+    size = following.len
+    queue.unlink(following)
+    for part in following.frags or ():
+        skb.add_frag(part)
+    queue.resized(size)
+    skb.end_seq = following.end_seq
+    skb.tcp_flags |= following.tcp_flags
+    skb.tx.eor = following.tx.eor
+    skb.cb = following.cb
+    sk.wmem_queued -= SKB_OVERHEAD
+    set_tso_segs(skb, mss)
+
+
 def trim_head(sk: TcpSock, skb: SKBuff, size: int) -> None:
     """Cut acknowledged bytes off the front of a segment that is under way (Linux: tcp_trim_head)."""
     skb.pull_front(size)
