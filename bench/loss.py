@@ -2,17 +2,19 @@
 
     python bench/loss.py [--seconds S] [--rounds N] [--streams N] [--congestion NAME]
 
-The path is a stack that routes between two devices, one of them impaired: 50 ms of delay each way, and 1 % or 5 % of
-all packets lost each way, by the same seed for all that a round compares. The far end is always a kernel. At the near
-end is a kernel, on a TAP of its own, or a stack, on a cable in memory. Each row is the sum of several connections at
-the same time, so that a single unlucky one doesn't decide. Printed: medians over the rounds, and the ratio to the
-kernel's figure of the same round. Needs root (namespaces, TAP).
+The path is a stack, in a process of its own, that routes between two TAPs, one of them impaired: 50 ms of delay each
+way, and 1 % or 5 % of all packets lost each way, by the same seed for all that a round compares. The far end is always
+a kernel. At the near end is a kernel, or a stack on a TAP of that kernel, which passes its packets on. Each row is the
+sum of several connections at the same time, so that a single unlucky one doesn't decide. Printed: medians over the
+rounds, and the ratio to the kernel's figure of the same round. Needs root (namespaces, TAP).
 """
 
 from __future__ import annotations
 
 import argparse
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -65,28 +67,42 @@ import os; sys.stdout.flush(); os._exit(0)
 """
 
 
-@contextmanager
-def path(loss: float, seed: int, congestion: str, stack_end: bool) -> Iterator[tuple[str | usernet.Stack, str]]:
-    """The near end (a namespace's name or a stack) and the far end's namespace, with the lossy router between."""
-    with ExitStack() as held:
-        far = held.enter_context(net.namespace("far"))
-        near_name = "" if stack_end else held.enter_context(net.namespace("near"))
-        router = held.enter_context(usernet.Stack("router"))
+def route_packets(near: str, far: str, loss: float, seed: int) -> None:
+    """The router, as a process of its own: between TAPs in two namespaces, the far one impaired, until it is killed."""
+    with usernet.Stack("router") as router:
         router.sysctl["net.ipv4.ip_forward"] = 1
         tap = drivers.Tap("tap0", address=f"{FAR}/24", netns=far, routes=["default via 10.82.0.254"])
         router.add_device(drivers.Impair(tap, delay=DELAY, loss=loss, seed=seed), "eth1", "10.82.0.254/24")
+        tap = drivers.Tap("tap0", address=f"{NEAR}/24", netns=near, routes=["10.82.0.0/24 via 10.81.0.254"])
+        router.add_device(tap, "eth0", "10.81.0.254/24")
+        router.add_route("10.77.0.0/24", via=NEAR)
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+@contextmanager
+def path(loss: float, seed: int, congestion: str, stack_end: bool) -> Iterator[tuple[str | usernet.Stack, str]]:
+    """The near end (a namespace's name, or a stack on a TAP of that namespace, whose kernel passes its packets on) and
+    the far end's namespace, with the lossy router between."""
+    with ExitStack() as held:
+        far = held.enter_context(net.namespace("far"))
+        near = held.enter_context(net.namespace("near"))
+        command = [sys.executable, __file__, "--router", near, far, str(loss), str(seed)]
+        router = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        held.callback(router.wait)
+        held.callback(router.kill)
+        assert router.stdout is not None
+        if router.stdout.readline().strip() != "ready":
+            raise RuntimeError("the router did not start")
         net.run("ip", "-n", far, "route", "change", "default", "via", "10.82.0.254", "congctl", congestion)
+        net.run("ip", "-n", near, "route", "change", "10.82.0.0/24", "via", "10.81.0.254", "congctl", congestion)
         if not stack_end:
-            tap = drivers.Tap("tap0", address=f"{NEAR}/24", netns=near_name, routes=["default via 10.81.0.254"])
-            router.add_device(tap, "eth0", "10.81.0.254/24")
-            net.run("ip", "-n", near_name, "route", "change", "default", "via", "10.81.0.254", "congctl", congestion)
-            yield near_name, far
+            yield near, far
             return
+        net.run("ip", "netns", "exec", near, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         stack = held.enter_context(usernet.Stack("near"))
-        here, there = drivers.veth()
-        router.add_device(there, "eth0", "10.81.0.254/24")
-        stack.add_device(here, "eth0", f"{NEAR}/24")
-        stack.add_route("default", via="10.81.0.254")
+        stack.add_device(drivers.Tap("tap1", address="10.77.0.1/24", netns=near), "eth0", "10.77.0.2/24")
+        stack.add_route("default", via="10.77.0.1")
         stack.sysctl["net.ipv4.tcp_congestion_control"] = congestion
         yield stack, far
 
@@ -161,9 +177,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="length of each measurement (default 15)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--streams", type=int, default=10, help="connections at the same time (default 10)")
+    parser.add_argument("--router", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--congestion", default="cubic", help="congestion control of all senders (default cubic)")
     arguments = parser.parse_args()
     net.prepare()
+    if arguments.router:
+        near, far, loss, seed = arguments.router
+        route_packets(near, far, float(loss), int(seed))
+        return
     rows = []
     for loss in (0.01, 0.05):
         for sends in (True, False):
