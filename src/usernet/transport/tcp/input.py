@@ -76,7 +76,7 @@ def rcv_established(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         and flags & ~PSH == ACK
         and doff == sk.tcp_header_len
         and window << sk.snd_wscale == sk.snd_wnd
-        and (sk.snd_nxt - ack) & 0x80000000 == 0
+        and (ack - sk.snd_una) & SEQ_MASK <= (sk.snd_nxt - sk.snd_una) & SEQ_MASK
     ):
         predicted = True
         if sk.tstamp_ok:
