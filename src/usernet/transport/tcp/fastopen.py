@@ -166,6 +166,7 @@ def add_data(sk: TcpSock, skb: SKBuff, doff: int) -> None:
     part = skb.clone()
     part.seq = (skb.seq + 1) & SEQ_MASK
     part.end_seq = skb.end_seq
+    part.ack_seq = skb.ack_seq
     part.tcp_flags = skb.tcp_flags & ~SYN
     part.data += doff
     part.len -= doff

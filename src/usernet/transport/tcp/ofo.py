@@ -205,6 +205,7 @@ def _part(skb: SKBuff, size: int) -> SKBuff:
     part = skb.clone()
     part.seq = skb.seq
     part.end_seq = (skb.seq + size) & SEQ_MASK
+    part.ack_seq = skb.ack_seq
     part.tcp_flags = skb.tcp_flags & ~FIN
     part.trim(size)
     part.truesize = size + 576
