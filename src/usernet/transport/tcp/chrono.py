@@ -23,6 +23,8 @@ def _switch(sk: TcpSock, kind: int) -> None:
     now = sk.loop.now
     old = sk.chrono_type
     if old:
+        if sk.chrono_stat is None:
+            sk.chrono_stat = [0, 0, 0]
         sk.chrono_stat[old - 1] += now - sk.chrono_start
     sk.chrono_start = now
     sk.chrono_type = kind
@@ -44,7 +46,7 @@ def stop(sk: TcpSock, kind: int) -> None:
 
 def times(sk: TcpSock) -> tuple[int, int, int]:
     """Busy altogether, limited by the peer's window, and by the send buffer (µs; Linux: tcp_get_info_chrono_stats)."""
-    stats = sk.chrono_stat[:]
+    stats = [0, 0, 0] if sk.chrono_stat is None else sk.chrono_stat[:]
     if sk.chrono_type:
         stats[sk.chrono_type - 1] += sk.loop.now - sk.chrono_start
     return sum(stats) // 1000, stats[RWND_LIMITED - 1] // 1000, stats[SNDBUF_LIMITED - 1] // 1000

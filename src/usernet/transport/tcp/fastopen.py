@@ -8,6 +8,7 @@ fastopen_client.py, the server's in fastopen_server.py.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
@@ -134,7 +135,7 @@ def init_key_once(tcp: Tcp) -> None:
         tcp.tcp_fastopen_key = format_keys(tcp.fastopen_keys)
 
 
-def keys_of(tcp: Tcp, sk: TcpSock) -> list[bytes]:
+def keys_of(tcp: Tcp, sk: TcpSock) -> Sequence[bytes]:
     """The keys of a listener: its own (TCP_FASTOPEN_KEY), or its namespace's."""
     return sk.fastopen_keys or tcp.fastopen_keys
 

@@ -236,7 +236,7 @@ def sacktag_write_queue(sk: TcpSock, ack: int, reported: list[Block], prior_snd_
     state.reord = sk.snd_nxt
     if not sk.sacked_out:
         sk.highest_sack = sk.rtx_queue.first
-        sk.recv_sack_cache = []
+        sk.recv_sack_cache = ()
     found_dup = _check_dsack(sk, ack, reported, prior_snd_una, state)
     # Before the window of what may have been sent: nothing to learn.
     if before(ack, (prior_snd_una - sk.max_window) & SEQ_MASK):

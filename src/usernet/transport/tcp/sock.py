@@ -107,18 +107,18 @@ class TcpSock(TcpState):
         self.resume_output()
 
     def new_pacing_timer(self) -> Timer:
-        timer = self.pacing_timer = Timer(self.loop.timers, self._on_pacing_timer)
+        timer = self.pacing_timer = Timer(self.loop.timers, type(self)._on_pacing_timer, self)
         return timer
 
     def new_comp_sack_timer(self) -> Timer:
-        timer = self.comp_sack_timer = Timer(self.loop.timers, self._on_comp_sack_timer)
+        timer = self.comp_sack_timer = Timer(self.loop.timers, type(self)._on_comp_sack_timer, self)
         return timer
 
     def reset_keepalive_timer(self, delay: int) -> None:
         """Arm the keepalive timer, `delay` ns from now."""
         timer = self.keepalive_timer
         if timer is None:
-            timer = self.keepalive_timer = Timer(self.loop.timers, self._on_keepalive_timer)
+            timer = self.keepalive_timer = Timer(self.loop.timers, type(self)._on_keepalive_timer, self)
         timer.mod(self.loop.now + delay)
 
     def clear_xmit_timer(self) -> None:

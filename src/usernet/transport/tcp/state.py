@@ -8,6 +8,7 @@ wrap. Windows are in bytes, `snd_cwnd` and all that counts packets in packets; t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from usernet.core.timer import Timer
@@ -22,7 +23,6 @@ from usernet.transport.tcp.calls import (
 )
 from usernet.transport.tcp.congestion.base import CongestionControl, mark_capable
 from usernet.transport.tcp.const import (
-    MSEC,
     SEC,
     TCP_CA_OPEN,
     TCP_DEFAULT_SCALING_RATIO,
@@ -194,7 +194,7 @@ class TcpState(InetSock):
         self.rto: int = TCP_TIMEOUT_INIT
         self.rto_init: int = TCP_TIMEOUT_INIT
         self.rto_min: int = tcp.tcp_rto_min_us
-        self.rto_max: int = tcp.tcp_rto_max_ms * MSEC
+        self.rto_max: int = tcp.rto_max
         self.backoff: int = 0
         self.icsk_pending: int = 0
         self.icsk_retransmits: int = 0
@@ -217,8 +217,10 @@ class TcpState(InetSock):
         self.thin_lto: bool = False
         self.synack_mstamp: int = 0
         timers = net.loop.timers
-        self.retransmit_timer = Timer(timers, self._on_write_timer)
-        self.delack_timer = Timer(timers, self._on_delack_timer)
+        # Functions of the class, not bound methods: those would be objects of each socket's own.
+        kind = type(self)
+        self.retransmit_timer = Timer(timers, kind._on_write_timer, self)
+        self.delack_timer = Timer(timers, kind._on_delack_timer, self)
         self.keepalive_timer: Timer | None = None
         self.pacing_timer: Timer | None = None
         self.comp_sack_timer: Timer | None = None
@@ -247,7 +249,7 @@ class TcpState(InetSock):
         self.lost_out: int = 0
         self.highest_sack: SKBuff | None = None
         self.retransmit_hint: SKBuff | None = None
-        self.recv_sack_cache: list[tuple[int, int]] = []
+        self.recv_sack_cache: Sequence[tuple[int, int]] = ()
         self.high_seq: int = 0
         self.reordering: int = tcp.tcp_reordering
         self.reord_seen: int = 0
@@ -295,7 +297,7 @@ class TcpState(InetSock):
         # What the sender waits for, as time (chrono.py).
         self.chrono_type: int = 0
         self.chrono_start: int = 0
-        self.chrono_stat: list[int] = [0, 0, 0]
+        self.chrono_stat: list[int] | None = None
         # Listening.
         self.backlog: int = 0
         self.accept_queue: deque[TcpSock] | None = None
@@ -322,7 +324,7 @@ class TcpState(InetSock):
         self.syn_fastopen_exp: bool = False
         self.syn_fastopen_ch: bool = False
         self.syn_fastopen_child: bool = False
-        self.fastopen_keys: list[bytes] = []
+        self.fastopen_keys: Sequence[bytes] = ()
         self.fastopen_max_qlen: int = 0
         self.fastopen_qlen: int = 0
         self.fastopen_resets: deque[int] | None = None

@@ -166,6 +166,7 @@ class TcpSettings:
         hooks = {
             "tcp_fastopen_key": self._fastopen_key_changed,
             "tcp_fastopen_blackhole_timeout_sec": self._blackhole_timeout_changed,
+            "tcp_rto_max_ms": self._rto_max_changed,
         }
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":
@@ -182,6 +183,8 @@ class TcpSettings:
         self.fastopen_keys: list[bytes] = []
         self.tfo_disable_times: int = 0
         self.tfo_disable_stamp: int = 0
+        self.rto_max: int = self.tcp_rto_max_ms * MSEC
+        """The same in ns: one number for all sockets."""
 
     def _fastopen_key_changed(self) -> None:
         try:
@@ -190,6 +193,9 @@ class TcpSettings:
             self.tcp_fastopen_key = format_keys(self.fastopen_keys)
             raise
         self.tcp_fastopen_key = format_keys(self.fastopen_keys)
+
+    def _rto_max_changed(self) -> None:
+        self.rto_max = self.tcp_rto_max_ms * MSEC
 
     def _blackhole_timeout_changed(self) -> None:
         self.tfo_disable_times = 0
