@@ -70,6 +70,10 @@ class AddressFamily:
     loopback: bytes = b""
     ethertype: int = 0
 
+    def default_pmtudisc(self) -> int:
+        """The path MTU discovery of a new socket: IP_PMTUDISC_WANT, or what a sysctl says."""
+        return 1
+
     def addr_type(self, addr: bytes, dev: Any = None) -> int:
         """RTN_LOCAL, RTN_UNICAST, RTN_BROADCAST, RTN_MULTICAST or RTN_UNSPEC (Linux: inet_addr_type)."""
         raise NotImplementedError

@@ -59,7 +59,7 @@ class InetSock(Sock):
         self.mc_index: int = 0
         self.mc_addr: bytes = af.any
         self.memberships: list[Any] = []
-        self.pmtudisc: int = IP_PMTUDISC_WANT
+        self.pmtudisc: int = af.default_pmtudisc()
         self.recverr: bool = False
         self.recverr_rfc4884: bool = False
         self.hdrincl: bool = False

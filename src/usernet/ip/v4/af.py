@@ -15,7 +15,7 @@ from usernet.net.dst import Dst
 from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import AddressFamily, Flow
-from usernet.sock.inet import InetSock
+from usernet.sock.inet import IP_PMTUDISC_DONT, IP_PMTUDISC_WANT, InetSock
 from usernet.wire.checksum import pseudo_sum
 from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.icmp import ICMP_DEST_UNREACH, ICMP_PORT_UNREACH
@@ -46,6 +46,9 @@ class Ipv4Family(AddressFamily):
         self._options = net.get(OptionsInput)
         self.xmit = self._out.xmit
         self.sockglue = net.get(SockGlue)
+
+    def default_pmtudisc(self) -> int:
+        return IP_PMTUDISC_DONT if self._icmp.ip_no_pmtu_disc else IP_PMTUDISC_WANT
 
     def addr_type(self, addr: bytes, dev: Any = None) -> int:
         return self._fib.addr_type(addr, dev)

@@ -63,7 +63,6 @@ from usernet.transport.tcp.fastopen_blackhole import ofo_check
 from usernet.transport.tcp.metrics import update_metrics
 from usernet.transport.tcp.mss import current_mss, sync_mss
 from usernet.transport.tcp.output import packets_in_flight, reset_xmit_timer, write_xmit
-from usernet.transport.tcp.recovery import simple_retransmit
 from usernet.transport.tcp.retransmit import xmit_retransmit_queue
 from usernet.transport.tcp.segment import SentQueue
 from usernet.transport.tcp.state import TcpState
@@ -73,7 +72,7 @@ from usernet.transport.tcp.validate import replace_ts_recent
 from usernet.wire import checksum
 
 if TYPE_CHECKING:
-    from usernet.net.protocols import ErrorReport
+    pass
 
 
 IPPROTO_TCP = 6
@@ -478,44 +477,6 @@ class TcpSock(TcpState):
 
     def timestamping_opt_stats(self, skb: SKBuff, ack_skb: SKBuff | None) -> bytes | None:
         return _info.opt_stats(self, skb, ack_skb)
-
-    # -- errors from the network
-
-    def icmp_error(self, report: ErrorReport, seq: int) -> None:
-        """An ICMP error about a segment of this connection (RFC 5927, RFC 5461; Linux: tcp_v4_err)."""
-        if self.state == TCP_CLOSE or report.quench or report.redirect:
-            return
-        if report.mtu:
-            if self.state == TCP_LISTEN:
-                return
-            self.mtu_reduced(report.mtu)
-            return
-        if self.state == TCP_SYN_SENT or (
-            self.state == TCP_SYN_RECV and not (self.fastopen_pending and self.listener is None)
-        ):
-            self.err = report.errno
-            self.write_queue_purge()
-            self.done()
-            if not self.dead:
-                self.error_report()
-            return
-        # An established connection is only told, and only where it asked (RFC 1122 section 4.2.3.9).
-        if self.recverr and not self.dead:
-            self.err = report.errno
-            self.error_report()
-        else:
-            self.err_soft = report.errno
-
-    def mtu_reduced(self, mtu: int) -> None:
-        """The path takes only `mtu` bytes: smaller segments, and the lost ones again (Linux: tcp_v4_mtu_reduced)."""
-        dst = self.dst
-        if dst is None or self.state == TCP_LISTEN:
-            return
-        dst.update_pmtu(mtu)
-        mtu = dst.mtu()
-        if self.pmtudisc not in (0, 4, 5) and self.pmtu_cookie > mtu:
-            sync_mss(self, mtu)
-            simple_retransmit(self)
 
     def options_changed(self) -> None:
         """Linux: do_ip_setsockopt, IP_OPTIONS of a connection."""

@@ -531,7 +531,9 @@ class Tcp(TcpSettings, NetProtocol):
         if sk.state != TCP_LISTEN and not between(seq, oldest, sk.snd_nxt):
             self.net.mib.tcp_ext.OutOfWindowIcmps += 1
             return True
-        sk.icmp_error(report, seq)
+        from usernet.transport.tcp.icmp import icmp_error
+
+        icmp_error(sk, report, seq)
         return True
 
     # -- segments without a socket
