@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from usernet.transport.tcp.congestion.base import CA_EVENT_COMPLETE_CWR, CA_EVENT_LOSS
+from usernet.transport.tcp.congestion.base import CA_EVENT_COMPLETE_CWR, CA_EVENT_LOSS, CA_EVENT_TLP_RECOVERY
 from usernet.transport.tcp.const import (
     FLAG_DATA_SACKED,
     FLAG_DSACK_TLP,
@@ -597,6 +597,7 @@ def process_tlp_ack(sk: TcpSock, ack: int, flag: int) -> None:
         sk.tlp_high_seq = 0
     elif after(ack, sk.tlp_high_seq):
         # No D-SACK, so the probe repaired a loss: reduce as recovery would have.
+        sk.ca.cwnd_event(sk, CA_EVENT_TLP_RECOVERY)
         init_cwnd_reduction(sk)
         sk.set_ca_state(TCP_CA_CWR)
         end_cwnd_reduction(sk)

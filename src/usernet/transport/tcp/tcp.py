@@ -146,6 +146,7 @@ class TcpSettings:
         self.cubic_hystart_detect: int = 3
         self.cubic_hystart_low_window: int = 16
         self.cubic_hystart_ack_delta_us: int = 2000
+        self.cubic_hystart_plus_plus: int = 0
         self.dctcp_shift_g: int = 4
         self.dctcp_alpha_on_init: int = 1024
         bounds = {

@@ -9,14 +9,13 @@ from typing import Any
 from tests.transport.tcp.congestion.bottleneck import Bulk, hosts
 from usernet.lab import Lab
 from usernet.net.pacing import SK_PACING_NEEDED
-from usernet.transport.tcp.congestion.bbr import (
+from usernet.transport.tcp.congestion.bbr import CYCLE_LEN, HIGH_GAIN
+from usernet.transport.tcp.congestion.bbr_model import (
     BBR_DRAIN,
     BBR_PROBE_BW,
     BBR_PROBE_RTT,
     BBR_STARTUP,
     BBR_UNIT,
-    CYCLE_LEN,
-    HIGH_GAIN,
 )
 
 

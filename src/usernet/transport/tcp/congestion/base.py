@@ -27,6 +27,8 @@ CA_EVENT_COMPLETE_CWR: Final = 2
 CA_EVENT_LOSS: Final = 3
 CA_EVENT_ECN_NO_CE: Final = 4
 CA_EVENT_ECN_IS_CE: Final = 5
+CA_EVENT_TLP_RECOVERY: Final = 6
+"""A loss probe repaired a loss that nothing else showed (of google/bbr; not in Linux)."""
 
 TCP_CA_NAME_MAX: Final = 16
 _INET_ECN_MASK: Final = 3
@@ -182,7 +184,7 @@ def start(sk: TcpSock) -> None:
 
 _REGISTRY: dict[str, type[CongestionControl]] = {}
 _MODULES: dict[str, str] = {
-    name: f"usernet.transport.tcp.congestion.{name}" for name in ("reno", "cubic", "dctcp", "bbr")
+    name: f"usernet.transport.tcp.congestion.{name}" for name in ("reno", "cubic", "dctcp", "bbr", "bbr3")
 }
 
 

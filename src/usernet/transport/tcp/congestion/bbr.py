@@ -13,101 +13,69 @@ gain, and keeps at most twice `bw * min_rtt` in flight.
 In recovery it conserves packets for a round, and then works up to the model again. Where a token bucket polices, which
 shows in losses above 20 % at a steady rate, it sends at that rate (`lt_bw`). What acknowledgements bring in bursts
 (`extra_acked`) is added to the window.
-
-Fixed point as in Linux: rates in packets/µs times 2**24, gains times 256.
 """
 
 from __future__ import annotations
 
-from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
-from usernet.net.pacing import PACING_UNLIMITED
-from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START, CongestionControl, register
-from usernet.transport.tcp.congestion.minmax import WindowedMax
-from usernet.transport.tcp.const import (
-    MSEC,
-    SEC,
-    TCP_CA_LOSS,
-    TCP_CA_OPEN,
-    TCP_CA_RECOVERY,
-    TCP_INFINITE_SSTHRESH,
-    TCP_INIT_CWND,
+from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START, register
+from usernet.transport.tcp.congestion.bbr_model import (
+    BBR_DRAIN,
+    BBR_PROBE_BW,
+    BBR_PROBE_RTT,
+    BBR_SCALE,
+    BBR_STARTUP,
+    BBR_UNIT,
+    BW_UNIT,
+    CWND_MIN_TARGET,
+    DRAIN_GAIN,
+    EXTRA_ACKED_WIN_RTTS,
+    FULL_BW_CNT,
+    FULL_BW_THRESH,
+    MIN_RTT_WIN,
+    PROBE_RTT_MODE,
+    BbrModel,
+    in_flight,
 )
+from usernet.transport.tcp.congestion.minmax import WindowedMax
+from usernet.transport.tcp.const import MSEC, TCP_CA_LOSS, TCP_CA_RECOVERY, TCP_INFINITE_SSTHRESH, TCP_INIT_CWND
 from usernet.transport.tcp.rate import RateSample
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
 
-BW_SCALE: Final = 24
-BW_UNIT: Final = 1 << BW_SCALE
-BBR_SCALE: Final = 8
-BBR_UNIT: Final = 1 << BBR_SCALE
-
-BBR_STARTUP: Final = 0
-BBR_DRAIN: Final = 1
-BBR_PROBE_BW: Final = 2
-BBR_PROBE_RTT: Final = 3
-
 CYCLE_LEN: Final = 8
 BW_RTTS: Final = CYCLE_LEN + 2
-MIN_RTT_WIN: Final = 10 * SEC
-PROBE_RTT_MODE: Final = 200 * MSEC
 MIN_TSO_RATE: Final = 1_200_000 // 8
-PACING_MARGIN_PERCENT: Final = 1
 HIGH_GAIN: Final = BBR_UNIT * 2885 // 1000 + 1  # 2 / ln 2
-DRAIN_GAIN: Final = BBR_UNIT * 1000 // 2885
 CWND_GAIN: Final = BBR_UNIT * 2
 PACING_GAIN: Final = (BBR_UNIT * 5 // 4, BBR_UNIT * 3 // 4) + (BBR_UNIT,) * 6
 CYCLE_RAND: Final = 7
-CWND_MIN_TARGET: Final = 4
-FULL_BW_THRESH: Final = BBR_UNIT * 5 // 4
-FULL_BW_CNT: Final = 3
 LT_INTVL_MIN_RTTS: Final = 4
 LT_LOSS_THRESH: Final = 50
 LT_BW_RATIO: Final = BBR_UNIT // 8
 LT_BW_DIFF: Final = 4000 // 8
 LT_BW_MAX_RTTS: Final = 48
-EXTRA_ACKED_WIN_RTTS: Final = 5
-ACK_EPOCH_ACKED_RESET: Final = 1 << 20
-EXTRA_ACKED_MAX_US: Final = 100_000
-GSO_LEGACY_PAYLOAD: Final = 65536 - 1 - 320
-NO_RTT: Final = 0xFFFFFFFF
-
-_BBR_INFO: Final = Struct("=IIIII")
 
 
 @final
-class Bbr(CongestionControl):
-    """BBR's state of one connection. Times in ns, `min_rtt_us` in µs."""
+class Bbr(BbrModel):
+    """BBR's state of one connection."""
 
     __slots__ = (
-        "ack_epoch_acked", "ack_epoch_mstamp", "bw", "cwnd_gain", "cycle_idx", "cycle_mstamp", "extra_acked",
-        "extra_acked_win_idx", "extra_acked_win_rtts", "full_bw", "full_bw_cnt", "full_bw_reached", "has_seen_rtt",
-        "idle_restart", "lt_bw", "lt_is_sampling", "lt_last_delivered", "lt_last_lost", "lt_last_stamp", "lt_rtt_cnt",
-        "lt_use_bw", "min_rtt_stamp", "min_rtt_us", "mode", "next_rtt_delivered", "packet_conservation",
-        "pacing_gain", "prev_ca_state", "prior_cwnd", "probe_rtt_done_stamp", "probe_rtt_round_done", "round_start",
-        "rtt_cnt",
+        "bw", "lt_bw", "lt_is_sampling", "lt_last_delivered", "lt_last_lost", "lt_last_stamp", "lt_rtt_cnt",
+        "lt_use_bw", "packet_conservation", "rtt_cnt",
     )  # fmt: skip
 
     name = "bbr"
-    needs_pacing = True
+    high_gain = HIGH_GAIN
 
     def __init__(self) -> None:
-        self.mode: int = BBR_STARTUP
-        self.min_rtt_us: int = NO_RTT
-        self.min_rtt_stamp: int = 0
-        self.probe_rtt_done_stamp: int = 0
-        self.probe_rtt_round_done: bool = False
+        super().__init__()
         self.bw = WindowedMax(0, 0)
         self.rtt_cnt: int = 0
-        self.next_rtt_delivered: int = 0
-        self.round_start: bool = False
-        self.cycle_mstamp: int = 0
-        self.cycle_idx: int = 0
-        self.prev_ca_state: int = TCP_CA_OPEN
         self.packet_conservation: bool = False
-        self.idle_restart: bool = False
         self.lt_is_sampling: bool = False
         self.lt_rtt_cnt: int = 0
         self.lt_use_bw: bool = False
@@ -115,18 +83,6 @@ class Bbr(CongestionControl):
         self.lt_last_delivered: int = 0
         self.lt_last_stamp: int = 0
         self.lt_last_lost: int = 0
-        self.pacing_gain: int = HIGH_GAIN
-        self.cwnd_gain: int = HIGH_GAIN
-        self.full_bw_reached: bool = False
-        self.full_bw_cnt: int = 0
-        self.full_bw: int = 0
-        self.has_seen_rtt: bool = False
-        self.prior_cwnd: int = 0
-        self.ack_epoch_mstamp: int = 0
-        self.ack_epoch_acked: int = 0
-        self.extra_acked: list[int] = [0, 0]
-        self.extra_acked_win_rtts: int = 0
-        self.extra_acked_win_idx: int = 0
 
     def init(self, sk: TcpSock) -> None:
         sk.snd_ssthresh = TCP_INFINITE_SSTHRESH
@@ -142,40 +98,6 @@ class Bbr(CongestionControl):
     def _bw(self) -> int:
         return self.lt_bw if self.lt_use_bw else self.bw.get()
 
-    def _bytes_per_second(self, sk: TcpSock, bw: int, gain: int) -> int:
-        """A rate as bytes per second, on average a little below what the bottleneck takes, so that no queue builds."""
-        rate = bw * sk.mss_cache * gain >> BBR_SCALE
-        return rate * (1_000_000 // 100 * (100 - PACING_MARGIN_PERCENT)) >> BW_SCALE
-
-    def _pacing_rate(self, sk: TcpSock, bw: int, gain: int) -> int:
-        return min(self._bytes_per_second(sk, bw, gain), sk.max_pacing_rate or PACING_UNLIMITED)
-
-    def _init_pacing_rate(self, sk: TcpSock) -> None:
-        """The initial window each round trip, and one of 1 ms until one was measured, times the high gain."""
-        if sk.srtt_us:
-            rtt_us = max(sk.srtt_us >> 3, 1)
-            self.has_seen_rtt = True
-        else:
-            rtt_us = 1000
-        sk.pacing_rate = self._pacing_rate(sk, sk.snd_cwnd * BW_UNIT // rtt_us, HIGH_GAIN)
-
-    def _set_pacing_rate(self, sk: TcpSock, bw: int, gain: int) -> None:
-        if not self.has_seen_rtt and sk.srtt_us:
-            self._init_pacing_rate(sk)
-        rate = self._pacing_rate(sk, bw, gain)
-        if self.full_bw_reached or rate > sk.pacing_rate:
-            sk.pacing_rate = rate
-
-    def _bdp(self, bw: int, gain: int) -> int:
-        """The bandwidth-delay product (packets) times `gain`, rounded up: rounding down would feed back."""
-        if self.min_rtt_us == NO_RTT:
-            return TCP_INIT_CWND
-        return ((bw * self.min_rtt_us * gain >> BBR_SCALE) + BW_UNIT - 1) // BW_UNIT
-
-    def _tso_segs_goal(self, sk: TcpSock) -> int:
-        size = min(sk.pacing_rate >> 10, GSO_LEGACY_PAYLOAD)
-        return min(max(size // sk.mss_cache, self.min_tso_segs(sk)), 0x7F)
-
     def _quantize(self, sk: TcpSock, cwnd: int) -> int:
         """Room for a super-segment in each of: the sender's queue, its NIC, the receiver's GRO. Even, so that the last
         packet's acknowledgement is not delayed."""
@@ -185,43 +107,28 @@ class Bbr(CongestionControl):
         return cwnd
 
     def _inflight(self, sk: TcpSock, bw: int, gain: int) -> int:
-        return self._quantize(sk, self._bdp(bw, gain))
-
-    def _packets_in_net_at_edt(self, sk: TcpSock, in_flight: int) -> int:
-        """How many packets will be in the network when the next one leaves, which pacing may have put off."""
-        interval_us = max(sk.wstamp - sk.loop.now, 0) // 1000
-        delivered = self._bw() * interval_us >> BW_SCALE
-        if self.pacing_gain > BBR_UNIT:
-            in_flight += self._tso_segs_goal(sk)
-        return max(in_flight - delivered, 0)
+        return self._quantize(sk, self._bdp(sk, bw, gain))
 
     # -- the window
-
-    def _save_cwnd(self, sk: TcpSock) -> None:
-        """Remember the window as it was when things went well, to restore it after a loss or PROBE_RTT."""
-        if self.prev_ca_state < TCP_CA_RECOVERY and self.mode != BBR_PROBE_RTT:
-            self.prior_cwnd = sk.snd_cwnd
-        else:
-            self.prior_cwnd = max(self.prior_cwnd, sk.snd_cwnd)
 
     def _recover_or_restore(self, sk: TcpSock, sample: RateSample, acked: int) -> tuple[bool, int]:
         """In recovery a round of packet conservation, then the window as it was. Returns whether it conserves, and the
         window."""
         prior, state = self.prev_ca_state, sk.ca_state
         cwnd = sk.snd_cwnd
-        in_flight = sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out
+        packets = in_flight(sk)
         if sample.losses > 0:
             cwnd = max(cwnd - sample.losses, 1)
         if state == TCP_CA_RECOVERY and prior != TCP_CA_RECOVERY:
             self.packet_conservation = True
             self.next_rtt_delivered = sk.delivered
-            cwnd = in_flight + acked
+            cwnd = packets + acked
         elif prior >= TCP_CA_RECOVERY > state:
             cwnd = max(cwnd, self.prior_cwnd)
             self.packet_conservation = False
         self.prev_ca_state = state
         if self.packet_conservation:
-            return True, max(cwnd, in_flight + acked)
+            return True, max(cwnd, packets + acked)
         return False, cwnd
 
     def _set_cwnd(self, sk: TcpSock, sample: RateSample, acked: int, bw: int, gain: int) -> None:
@@ -229,7 +136,8 @@ class Bbr(CongestionControl):
         if acked:
             conserving, cwnd = self._recover_or_restore(sk, sample, acked)
             if not conserving:
-                target = self._quantize(sk, self._bdp(bw, gain) + self._ack_aggregation_cwnd())
+                extra = self._ack_aggregation_cwnd() if self.full_bw_reached else 0
+                target = self._quantize(sk, self._bdp(sk, bw, gain) + extra)
                 if self.full_bw_reached:
                     cwnd = min(cwnd + acked, target)
                 elif cwnd < target or sk.delivered < TCP_INIT_CWND:
@@ -240,11 +148,6 @@ class Bbr(CongestionControl):
             cwnd = min(cwnd, CWND_MIN_TARGET)
         sk.snd_cwnd = cwnd
 
-    def _ack_aggregation_cwnd(self) -> int:
-        if not self.full_bw_reached:
-            return 0
-        return min(max(self.extra_acked), self._bw() * EXTRA_ACKED_MAX_US // BW_UNIT)
-
     # -- modes
 
     def _cycle_phase_done(self, sk: TcpSock, sample: RateSample) -> bool:
@@ -252,12 +155,12 @@ class Bbr(CongestionControl):
         gain = self.pacing_gain
         if gain == BBR_UNIT:
             return full_length
-        in_flight = self._packets_in_net_at_edt(sk, sample.prior_in_flight)
+        packets = self._packets_in_net_at_edt(sk, sample.prior_in_flight)
         bw = self.bw.get()
         if gain > BBR_UNIT:
             # Until there is as much in flight as was to be tried, or it did not fit.
-            return full_length and (sample.losses > 0 or in_flight >= self._inflight(sk, bw, gain))
-        return full_length or in_flight <= self._inflight(sk, bw, BBR_UNIT)
+            return full_length and (sample.losses > 0 or packets >= self._inflight(sk, bw, gain))
+        return full_length or packets <= self._inflight(sk, bw, BBR_UNIT)
 
     def _advance_cycle_phase(self, sk: TcpSock) -> None:
         self.cycle_idx = (self.cycle_idx + 1) % CYCLE_LEN
@@ -292,8 +195,8 @@ class Bbr(CongestionControl):
             self.mode = BBR_DRAIN
             sk.snd_ssthresh = self._inflight(sk, self.bw.get(), BBR_UNIT)
         if self.mode == BBR_DRAIN:
-            in_flight = sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out
-            if self._packets_in_net_at_edt(sk, in_flight) <= self._inflight(sk, self.bw.get(), BBR_UNIT):
+            packets = in_flight(sk)
+            if self._packets_in_net_at_edt(sk, packets) <= self._inflight(sk, self.bw.get(), BBR_UNIT):
                 self._enter_probe_bw(sk)
 
     def _check_probe_rtt_done(self, sk: TcpSock) -> None:
@@ -315,10 +218,10 @@ class Bbr(CongestionControl):
             self._save_cwnd(sk)
             self.probe_rtt_done_stamp = 0
         if self.mode == BBR_PROBE_RTT:
-            in_flight = sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out
+            packets = in_flight(sk)
             # The low rates of this mode say nothing of the path.
-            sk.app_limited = sk.delivered + in_flight or 1
-            if not self.probe_rtt_done_stamp and in_flight <= CWND_MIN_TARGET:
+            sk.app_limited = sk.delivered + packets or 1
+            if not self.probe_rtt_done_stamp and packets <= CWND_MIN_TARGET:
                 self.probe_rtt_done_stamp = now + PROBE_RTT_MODE
                 self.probe_rtt_round_done = False
                 self.next_rtt_delivered = sk.delivered
@@ -359,29 +262,9 @@ class Bbr(CongestionControl):
         if not sample.is_app_limited or bw >= self.bw.get():
             self.bw.update(BW_RTTS, self.rtt_cnt, bw)
 
-    def _update_ack_aggregation(self, sk: TcpSock, sample: RateSample) -> None:
-        """By how much acknowledgements run ahead of `bw`, at most, in the last five to ten rounds."""
-        if sample.acked_sacked <= 0 or sample.delivered < 0 or sample.interval <= 0:
-            return
-        if self.round_start:
-            self.extra_acked_win_rtts = min(0x1F, self.extra_acked_win_rtts + 1)
-            if self.extra_acked_win_rtts >= EXTRA_ACKED_WIN_RTTS:
-                self.extra_acked_win_rtts = 0
-                self.extra_acked_win_idx ^= 1
-                self.extra_acked[self.extra_acked_win_idx] = 0
-        epoch_us = (sk.delivered_mstamp - self.ack_epoch_mstamp) // 1000
-        expected = self._bw() * epoch_us // BW_UNIT
-        if self.ack_epoch_acked <= expected or self.ack_epoch_acked + sample.acked_sacked >= ACK_EPOCH_ACKED_RESET:
-            self.ack_epoch_acked = expected = 0
-            self.ack_epoch_mstamp = sk.delivered_mstamp
-        self.ack_epoch_acked = min(0xFFFFF, self.ack_epoch_acked + sample.acked_sacked)
-        extra = min(self.ack_epoch_acked - expected, sk.snd_cwnd)
-        if extra > self.extra_acked[self.extra_acked_win_idx]:
-            self.extra_acked[self.extra_acked_win_idx] = extra
-
     def cong_control(self, sk: TcpSock, ack: int, flag: int, sample: RateSample) -> None:
         self._update_bw(sk, sample)
-        self._update_ack_aggregation(sk, sample)
+        self._update_ack_aggregation(sk, sample, EXTRA_ACKED_WIN_RTTS)
         if self.mode == BBR_PROBE_BW and self._cycle_phase_done(sk, sample):
             self._advance_cycle_phase(sk)
         self._check_full_bw(sample)
@@ -488,24 +371,5 @@ class Bbr(CongestionControl):
 
     def min_tso_segs(self, sk: TcpSock) -> int:
         return 1 if sk.pacing_rate < MIN_TSO_RATE else 2
-
-    def sndbuf_expand(self, sk: TcpSock) -> int:
-        return 3
-
-    def pack_info(self, sk: TcpSock) -> bytes:
-        bw = self._bw() * sk.mss_cache * 1_000_000 >> BW_SCALE
-        return _BBR_INFO.pack(
-            bw & 0xFFFFFFFF, bw >> 32 & 0xFFFFFFFF, self.min_rtt_us, self.pacing_gain, self.cwnd_gain
-        )
-
-    def get_info(self, sk: TcpSock) -> dict[str, Any]:
-        bw = self._bw() * sk.mss_cache * 1_000_000 >> BW_SCALE
-        return {
-            "bw": f"{bw * 8}bps",
-            "mrtt": f"{self.min_rtt_us / 1000:g}",
-            "pacing_gain": f"{self.pacing_gain / BBR_UNIT:g}",
-            "cwnd_gain": f"{self.cwnd_gain / BBR_UNIT:g}",
-        }
-
 
 register(Bbr)

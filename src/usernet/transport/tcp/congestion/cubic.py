@@ -6,7 +6,8 @@ which W_max is reached, the cube root of W_max (1 - beta) / C. Where Reno would 
 fast as Reno. Constants in Linux's fixed point: beta = 717/1024, C = 0.4 as bic_scale 41, time in units of 1/1024 s.
 
 HyStart leaves slow start when the acknowledgements of a round are spread over half the minimum RTT (the train fills the
-path), or the RTT of a round has risen by an eighth (a queue builds up).
+path), or the RTT of a round has risen by an eighth (a queue builds up). HyStart++ (hystart.py) takes its place where
+the parameter hystart_plus_plus of the module is set.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from usernet.transport.tcp.congestion.base import (
     register,
     slow_start,
 )
+from usernet.transport.tcp.congestion.hystart import HystartPlusPlus
 from usernet.transport.tcp.const import TCP_CA_LOSS, after
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Cubic(CongestionControl):
     __slots__ = (
         "ack_cnt", "bic_k", "bic_origin_point", "cnt", "curr_rtt", "delay_min", "end_seq", "epoch_start",
         "fast_convergence", "found", "hystart", "hystart_ack_delta_us", "hystart_detect", "hystart_low_window",
-        "last_ack", "last_cwnd", "last_max_cwnd", "last_time", "round_start", "sample_cnt", "tcp_cwnd",
+        "hystartpp", "last_ack", "last_cwnd", "last_max_cwnd", "last_time", "round_start", "sample_cnt", "tcp_cwnd",
         "tcp_friendliness",
     )  # fmt: skip
 
@@ -69,6 +71,7 @@ class Cubic(CongestionControl):
         self.fast_convergence: bool = True
         self.tcp_friendliness: bool = True
         self.hystart: bool = True
+        self.hystartpp: HystartPlusPlus | None = None
         self.hystart_detect: int = HYSTART_ACK_TRAIN | HYSTART_DELAY
         self.hystart_low_window: int = 16
         self.hystart_ack_delta_us: int = 2000
@@ -104,7 +107,10 @@ class Cubic(CongestionControl):
         self.hystart_low_window = tcp.cubic_hystart_low_window
         self.hystart_ack_delta_us = tcp.cubic_hystart_ack_delta_us
         self._reset()
-        if self.hystart:
+        if tcp.cubic_hystart_plus_plus:
+            self.hystart = False
+            self.hystartpp = HystartPlusPlus(sk)
+        elif self.hystart:
             self._hystart_reset(sk)
         elif sk.tcp.cubic_initial_ssthresh:
             sk.snd_ssthresh = sk.tcp.cubic_initial_ssthresh
@@ -140,6 +146,8 @@ class Cubic(CongestionControl):
         if not sk.cwnd_limited():
             return
         if sk.snd_cwnd < sk.snd_ssthresh:
+            if self.hystartpp is not None:
+                acked = self.hystartpp.growth(sk, acked)
             acked = slow_start(sk, acked)
             if not acked:
                 return
@@ -197,7 +205,10 @@ class Cubic(CongestionControl):
         delay = rtt_us or 1
         if self.delay_min == 0 or self.delay_min > delay:
             self.delay_min = delay
-        if not self.found and sk.snd_cwnd < sk.snd_ssthresh and self.hystart and sk.snd_cwnd >= self.hystart_low_window:
+        if self.hystartpp is not None:
+            if sk.snd_cwnd < sk.snd_ssthresh and self.hystartpp.sample(sk, delay):
+                sk.snd_ssthresh = sk.snd_cwnd
+        elif self.hystart and not self.found and self.hystart_low_window <= sk.snd_cwnd < sk.snd_ssthresh:
             self._hystart_update(sk, delay)
 
     def _hystart_update(self, sk: TcpSock, delay: int) -> None:
