@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import random
+import select
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -259,6 +261,46 @@ def test_writable_is_told_only_where_wanted(runner):
     runner.unwatch(far)
     os.close(near)
     os.close(far)
+    stop(loop)
+
+
+def test_by_edges_each_change_is_told_once_with_its_events(runner):
+    loop = start(runner)
+    near, far = socket.socketpair()
+
+    class Edges(Napi):
+        def __init__(self) -> None:
+            super().__init__()
+            self.told: list[int] = []
+            self.polls = 0
+
+        def interrupt(self, mask: int) -> None:
+            self.told.append(mask)
+
+        def poll(self, budget: int) -> int:
+            self.polls += 1
+            return 0
+
+    edges = Edges()
+    runner.watch(near.fileno(), loop, edges, edge=True)
+    far.send(b"x")
+    eventually(lambda: edges.polls == 1, "the first byte")
+    time.sleep(0.05)
+    # It stays readable, and is not told of again, but for what comes next.
+    assert edges.told == [select.EPOLLIN]
+    far.send(b"y")
+    eventually(lambda: edges.polls == 2, "the second byte")
+    runner.watch_writable(near.fileno(), True)
+    eventually(lambda: edges.polls == 3, "what is so at this moment")
+    assert edges.told[-1] == select.EPOLLIN | select.EPOLLOUT
+    runner.watch_writable(near.fileno(), False)
+    far.shutdown(socket.SHUT_WR)
+    eventually(lambda: edges.told[-1] & select.EPOLLRDHUP, "the end")
+    assert not edges.told[-1] & select.EPOLLHUP
+    far.close()
+    eventually(lambda: edges.told[-1] & select.EPOLLHUP, "hanging up")
+    runner.unwatch(near.fileno())
+    near.close()
     stop(loop)
 
 

@@ -62,6 +62,9 @@ DRAIN_LIMIT: Final = 64
 MAX_EVENTS: Final = 64
 """Devices that one look at epoll reports; the others are seen at the next."""
 
+EDGE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+"""How a descriptor is watched that is told of by edges."""
+
 _monotonic_ns = time.monotonic_ns
 
 
@@ -124,7 +127,8 @@ class Runner(Trampoline):
         self._filed: dict[Loop, int] = {}
         """The serial number of each loop's one valid deadline. The others are of no use: an earlier one came up."""
         self._serial: int = 0
-        self._watched: dict[int, tuple[Loop, Napi]] = {}
+        self._watched: dict[int, tuple[Loop, Napi, bool]] = {}
+        """Whom a descriptor is for, and whether it is told of by edges."""
         self._epoll = select.epoll()
         self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._kick_fd, select.EPOLLIN)
@@ -329,9 +333,14 @@ class Runner(Trampoline):
 
     # -- devices
 
-    def watch(self, fd: int, loop: Loop, napi: Napi) -> None:
-        self._epoll.register(fd, select.EPOLLIN)
-        self._watched[fd] = (loop, napi)
+    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False) -> None:
+        # First the table: an event of a descriptor that is not in it would be lost, and edges come once.
+        self._watched[fd] = (loop, napi, edge)
+        try:
+            self._epoll.register(fd, EDGE if edge else select.EPOLLIN)
+        except OSError:
+            del self._watched[fd]
+            raise
 
     def unwatch(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:
@@ -341,8 +350,10 @@ class Runner(Trampoline):
                 pass  # it was closed, and so left the epoll by itself
 
     def watch_writable(self, fd: int, wanted: bool) -> None:
-        if fd in self._watched:
-            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT if wanted else select.EPOLLIN)
+        watched = self._watched.get(fd)
+        if watched is not None:
+            events = EDGE if watched[2] else select.EPOLLIN
+            self._epoll.modify(fd, events | select.EPOLLOUT if wanted else events)
 
     # -- waiting threads
 
@@ -519,9 +530,11 @@ class Runner(Trampoline):
 
     def _receive(self, events: list[tuple[int, int]]) -> None:
         """Schedule the polling of the devices that epoll told of."""
-        for fd, _ in events:
+        for fd, mask in events:
             watched = self._watched.get(fd)
             if watched is not None:
+                if watched[2]:
+                    watched[1].interrupt(mask)
                 watched[0].softirq.schedule(watched[1])
                 self._ready.append(watched[0])
             elif fd == self._kick_fd:

@@ -18,7 +18,7 @@ from usernet.core.errors import ReentryError, UnusableStackError, report
 from usernet.core.interrupts import InterruptGuard
 from usernet.core.softirq import Napi, SoftIRQ
 from usernet.core.timer import NEVER, TimerQueue
-from usernet.core.wait import Blocking, Wait
+from usernet.core.wait import ALL_EVENTS, Blocking, Wait, Waiter
 
 _T = TypeVar("_T")
 _get_ident = threading.get_ident
@@ -49,8 +49,12 @@ class Trampoline:
         """A call has just left `loop`: its deadlines may have moved, and it may have given others work."""
         raise NotImplementedError
 
-    def watch(self, fd: int, loop: Loop, napi: Napi) -> None:
-        """Schedule `napi` whenever `fd` is readable."""
+    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False) -> None:
+        """Schedule `napi` whenever `fd` is readable.
+
+        edge: once for each change, with its events told by `napi.interrupt` before: readable, the end of what can be
+        read (EPOLLRDHUP), hanging up, an error, and where `watch_writable` asks for it, writable.
+        """
         raise NotImplementedError
 
     def unwatch(self, fd: int) -> None:
@@ -58,7 +62,8 @@ class Trampoline:
         raise NotImplementedError
 
     def watch_writable(self, fd: int, wanted: bool) -> None:
-        """Whether to schedule the Napi of the watched `fd` also when it is writable."""
+        """Whether to schedule the Napi of the watched `fd` also when it is writable. With `edge`, what is so at this
+        moment is told anew."""
         raise NotImplementedError
 
     def wait(self, loop: Loop, wait: Wait) -> None:
@@ -80,6 +85,8 @@ class Loop:
         self.trampoline: Trampoline | None = None
         self.filed: int = NEVER
         self.unusable: str = ""
+        self.blocked: set[Waiter] = set()
+        """The calls that wait here with no thread of their own (core/deferred.py)."""
         self._lock = threading.Lock()
         self._owner: int = 0
         self._left_by: int = 0
@@ -306,6 +313,8 @@ class Loop:
         """From now on every entry raises UnusableStackError(`why`), and nothing is polled any more."""
         self.unusable = why
         self.softirq.clear()
+        for waiter in tuple(self.blocked):
+            waiter.wake(ALL_EVENTS)
 
     def abandon(self, why: str) -> None:
         """Close the copy in a forked child, where another thread, which is not there, may hold the lock for ever."""

@@ -24,6 +24,10 @@ class Napi:
     def __init__(self) -> None:
         self.scheduled: bool = False
 
+    def interrupt(self, mask: int) -> None:
+        """What happened on the descriptor (EPOLL*), for one that is watched with `edge`. Without the lock, from the
+        thread that leads; `poll` follows."""
+
     def poll(self, budget: int) -> int:
         """Receive at most `budget` packets; fewer than `budget` means that there is nothing left."""
         raise NotImplementedError(f"{type(self).__name__} must define poll()")

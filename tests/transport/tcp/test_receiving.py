@@ -377,6 +377,14 @@ class TestUrgent:
         assert sock.recv(1, std.MSG_OOB) == b"c"
         assert code(sock.recv, 1, std.MSG_OOB) == errno.EINVAL
 
+    def test_a_peek_beyond_the_mark_leaves_it_too(self, peer: Peer) -> None:
+        sock = self.announce(peer)
+        assert sock.recv(100) == b"ab"
+        assert sock.recv(100, std.MSG_PEEK) == b"d"
+        assert sock.recv(1, std.MSG_OOB) == b"c"
+        assert sock.recv(100, std.MSG_PEEK) == b"d"
+        assert sock.recv(100) == b"d"
+
     def test_inline(self, peer: Peer) -> None:
         sock = peer.active(lambda sock: sock.setsockopt(std.SOL_SOCKET, std.SO_OOBINLINE, 1))
         peer.send(ACK | URG, 1, 1, b"abcd", urg=3)

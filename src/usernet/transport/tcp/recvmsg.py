@@ -115,7 +115,7 @@ def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[
                 if stamps:
                     # Of several packets read from, the last one's counts.
                     sk.read_stamp = skb.tstamp
-        if sk.urg_data and after(seq, sk.urg_seq):
+        if sk.urg_data and not peek and after(seq, sk.urg_seq):
             # The mark is behind us.
             sk.urg_data = 0
             sk.pred_ok = not sk.ofo and sk.rcv_wnd > 0 and not sk.ecn_flags & 16

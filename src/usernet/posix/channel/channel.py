@@ -1,0 +1,288 @@
+"""What all channels share: the pair, who watches it, and its end.
+
+A channel is a pair of UNIX sockets. The application has one end (`fd_app`), and does with it what it does with any
+file. The stack has the other, which is watched as a device's descriptor is: an event of it schedules `poll` in the
+softirq of the stack, and so does an event of the socket. There the bytes are moved, with the stack's lock held, without
+ever waiting; nobody else touches the stack's end.
+
+The application's end is known only by its close, so nobody keeps a duplicate of it: whoever hands it over calls
+`release_app`. What must be done at that end later (to make it writable, to take a mark out of it) is done by `reach`,
+which whoever handed it over sets: it gives a new duplicate for a moment, by dup(2), or by pidfd_getfd(2) from another
+process.
+
+A channel holds its `Socket`, and lets go of it when the application's end is closed by the last who has it, or when the
+connection has failed, for then its end of the pair is closed too, and it hears of nothing more. Who wants to ask the
+socket afterwards, for SO_ERROR, holds it too.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from _socket import AF_UNIX, SO_SNDBUF, SOL_SOCKET, socket, socketpair
+from collections.abc import Callable
+from typing import Final, final
+
+from usernet.core.errors import UnusableStackError
+from usernet.core.softirq import Napi
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Waiter
+from usernet.net.pernet import Net
+from usernet.posix.channel.peer import is_open, peer_inode
+from usernet.sockets.socket import Socket
+
+PAIR_BUFFER: Final = 1 << 19
+"""Bytes that each way of a pair is asked to hold. The kernel counts double, for the overhead, so it is 1 MiB."""
+
+SO_SNDBUFFORCE: Final = 32
+"""Linux: include/uapi/asm-generic/socket.h. Beyond net.core.wmem_max, for those who may."""
+
+INTEREST: Final = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
+"""The socket's events that every channel wants to hear of; EPOLLOUT only while it has something to send."""
+
+
+@final
+class Channels:
+    """The channels of one stack. Its end resets them all."""
+
+    def __init__(self, net: Net) -> None:
+        self.channels: set[Channel] = set()
+
+    def close(self) -> None:
+        for channel in tuple(self.channels):
+            channel.abort()
+
+
+@final
+class _SocketWaiter(Waiter):
+    """Has the channel polled when something happens to its socket."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(INTEREST)
+        self._channel = channel
+
+    def wake(self, mask: int) -> bool:
+        self._channel.loop.softirq.schedule(self._channel)
+        return False
+
+
+class Channel(Napi):
+    """A socket's channel. All is called with the stack's lock held, but for `interrupt`.
+
+    fd_app: the application's end, -1 once it was released. inode: by which that end is recognised in any process.
+    reach: gives a duplicate of that end, to be closed by who asked; -1 where there is none. over: the stack's end is
+    closed.
+    """
+
+    def __init__(self, socket: Socket, kind: int) -> None:
+        super().__init__()
+        loop = socket.loop
+        trampoline = loop.trampoline
+        if trampoline is None:
+            raise UnusableStackError("a descriptor of a socket needs a stack that is driven: start it (`with stack:`)")
+        app, own = socketpair(AF_UNIX, kind)
+        self.socket: Socket = socket
+        self.loop = loop
+        self.reach: Callable[[], int] | None = None
+        self.over: bool = False
+        self.fd_app: int = app.detach()
+        self.inode: int = os.fstat(self.fd_app).st_ino
+        self._own = own
+        self._own_fd: int = own.fileno()
+        self._waiter = _SocketWaiter(self)
+        self._shut: int = 0
+        """1, 2: the application has shut down receiving, sending, by way of `shutdown`."""
+        self._sent_eof: bool = False
+        """The application was shown that nothing more comes."""
+        # What epoll told. One who clears a flag looks at the descriptor afterwards, so that nothing is missed.
+        self._readable: bool = False
+        self._writable: bool = True
+        self._eof: bool = False
+        self._hung: bool = False
+        self._failed: bool = False
+        self._wants_out: bool = False
+        try:
+            own.setblocking(False)
+            os.set_blocking(self.fd_app, not socket.nonblock)
+            self._prepare()
+            trampoline.watch(self._own_fd, loop, self, edge=True)
+        except BaseException:
+            own.close()
+            self.release_app()
+            raise
+        OWN_ENDS[self._own_fd] = self
+        BY_INODE[self.inode] = self
+        socket.net.get(Channels).channels.add(self)
+        socket.wait_queue().add(self._waiter)
+
+    def _prepare(self) -> None:
+        """What is to be so at the ends before anyone watches them."""
+
+    # -- the application's end
+
+    def release_app(self) -> None:
+        """The application's end was handed over: close this copy of it. Does nothing the second time."""
+        fd = self.fd_app
+        if fd >= 0:
+            self.fd_app = -1
+            os.close(fd)
+
+    def take_app(self) -> int:
+        """As `release_app` for one who keeps this very copy: the descriptor, which is theirs to close."""
+        fd = self.fd_app
+        self.fd_app = -1
+        return fd
+
+    def _at_app(self, action: Callable[[socket], object]) -> bool:
+        """Do something at the application's end. False where it is out of reach."""
+        fd = -1
+        if self.fd_app >= 0:
+            fd = os.dup(self.fd_app)
+        elif self.reach is not None:
+            fd = self.reach()
+        if fd < 0:
+            return False
+        app = socket(fileno=fd)
+        try:
+            action(app)
+        finally:
+            app.close()
+        return True
+
+    # -- what whoever makes calls on the socket tells
+
+    def connecting(self) -> None:
+        """A connection is under way."""
+
+    def connected(self) -> None:
+        """The socket is connected, or, of datagrams, has a peer."""
+
+    def listening(self) -> None:
+        """The socket accepts connections."""
+
+    def accepted(self) -> None:
+        """A connection was taken off the socket's queue."""
+
+    def shutdown(self, how: int) -> None:
+        """shutdown(2), which the application asked for by a call. Raises OSError ENOTCONN, EINVAL."""
+        self.socket.sk.shutdown(how)
+
+    def flush(self) -> None:
+        """Give the socket what the application has written, as far as it has room: before a call that sends."""
+
+    def limit_receive(self, size: int) -> None:
+        """SO_RCVBUF was set to `size`: hold no more than that for the application to read."""
+        set_send_buffer(self._own, size)
+
+    # -- events
+
+    def interrupt(self, mask: int) -> None:
+        if mask & EPOLLIN:
+            self._readable = True
+        if mask & EPOLLOUT:
+            self._writable = True
+        if mask & EPOLLRDHUP:
+            self._eof = True
+        if mask & EPOLLERR:
+            self._failed = True
+        if mask & EPOLLHUP:
+            self._hung = self._writable = True
+
+    def look(self) -> None:
+        """Ask what epoll has not told yet, and act on it: after what this thread did to the application's end."""
+        if self.over:
+            return
+        poller = select.poll()
+        poller.register(self._own_fd, EPOLLIN | EPOLLRDHUP)
+        for _, mask in poller.poll(0):
+            self.interrupt(mask)
+        self.loop.softirq.schedule(self)
+
+    def _want_out(self, wanted: bool) -> None:
+        """Whether to be told when the application has made room. An edge for each of its reads would else come."""
+        if wanted != self._wants_out:
+            self._wants_out = wanted
+            trampoline = self.loop.trampoline
+            if trampoline is not None:
+                trampoline.watch_writable(self._own_fd, wanted)
+
+    def _app_gone(self) -> bool:
+        """Whether the application's end is closed. An end that was shut down both ways hangs up as well."""
+        if not self._hung:
+            return False
+        if self._failed or not (self._shut or self._sent_eof):
+            return True
+        try:
+            gone = not peer_inode(self._own_fd)
+        except OSError:
+            return True  # the two are alike on the wire
+        # Closing it is another edge.
+        self._hung = gone
+        return gone
+
+    # -- the end
+
+    def abort(self) -> None:
+        """Close the stack's end, so that the application sees a reset, and let go of the socket."""
+        self._end()
+
+    def _end(self) -> None:
+        if self.over:
+            return
+        self.over = True
+        socket = self.socket
+        socket.wait_queue().remove(self._waiter)
+        trampoline = self.loop.trampoline
+        if trampoline is not None:
+            trampoline.unwatch(self._own_fd)
+        OWN_ENDS.pop(self._own_fd, None)
+        if BY_INODE.get(self.inode) is self:
+            del BY_INODE[self.inode]
+        socket.net.get(Channels).channels.discard(self)
+        self._own.close()
+        self.release_app()
+        self.reach = None
+        lingering = socket.put()
+        if lingering is not None:
+            lingering.close()  # nobody is there to wait
+
+
+def set_send_buffer(end: socket, size: int) -> None:
+    """Have `end` hold up to `size` bytes, twice that with the overhead."""
+    try:
+        end.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, size)
+    except PermissionError:
+        end.setsockopt(SOL_SOCKET, SO_SNDBUF, size)
+
+
+OWN_ENDS: Final[dict[int, Channel]] = {}
+"""The stack's end of every channel of this process. Descriptors are the process's, so the table is too."""
+
+BY_INODE: Final[dict[int, Channel]] = {}
+"""Whose an application's end is."""
+
+
+def channel_of(fd: int) -> Channel | None:
+    """The channel whose application's end `fd` of this process is; None where it is none, or its channel is over."""
+    try:
+        return BY_INODE.get(os.fstat(fd).st_ino)
+    except OSError:
+        return None
+
+
+def app_open(inode: int) -> bool:
+    """Whether anyone still has the application's end with this inode. A channel that is over does not hear of it."""
+    return is_open(inode)
+
+
+def _after_fork_in_child() -> None:
+    """The child keeps its copies of the application's ends; the stack's ends are the parent's, and as long as the
+    child had copies of them nothing that the parent closes would be closed."""
+    for channel in OWN_ENDS.values():
+        channel.over = True
+        channel._own.close()
+        channel.release_app()
+    OWN_ENDS.clear()
+    BY_INODE.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

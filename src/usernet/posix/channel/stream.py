@@ -1,0 +1,437 @@
+"""The channel of a stream: bytes both ways, the end of each way, reset, connect under way, and connections that wait.
+
+Three things that TCP shows on its descriptor a pair of UNIX sockets can show too, by bytes that the application wrote
+without knowing, before its end was handed over:
+
+- Reset. An end that is closed while bytes lie in it unread gives its peer first what is queued there, then ECONNRESET,
+  then end of file, with POLLERR | POLLHUP. So there is always at least one unread byte in the stack's end: of n bytes
+  it reads n - 1, of which the first was forwarded before, and peeks at the last, which is forwarded and stays. That is
+  why the end is watched by edges: by level it would be readable for ever.
+- Connecting. An end with the smallest send buffer is not writable while two bytes, each of which costs a packet, are
+  charged to it. Taking one out makes it writable (POLLOUT: connected), closing with both in it is what refused looks
+  like, and the one that stays is the first guard.
+- Connections that wait. A listener is readable (POLLIN) while a mark lies in the application's end.
+
+To the application: fragments of received packets are written as they lie in the receive queue, and only what was
+taken is taken out of there, so that when the application does not read, the TCP window closes by itself. To the
+network: no more is read from the pair than the send buffer has room for.
+"""
+
+from __future__ import annotations
+
+from _socket import (
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    MSG_OOB,
+    MSG_PEEK,
+    SHUT_RD,
+    SHUT_RDWR,
+    SHUT_WR,
+    SO_SNDBUF,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
+from array import array
+from errno import EAGAIN, EPIPE
+from fcntl import ioctl
+from termios import FIONREAD
+from typing import Final, final
+
+from usernet.core.iov import BytesIter, CollectIter, IovIter, Payload, SourceIter
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
+from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, set_send_buffer
+from usernet.sock.msg import MSG_TRUNC, RCV_SHUTDOWN, SEND_SHUTDOWN, MsgHdr
+from usernet.sockets.socket import Socket
+from usernet.transport.tcp.const import SEQ_MASK, TCP_CLOSE, TCP_URG_VALID
+from usernet.transport.tcp.sock import TcpSock
+
+CHUNK: Final = 1 << 18
+"""Bytes moved at once, either way."""
+
+CHUNKS: Final = 4
+"""How many of them a poll moves each way before others have their turn."""
+
+IOV_MAX: Final = 1024
+"""Pieces that sendmsg(2) takes."""
+
+JOIN_BELOW: Final = 2048
+"""Bytes up to which what was read is made one piece before it is sent."""
+
+FILLER: Final = b"\0"
+MARK: Final = b"a"
+
+IDLE: Final = 0
+CONNECTING: Final = 1
+CONNECTED: Final = 2
+LISTENING: Final = 3
+
+
+@final
+class StreamChannel(Channel):
+    """The channel of a TCP socket."""
+
+    def __init__(self, opened: Socket) -> None:
+        sk = opened.sk
+        assert isinstance(sk, TcpSock)
+        self.sk = sk
+        self.state: int = CONNECTED if sk.ss_state == 2 else IDLE
+        self._pending: Payload = b""
+        self._last: bytes = b""
+        """Read from the pair, and not taken by the send buffer yet; and the byte behind it."""
+        self._marked = False
+        self._full = False
+        """The pair holds all it can for the application."""
+        self._discard = False
+        """The application does not receive any more."""
+        self._doomed = False
+        """The connection has failed, and the application has still to read what came before."""
+        self._again = False
+        self._busy = False
+        super().__init__(opened, SOCK_STREAM)
+        if self.state == CONNECTED:
+            self.loop.softirq.schedule(self)
+
+    def _prepare(self) -> None:
+        set_send_buffer(self._own, PAIR_BUFFER)
+        self._at_app(self._fill)
+
+    def _fill(self, app: socket) -> None:
+        if self.state == CONNECTED:
+            set_send_buffer(app, PAIR_BUFFER)
+        else:
+            app.setsockopt(SOL_SOCKET, SO_SNDBUF, 1)  # the smallest there is
+            app.send(FILLER)
+        app.send(FILLER)
+
+    # -- what is told
+
+    def connecting(self) -> None:
+        if self.state == IDLE:
+            self.state = CONNECTING
+            self._waiter.mask = INTEREST | EPOLLOUT
+            self.loop.softirq.schedule(self)
+
+    def connected(self) -> None:
+        if self.over or self.state >= CONNECTED:
+            return
+        self.state = CONNECTED
+        self._waiter.mask = INTEREST
+        # First the room, then the event that says so.
+        self._at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
+        self._own.recv(1)
+        self._readable = True
+        self.loop.softirq.schedule(self)
+
+    def listening(self) -> None:
+        if self.state == IDLE:
+            self.state = LISTENING
+        self.loop.softirq.schedule(self)
+
+    def accepted(self) -> None:
+        if not self.over:
+            self._mark()
+
+    def shutdown(self, how: int) -> None:
+        sk = self.sk
+        if self.over or self.state != CONNECTED or not 0 <= how <= 2 or sk.state == TCP_CLOSE:
+            sk.shutdown(how)
+            return
+        if how != SHUT_WR:
+            self._shut |= RCV_SHUTDOWN
+            self._to_app()
+            sk.shutdown(SHUT_RD)
+            self._discard = True
+            self._show_eof()
+        if how != SHUT_RD and not self._shut & SEND_SHUTDOWN:
+            # The application writes no more; the FIN goes out behind what it has written.
+            self._shut |= SEND_SHUTDOWN
+            self._own.shutdown(SHUT_RD)
+            self._readable = self._eof = True
+            self._to_net()
+        self.loop.softirq.schedule(self)
+
+    def flush(self) -> None:
+        if not self.over and self.state == CONNECTED:
+            self._readable = True
+            self._to_net()
+            self.loop.softirq.schedule(self)
+
+    # -- the pump
+
+    def poll(self, budget: int) -> int:
+        if self.over:
+            return 0
+        if self._busy:
+            # A look at the devices, on the way to an answer, has come back here.
+            self._again = True
+            return 0
+        self._busy = True
+        try:
+            moved = self._poll()
+        finally:
+            self._busy = False
+        if self._again and not self.over:
+            self._again = False
+            self.loop.softirq.schedule(self)
+        return min(1 + (moved >> 14), budget - 1 if budget > 1 else budget)
+
+    def _poll(self) -> int:
+        state = self.state
+        sk = self.sk
+        if state == CONNECTING:
+            if sk.poll() & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+                if sk.state == TCP_CLOSE or sk.err:
+                    self._end()  # with its filler unread: that is what refused looks like
+                    return 0
+                self.connected()
+                state = self.state
+        elif state == LISTENING:
+            self._mark()
+        if state != CONNECTED:
+            if self._app_gone():
+                self._end()
+            return 0
+        moved = 0
+        if not self._doomed:
+            moved = self._to_net()
+        if not self.over:
+            moved += self._to_app()
+        return moved
+
+    def _to_app(self) -> int:
+        """From the receive queue to the application. Returns how many bytes."""
+        sk = self.sk
+        if self._full:
+            if not self._writable:
+                return 0
+            self._full = False
+        moved = 0
+        own = self._own
+        queue = sk.receive_queue
+        for _ in range(CHUNKS):
+            if sk.urg_data & TCP_URG_VALID and sk.urg_seq == sk.copied_seq and not self._urgent():
+                break
+            if queue.first is None or not self._readable_bytes():
+                break
+            sink = Pieces(CHUNK)
+            size = sk.recvmsg(MsgHdr(sink), MSG_PEEK | MSG_DONTWAIT, self.loop.now)
+            if not isinstance(size, int) or not size:
+                break
+            if self._discard:
+                self._take(size)
+                continue
+            self._writable = False
+            try:
+                sent = own.sendmsg(sink.pieces[:IOV_MAX], (), MSG_NOSIGNAL)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                # The application receives no more, or is gone, which an event of its own tells. What comes is thrown
+                # away, so that the window does not close on one who waits for an answer.
+                self._discard = True
+                continue
+            if sent:
+                self._take(sent)
+                moved += sent
+            if sent < size and len(sink.pieces) <= IOV_MAX:
+                self._full = True
+                break
+        else:
+            self._again = True
+        self._want_out(self._full)
+        if not self._full and not self._again:
+            self._look_at_end()
+        return moved
+
+    def _take(self, size: int) -> None:
+        """Take out of the receive queue what was passed on, as a reader does: the window opens (Linux: MSG_TRUNC)."""
+        while size > 0:
+            # A read that steps over an urgent byte is one short.
+            taken = self.sk.recvmsg(MsgHdr(CollectIter(size)), MSG_TRUNC | MSG_DONTWAIT, self.loop.now)
+            assert isinstance(taken, int) and taken
+            size -= taken
+
+    def _readable_bytes(self) -> bool:
+        """Whether a read would give any. An urgent byte that was passed on still lies before what follows it."""
+        sk = self.sk
+        behind = int(sk.fin_received)
+        if sk.urg_data and sk.urg_seq == sk.copied_seq and not sk.oobinline:
+            behind += 1
+        return (sk.rcv_nxt - sk.copied_seq) & SEQ_MASK > behind
+
+    def _urgent(self) -> bool:
+        """Pass the urgent byte on, out of band. False where the pair is full."""
+        sk = self.sk
+        if sk.oobinline:
+            return True
+        sink = CollectIter(1)
+        if sk.recvmsg(MsgHdr(sink), MSG_OOB | MSG_PEEK | MSG_DONTWAIT, self.loop.now) == 1 and not self._discard:
+            self._writable = False
+            try:
+                self._own.send(sink.getvalue(), MSG_OOB | MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._full = True
+                return False
+            except OSError:
+                self._discard = True
+        sk.recvmsg(MsgHdr(CollectIter(1)), MSG_OOB | MSG_DONTWAIT, self.loop.now)
+        return True
+
+    def _look_at_end(self) -> None:
+        """All that came was passed on: so is the end of it, if it has come."""
+        sk = self.sk
+        if sk.err and not (sk.err == EPIPE and sk.fin_received):
+            self._end()
+            return
+        if sk.fin_received and not self._sent_eof:
+            if sk.receive_queue.first is not None:
+                # The FIN lies there alone.
+                sk.recvmsg(MsgHdr(CollectIter(1)), MSG_DONTWAIT, self.loop.now)
+            self._show_eof()
+        if sk.state == TCP_CLOSE and self._shut != RCV_SHUTDOWN | SEND_SHUTDOWN:
+            # Over both ways. A write finds a broken pipe.
+            self._shut = RCV_SHUTDOWN | SEND_SHUTDOWN
+            self._sent_eof = True
+            self._shut_own(SHUT_RDWR)
+
+    def _show_eof(self) -> None:
+        if not self._sent_eof:
+            self._sent_eof = True
+            self._shut_own(SHUT_WR)
+
+    def _shut_own(self, how: int) -> None:
+        try:
+            self._own.shutdown(how)
+        except OSError:
+            pass  # the application has closed its end
+
+    def _to_net(self) -> int:
+        """From the application to the send buffer. Returns how many bytes."""
+        sk = self.sk
+        hung = self._hung and self._app_gone()
+        if sk.err or sk.state == TCP_CLOSE:
+            if hung:
+                self._end()
+            elif sk.err and not self._doomed:
+                # It is reset when the application has read what came before; it can't write meanwhile.
+                self._doomed = True
+                self._pending = b""
+                self._shut_own(SHUT_RD)
+            return 0
+        if hung and (self._failed or sk.linger == 0):
+            # It was closed with data unread, or is to be cut off (RFC 2525 section 2.17, SO_LINGER).
+            sk.linger = 0
+            self._end()
+            return 0
+        moved = 0
+        for _ in range(CHUNKS):
+            if not sk.poll() & EPOLLOUT:
+                self._waiter.mask = INTEREST | EPOLLOUT
+                return moved
+            if not self._pending:
+                self._pending = self._read()
+                if not self._pending:
+                    break
+            moved += self._send()
+        else:
+            self._again = True
+            return moved
+        self._waiter.mask = INTEREST
+        if hung:
+            self._end()
+        elif self._eof and not sk.shutdown_mask & SEND_SHUTDOWN:
+            sk.shutdown(SHUT_WR)
+        return moved
+
+    def _read(self) -> Payload:
+        """What the application has written: all but the last byte is taken, and that one looked at."""
+        if not (self._readable or self._eof or self._hung):
+            return b""
+        self._readable = False
+        there = self._unread()
+        if there <= 1:
+            return b""
+        sk = self.sk
+        size = min(there, CHUNK + 1, max(sk.sndbuf - sk.wmem_queued, JOIN_BELOW))
+        if size < there:
+            self._readable = True
+        own = self._own
+        data = own.recv(size - 1)
+        last = own.recv(1, MSG_PEEK)
+        if size <= JOIN_BELOW:
+            return data[1:] + last
+        self._last = last
+        return memoryview(data)[1:]
+
+    def _unread(self) -> int:
+        count = array("i", [0])
+        ioctl(self._own_fd, FIONREAD, count)
+        return count[0]
+
+    def _send(self) -> int:
+        """Give the send buffer what was read, as much as it takes."""
+        pending = self._pending
+        last = self._last
+        source: IovIter
+        if last:
+            source = SourceIter((pending, last))
+        elif isinstance(pending, bytes):
+            source = BytesIter(pending)
+        else:
+            source = SourceIter((pending,))
+        total = source.length
+        try:
+            sent = self.sk.sendmsg(MsgHdr(source), MSG_DONTWAIT | MSG_NOSIGNAL, self.loop.now)
+        except BlockingIOError as problem:
+            if problem.errno != EAGAIN:
+                raise
+            return 0
+        assert isinstance(sent, int)
+        if sent == total:
+            self._pending = self._last = b""
+        elif sent < len(pending):
+            self._pending = memoryview(pending)[sent:]
+        else:
+            self._pending = last
+            self._last = b""
+        return sent
+
+    # -- a listener
+
+    def _mark(self) -> None:
+        """Have the mark in the application's end while a connection waits."""
+        waits = bool(self.sk.poll() & EPOLLIN)
+        if waits == self._marked:
+            return
+        if waits:
+            try:
+                self._own.send(MARK, MSG_NOSIGNAL)
+            except OSError:
+                return  # the application has closed its end
+            self._marked = True
+            return
+        if self._at_app(_take_mark):
+            self._marked = False
+
+
+def _take_mark(app: socket) -> None:
+    try:
+        app.recv(16, MSG_DONTWAIT)
+    except OSError:
+        pass  # the application read it
+
+
+class Pieces(IovIter):
+    """Received data as the pieces it lies in, to be written from where they are."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.pieces: list[Payload] = []
+
+    def write(self, data: Payload) -> int:
+        if len(data) > self.length:
+            data = memoryview(data)[: self.length]
+        self.pieces.append(data)
+        self.length -= len(data)
+        return len(data)
