@@ -596,7 +596,7 @@ def test_a_handler_set_later_is_wrapped_when_the_main_thread_enters():
         signal.signal(signal.SIGUSR2, lambda signum, frame: None)
         loop.clock = ManualClock(2 * 10**15)
         loop.enter()
-        wrapped = signal.getsignal(signal.SIGUSR2)
+        wrapped = INTERRUPTS.installed(signal.SIGUSR2)
         loop.leave()
         assert isinstance(wrapped, DeferredHandler)
     finally:

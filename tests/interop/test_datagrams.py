@@ -258,6 +258,7 @@ def test_broadcast_each_way():
             assert (b"from the kernel", (KERNEL, PORT)) in [ours.recvfrom(100) for _ in range(2)]
 
 
+@netns.requires_program("ping")
 def test_the_kernel_learns_the_stacks_address():
     with stack_bed() as bed:
         bed.client.run("ping", "-c1", "-W2", HOST)
