@@ -129,7 +129,7 @@ def tcp_disconnect(sk: TcpSock) -> None:
 def _reset_connection(sk: TcpSock) -> None:
     """What a connection learned is gone."""
     sk.srtt_us = sk.rcv_rtt_us = 0
-    sk.rtt_min = (0xFFFFFFFF, 0)
+    sk.rtt_min.reset(0, -0xFFFFFFFF)
     sk.mdev_us = TCP_TIMEOUT_INIT // 1000
     sk.rto = sk.rto_init
     sk.rto_min = TCP_RTO_MIN // 1000

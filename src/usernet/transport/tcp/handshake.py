@@ -318,6 +318,10 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
         child.total_rto = request.num_timeout
         child.total_rto_recoveries = 1
         child.total_rto_time = (now - request.sent_mstamp) // MSEC
+        # For undo_spurious_syn.
+        child.undo_marker = request.snt_isn
+        child.undo_active = True
+        child.retrans_stamp = request.sent_mstamp // MSEC or 1
     child.synack_mstamp = request.sent_mstamp
     child.snd_cwnd_stamp = now
     child.lsndtime = now

@@ -45,7 +45,7 @@ from usernet.transport.tcp.data import data_queue, fast_path_check, queue_rcv
 from usernet.transport.tcp.delack import ack_snd_check, event_data_recv
 from usernet.transport.tcp.fastopen_blackhole import active_disable
 from usernet.transport.tcp.output import push_pending
-from usernet.transport.tcp.synsent import init_transfer, rcv_synsent
+from usernet.transport.tcp.synsent import init_transfer, rcv_synsent, undo_spurious_syn
 from usernet.transport.tcp.urgent import urg
 from usernet.transport.tcp.validate import tcp_reset, validate_incoming
 from usernet.transport.tcp.window import init_rcv_mss, rcv_rtt_measure_ts, receive_window
@@ -284,6 +284,8 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
         if sk.synack_mstamp:
             # Of a passive open the SYN is not counted.
             sk.bytes_acked = 0
+        undo_spurious_syn(sk)
+        sk.retrans_stamp = 0
         init_transfer(sk)
     sk.copied_seq = sk.rcv_nxt if not sk.buffers_ready else sk.copied_seq
     sk.set_state(TCP_ESTABLISHED)

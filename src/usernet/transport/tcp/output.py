@@ -85,7 +85,7 @@ def tso_segs(sk: TcpSock, mss: int) -> int:
     tcp = sk.tcp
     largest = gso_max_payload(sk)
     size = sk.pacing_rate >> 10
-    shift = sk.rtt_min[0] >> tcp.tcp_tso_rtt_log
+    shift = sk.min_rtt_us() >> tcp.tcp_tso_rtt_log
     if shift < 32:
         size += largest >> shift
     if size >= largest:
@@ -195,7 +195,7 @@ def rearm_rto(sk: TcpSock) -> None:
     if sk.icsk_pending == ICSK_TIME_REO_TIMEOUT or sk.icsk_pending == ICSK_TIME_LOSS_PROBE:
         delta = rto_delta(sk)
         rto = max(delta, 1)
-    reset_xmit_timer(sk, ICSK_TIME_RETRANS, rto)
+    reset_xmit_timer(sk, ICSK_TIME_RETRANS, rto, True)
 
 
 def rto_delta(sk: TcpSock) -> int:
@@ -207,10 +207,10 @@ def rto_delta(sk: TcpSock) -> int:
     return mstamp + sk.rto - sk.loop.now
 
 
-def reset_xmit_timer(sk: TcpSock, what: int, when: int) -> None:
-    """Arm the retransmission timer `when` ns from now for `what`, behind what pacing holds back."""
+def reset_xmit_timer(sk: TcpSock, what: int, when: int, pace_delay: bool = False) -> None:
+    """Arm the retransmission timer `when` ns from now for `what`. pace_delay: behind what pacing holds back."""
     now = sk.loop.now
-    if sk.wstamp > now:
+    if pace_delay and sk.wstamp > now:
         when += sk.wstamp - now
     sk.icsk_pending = what
     sk.retransmit_timer.mod(now + min(when, sk.rto_max))
@@ -545,7 +545,7 @@ def schedule_loss_probe(sk: TcpSock, advancing: bool) -> bool:
         rto_left = rto_delta(sk)
     if rto_left > 0:
         timeout = min(timeout, rto_left)
-    reset_xmit_timer(sk, ICSK_TIME_LOSS_PROBE, timeout)
+    reset_xmit_timer(sk, ICSK_TIME_LOSS_PROBE, timeout, True)
     return True
 
 

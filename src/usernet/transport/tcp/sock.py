@@ -132,7 +132,7 @@ class TcpSock(TcpState):
 
     def arm_probe0(self, when: int) -> None:
         """Probe the window `when` ns from now."""
-        reset_xmit_timer(self, ICSK_TIME_PROBE0, when)
+        reset_xmit_timer(self, ICSK_TIME_PROBE0, when, True)
 
     def probe0_base(self) -> int:
         return max(self.rto, TCP_RTO_MIN)
@@ -187,17 +187,14 @@ class TcpSock(TcpState):
 
     def min_rtt_us(self) -> int:
         """The smallest round trip (µs) of the last tcp_min_rtt_wlen seconds."""
-        return self.rtt_min[0]
+        return -self.rtt_min.get()
 
     def update_min_rtt(self, rtt_us: int, delayed: bool) -> None:
         """Take a sample into the minimum (Linux: tcp_update_rtt_min)."""
-        best, stamp = self.rtt_min
-        now = self.loop.now
-        if rtt_us <= best or now - stamp > self.tcp.tcp_min_rtt_wlen * SEC:
-            if delayed and rtt_us > best:
-                # A delayed acknowledgement is no measure of the path.
-                return
-            self.rtt_min = (max(rtt_us, 1), now)
+        if delayed and rtt_us > self.min_rtt_us():
+            # A delayed acknowledgement is no measure of the path.
+            return
+        self.rtt_min.update(self.tcp.tcp_min_rtt_wlen * SEC, self.loop.now, -max(rtt_us, 1))
 
     def in_pingpong(self) -> bool:
         """Whether the connection is interactive: replies carry the acknowledgements."""

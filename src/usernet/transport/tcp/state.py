@@ -22,6 +22,7 @@ from usernet.transport.tcp.calls import (
     SS_UNCONNECTED,
 )
 from usernet.transport.tcp.congestion.base import CongestionControl, mark_capable
+from usernet.transport.tcp.congestion.minmax import WindowedMax
 from usernet.transport.tcp.const import (
     SEC,
     TCP_CA_OPEN,
@@ -190,7 +191,8 @@ class TcpState(InetSock):
         self.mdev_max_us: int = 0
         self.rttvar_us: int = 0
         self.rtt_seq: int = 0
-        self.rtt_min: tuple[int, int] = (0xFFFFFFFF, 0)
+        self.rtt_min: WindowedMax = WindowedMax(0, -0xFFFFFFFF)
+        """Of the round trips' negatives (µs)."""
         self.rto: int = TCP_TIMEOUT_INIT
         self.rto_init: int = TCP_TIMEOUT_INIT
         self.rto_min: int = tcp.tcp_rto_min_us

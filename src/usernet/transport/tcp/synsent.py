@@ -63,12 +63,21 @@ def init_transfer(sk: TcpSock) -> None:
     if dst is not None:
         sk.dst_quick_ack = bool(dst.metric(RTAX_QUICKACK))
     # RFC 5681 section 3.1: after a lost SYN the window starts at one. Linux: after two, as a second is little to wait.
-    sk.snd_cwnd = 1 if sk.total_retrans > 1 else init_cwnd(sk)
+    sk.snd_cwnd = 1 if sk.total_retrans > 1 and sk.undo_active else init_cwnd(sk)
     sk.init_congestion_control()
     if not sk.buffers_ready:
         sk.buffers_ready = True
         init_buffer_space(sk)
     sk.snd_cwnd_stamp = sk.loop.now
+
+
+def undo_spurious_syn(sk: TcpSock) -> None:
+    """The first SYN, or SYN+ACK, is what the peer echoes the time stamp of: none was lost, so the window need not start
+    at one (Linux: tcp_try_undo_spurious_syn)."""
+    stamp = sk.retrans_stamp
+    if sk.undo_active and stamp and sk.saw_tstamp and (sk.rx_tsecr - sk.tsoffset) & SEQ_MASK == stamp & SEQ_MASK:
+        sk.undo_marker = 0
+        sk.undo_active = False
 
 
 def _synsent_reset(sk: TcpSock, skb: SKBuff) -> None:
@@ -115,6 +124,7 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
                 sk.ecn.rx_option = options.accecn
             ecn.receive_synack(sk, skb)
         sk.snd_wl1 = skb.seq
+        undo_spurious_syn(sk)
         # The window of a SYN is never scaled.
         sk.rcv_nxt = (skb.seq + 1) & SEQ_MASK
         sk.sack_ok = options.sack_ok and bool(sk.tcp.tcp_sack)
