@@ -78,7 +78,9 @@ class RequestSock(TimerEntry):
         self.wscale_ok: bool = options.wscale >= 0 and bool(tcp.tcp_window_scaling)
         self.snd_wscale: int = min(max(options.wscale, 0), TCP_MAX_WSCALE)
         mss = options.mss or TCP_MSS_DEFAULT
-        self.sizes: Sizes = (min(mss, listener.user_mss) if listener.user_mss else mss, 0, 0, 0, 0)
+        if options.mss and listener.user_mss:
+            mss = min(mss, listener.user_mss)
+        self.sizes: Sizes = (mss, 0, 0, 0, 0)
         self.ecn_ok: bool = False
         self.accecn_ok: bool = False
         self.accecn_fail_mode: int = 0

@@ -48,6 +48,7 @@ from usernet.transport.tcp.repair import (
     TCP_TIMESTAMP,
 )
 from usernet.transport.tcp.sendmsg import set_cork, set_nodelay
+from usernet.transport.tcp.window import set_window_clamp
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
@@ -274,9 +275,7 @@ def _set_window_clamp(sk: TcpSock, number: int) -> None:
         sk.window_clamp = 0
         return
     clamp = min(max(number, 2304 // 2), 65535 << TCP_MAX_WSCALE)
-    sk.window_clamp = clamp
-    if sk.state != TCP_CLOSE:
-        sk.rcv_ssthresh = min(max(sk.rcv_wnd, sk.rcv_ssthresh) if clamp > sk.rcv_ssthresh else clamp, clamp)
+    set_window_clamp(sk, clamp)
 
 
 def _set_quickack(sk: TcpSock, number: int) -> None:

@@ -105,6 +105,7 @@ class TcpSettings:
         self.tcp_moderate_rcvbuf: int = 1
         self.tcp_app_win: int = 31
         self.tcp_shrink_window: int = 0
+        self.tcp_workaround_signed_windows: int = 0
         self.tcp_mtu_probing: int = 0
         self.tcp_base_mss: int = 1024
         self.tcp_mtu_probe_floor: int = 48

@@ -16,6 +16,7 @@ from usernet.transport.tcp.const import (
     ICSK_ACK_NOMEM,
     ICSK_ACK_PUSHED,
     ICSK_ACK_PUSHED2,
+    MAX_TCP_WINDOW,
     MSEC,
     SEQ_MASK,
     TCP_MAX_WSCALE,
@@ -86,6 +87,8 @@ def select_initial_window(
         space = space // mss * mss
     # More than 65,535 where the buffer has room for it, though the SYN can't say so: its field is not scaled.
     window = space
+    if sk is not None and sk.tcp.tcp_workaround_signed_windows:
+        window = min(window, MAX_TCP_WINDOW)
     if init_rcv_wnd:
         window = min(window, init_rcv_wnd * mss)
     wscale = 0
@@ -177,6 +180,8 @@ def select_window(sk: TcpSock) -> int:
             sk.rcv_promised = (rcv_nxt + current) & SEQ_MASK
     sk.rcv_wnd = new
     sk.rcv_wup = rcv_nxt
+    if not wscale and sk.tcp.tcp_workaround_signed_windows:
+        new = min(new, MAX_TCP_WINDOW)
     new = min(new, 65535 << wscale) >> wscale
     if new == 0:
         sk.pred_ok = False
