@@ -60,11 +60,11 @@ from usernet.transport.tcp.recovery import (
     fastretrans_alert,
     process_tlp_ack,
     remove_reno_sacks,
-    skb_spurious_retrans,
     xmit_recovery,
 )
 from usernet.transport.tcp.sack import SackState, check_sack_reordering, highest_sack_seq, sacktag_write_queue
 from usernet.transport.tcp.segment import TxInfo, trim_head
+from usernet.transport.tcp.undo import skb_spurious_retrans
 from usernet.wire.tcp import ECE, SYN
 
 if TYPE_CHECKING:

@@ -31,10 +31,11 @@ from usernet.transport.tcp.fastopen import (
 )
 from usernet.transport.tcp.handshake import create_child
 from usernet.transport.tcp.output import rearm_rto, reset_xmit_timer
-from usernet.transport.tcp.recovery import enter_loss, try_undo_recovery, update_rto_time
+from usernet.transport.tcp.recovery import enter_loss, update_rto_time
 from usernet.transport.tcp.request import RequestSock
 from usernet.transport.tcp.synsent import init_transfer
 from usernet.transport.tcp.timer import write_err
+from usernet.transport.tcp.undo import try_undo_recovery
 from usernet.transport.tcp.validate import paws_reject, tcp_reset
 from usernet.transport.tcp.window import in_window
 from usernet.wire import tcp as wire

@@ -16,8 +16,7 @@ The connection is in one of five states:
               5681), unless F-RTO finds the time-out spurious (RFC 5682).
 
 `high_seq` is `snd_nxt` as it was when the state was entered; when it is acknowledged, the state ends. What was done may
-turn out to have been needless, and is then undone: the peer's time stamp shows that it was the original that arrived
-(Eifel, RFC 3522), or D-SACKs report that every retransmission was a duplicate.
+turn out to have been needless, and is then undone (undo.py).
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ from usernet.transport.tcp.const import (
     FLAG_SND_UNA_ADVANCED,
     ICSK_TIME_RETRANS,
     MSEC,
-    SEQ_MASK,
     TCP_CA_CWR,
     TCP_CA_DISORDER,
     TCP_CA_LOSS,
@@ -45,17 +43,13 @@ from usernet.transport.tcp.const import (
     TCP_CA_RECOVERY,
     TCP_INFINITE_SSTHRESH,
     TCP_NAGLE_OFF,
-    TCP_RACK_RECOVERY_THRESH,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
-    TCPCB_EVER_RETRANS,
-    TCPCB_LOST,
-    TCPCB_RETRANS,
     TCPCB_SACKED_ACKED,
     after,
     before,
 )
-from usernet.transport.tcp.ecn import queue_cwr, withdraw_cwr
+from usernet.transport.tcp.ecn import queue_cwr
 from usernet.transport.tcp.mss import current_mss
 from usernet.transport.tcp.output import packets_in_flight, push_pending_frames, rearm_rto, reset_xmit_timer, wnd_end
 from usernet.transport.tcp.rack import (
@@ -66,10 +60,17 @@ from usernet.transport.tcp.rack import (
     rack_skb_timeout,
 )
 from usernet.transport.tcp.retransmit import xmit_retransmit_queue
-from usernet.transport.tcp.sack import check_sack_reordering
+from usernet.transport.tcp.undo import (
+    any_retrans_done,
+    init_undo,
+    try_keep_open,
+    try_undo_dsack,
+    try_undo_loss,
+    try_undo_partial,
+    try_undo_recovery,
+)
 
 if TYPE_CHECKING:
-    from usernet.skbuff.skbuff import SKBuff
     from usernet.transport.tcp.sock import TcpSock
 
 REXMIT_NONE: Final = 0
@@ -118,138 +119,6 @@ def remove_reno_sacks(sk: TcpSock, acked: int) -> None:
         else:
             sk.sacked_out -= acked - 1
     _check_reno_reordering(sk, max(acked, 0))
-
-
-# -- undo
-
-
-def _ecr_before(sk: TcpSock, when: int) -> bool:
-    """Whether the peer echoes a time stamp sent before `when` (ms)."""
-    return sk.saw_tstamp and sk.rx_tsecr != 0 and before((sk.rx_tsecr - sk.tsoffset) & SEQ_MASK, when & SEQ_MASK)
-
-
-def skb_spurious_retrans(sk: TcpSock, skb: SKBuff) -> bool:
-    """Whether the acknowledgement is for the original of a retransmitted segment."""
-    return bool(skb.sacked & TCPCB_RETRANS) and _ecr_before(sk, skb.tx.mstamp // MSEC)
-
-
-def _packet_delayed(sk: TcpSock) -> bool:
-    """Whether the packet was delayed and not lost (Linux: tcp_packet_delayed)."""
-    if sk.retrans_stamp:
-        return _ecr_before(sk, sk.retrans_stamp)
-    # Nothing was retransmitted yet, though recovery began, and all the same the peer goes on.
-    if not sk.sack_ok and not before(sk.snd_una, sk.high_seq):
-        return False
-    return sk.state != TCP_SYN_SENT
-
-
-def any_retrans_done(sk: TcpSock) -> bool:
-    """Whether anything under way was retransmitted (Linux: tcp_any_retrans_done)."""
-    if sk.retrans_out:
-        return True
-    skb = sk.rtx_queue.first
-    return skb is not None and bool(skb.sacked & TCPCB_EVER_RETRANS)
-
-
-def _may_undo(sk: TcpSock) -> bool:
-    return bool(sk.undo_active) and (not sk.undo_retrans or _packet_delayed(sk))
-
-
-def init_undo(sk: TcpSock) -> None:
-    """Recovery starts: remember where, for an undo (Linux: tcp_init_undo)."""
-    sk.undo_marker = sk.snd_una
-    sk.undo_active = True
-    sk.undo_retrans = sk.retrans_out
-    if sk.tlp_high_seq and sk.tlp_retrans:
-        sk.undo_retrans += 1
-    if not sk.undo_retrans:
-        sk.undo_retrans = -1
-
-
-def undo_cwnd_reduction(sk: TcpSock, unmark_loss: bool) -> None:
-    """Take the reduction back (Linux: tcp_undo_cwnd_reduction)."""
-    if unmark_loss:
-        for skb in sk.rtx_queue:
-            skb.sacked &= ~TCPCB_LOST
-        sk.lost_out = 0
-        sk.retransmit_hint = None
-    if sk.prior_ssthresh:
-        sk.snd_cwnd = sk.ca.undo_cwnd(sk)
-        if sk.prior_ssthresh > sk.snd_ssthresh:
-            sk.snd_ssthresh = sk.prior_ssthresh
-            if sk.ecn_flags:
-                withdraw_cwr(sk)
-    sk.snd_cwnd_stamp = sk.loop.now
-    sk.undo_marker = 0
-    sk.undo_active = False
-    sk.rack_advanced = True
-
-
-def _non_sack_preventing_reopen(sk: TcpSock) -> bool:
-    if sk.snd_una == sk.high_seq and not sk.sack_ok:
-        # Without SACK, wait until something above is acknowledged: else duplicates would start it anew (RFC 6582).
-        if not any_retrans_done(sk):
-            sk.retrans_stamp = 0
-        return True
-    return False
-
-
-def try_undo_recovery(sk: TcpSock) -> bool:
-    """Recovery is complete: undo it where it was needless. True where the state stays (tcp_try_undo_recovery)."""
-    mib = sk.net.mib.tcp_ext
-    if _may_undo(sk):
-        undo_cwnd_reduction(sk, False)
-        if sk.ca_state == TCP_CA_LOSS:
-            mib.TCPLossUndo += 1
-        else:
-            mib.TCPFullUndo += 1
-    elif sk.rack_reo_wnd_persist:
-        sk.rack_reo_wnd_persist -= 1
-    if _non_sack_preventing_reopen(sk):
-        return True
-    sk.set_ca_state(TCP_CA_OPEN)
-    sk.is_sack_reneg = False
-    return False
-
-
-def _try_undo_dsack(sk: TcpSock) -> bool:
-    if sk.undo_active and not sk.undo_retrans:
-        sk.rack_reo_wnd_persist = min(TCP_RACK_RECOVERY_THRESH, sk.rack_reo_wnd_persist + 1)
-        undo_cwnd_reduction(sk, False)
-        sk.net.mib.tcp_ext.TCPDSACKUndo += 1
-        return True
-    return False
-
-
-def _try_undo_loss(sk: TcpSock, frto_undo: bool) -> bool:
-    if not (frto_undo or _may_undo(sk)):
-        return False
-    undo_cwnd_reduction(sk, True)
-    mib = sk.net.mib.tcp_ext
-    mib.TCPLossUndo += 1
-    if frto_undo:
-        mib.TCPSpuriousRTOs += 1
-    sk.icsk_retransmits = 0
-    if _non_sack_preventing_reopen(sk):
-        return True
-    if frto_undo or sk.sack_ok:
-        sk.set_ca_state(TCP_CA_OPEN)
-        sk.is_sack_reneg = False
-    return True
-
-
-def _try_undo_partial(sk: TcpSock, prior_snd_una: int) -> bool:
-    if sk.undo_active and _packet_delayed(sk):
-        # The original arrived: reordering goes further than was thought.
-        check_sack_reordering(sk, prior_snd_una, True)
-        if sk.retrans_out:
-            return True
-        if not any_retrans_done(sk):
-            sk.retrans_stamp = 0
-        undo_cwnd_reduction(sk, True)
-        sk.net.mib.tcp_ext.TCPPartialUndo += 1
-        _try_keep_open(sk)
-    return False
 
 
 # -- the window
@@ -310,22 +179,13 @@ def enter_cwr(sk: TcpSock) -> None:
         sk.set_ca_state(TCP_CA_CWR)
 
 
-def _try_keep_open(sk: TcpSock) -> None:
-    state = TCP_CA_OPEN
-    if sk.sacked_out + sk.lost_out or any_retrans_done(sk):
-        state = TCP_CA_DISORDER
-    if sk.ca_state != state:
-        sk.set_ca_state(state)
-        sk.high_seq = sk.snd_nxt
-
-
 def _try_to_open(sk: TcpSock, flag: int) -> None:
     if not any_retrans_done(sk):
         sk.retrans_stamp = 0
     if flag & FLAG_ECE:
         enter_cwr(sk)
     if sk.ca_state != TCP_CA_CWR:
-        _try_keep_open(sk)
+        try_keep_open(sk)
 
 
 # -- the states
@@ -459,11 +319,11 @@ def update_rto_time(sk: TcpSock) -> None:
 def _process_loss(sk: TcpSock, flag: int, duplicates: int) -> int:
     """An acknowledgement in state LOSS; returns REXMIT_* (Linux: tcp_process_loss)."""
     recovered = not before(sk.snd_una, sk.high_seq)
-    if (flag & FLAG_SND_UNA_ADVANCED or sk.fastopen_pending) and _try_undo_loss(sk, False):
+    if (flag & FLAG_SND_UNA_ADVANCED or sk.fastopen_pending) and try_undo_loss(sk, False):
         return REXMIT_NONE
     if sk.frto:
         # RFC 5682 section 3.1 step 3b: what was never retransmitted was delivered, so the time-out was spurious.
-        if flag & FLAG_ORIG_SACK_ACKED and _try_undo_loss(sk, True):
+        if flag & FLAG_ORIG_SACK_ACKED and try_undo_loss(sk, True):
             return REXMIT_NONE
         if after(sk.snd_nxt, sk.high_seq):
             if flag & FLAG_DATA_SACKED or duplicates:
@@ -519,9 +379,9 @@ def fastretrans_alert(sk: TcpSock, prior_snd_una: int, duplicates: int, flag: in
         if not flag & FLAG_SND_UNA_ADVANCED:
             if not sk.sack_ok:
                 add_reno_sack(sk, duplicates)
-        elif _try_undo_partial(sk, prior_snd_una):
+        elif try_undo_partial(sk, prior_snd_una):
             return flag, rexmit
-        if _try_undo_dsack(sk):
+        if try_undo_dsack(sk):
             _try_to_open(sk, flag)
         flag = _identify_packet_loss(sk, flag)
         if sk.ca_state != TCP_CA_RECOVERY:
@@ -543,7 +403,7 @@ def fastretrans_alert(sk: TcpSock, prior_snd_una: int, duplicates: int, flag: in
             sk.sacked_out = 0
         add_reno_sack(sk, duplicates)
     if sk.ca_state <= TCP_CA_DISORDER:
-        _try_undo_dsack(sk)
+        try_undo_dsack(sk)
     flag = _identify_packet_loss(sk, flag)
     if not sk.lost_out:
         _try_to_open(sk, flag)
@@ -601,7 +461,7 @@ def process_tlp_ack(sk: TcpSock, ack: int, flag: int) -> None:
         init_cwnd_reduction(sk)
         sk.set_ca_state(TCP_CA_CWR)
         end_cwnd_reduction(sk)
-        _try_keep_open(sk)
+        try_keep_open(sk)
         sk.net.mib.tcp_ext.TCPLossProbeRecovery += 1
     elif not flag & (FLAG_SND_UNA_ADVANCED | FLAG_NOT_DUP | FLAG_DATA_SACKED):
         # A pure duplicate: the probe arrived a second time.
