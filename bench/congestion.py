@@ -262,6 +262,11 @@ def draw(results: dict[Run, list[Flow]]) -> None:
         _loss_picture(results)
 
 
+PICTURES = {
+    "alone": "each alone: throughput, window and round trip over time",
+    "against": "each against each other",
+    "loss": "the rate under losses by chance, and the response functions",
+}
 COLOURS = {"reno": "tab:blue", "cubic": "tab:orange", "bbr": "tab:green", "dctcp": "tab:red"}
 
 
@@ -326,7 +331,8 @@ def write(text: str) -> None:
     page = DOCS / "congestion.md"
     before, rest = page.read_text().split("<!-- measured -->\n", 1)
     _, after = rest.split("<!-- end -->", 1)
-    page.write_text(f"{before}<!-- measured -->\n{text}\n<!-- end -->{after}")
+    pictures = "\n\n".join(f"![{title}](pictures/congestion-{name}.svg)" for name, title in PICTURES.items())
+    page.write_text(f"{before}<!-- measured -->\n{text}\n\n{pictures}\n<!-- end -->{after}")
 
 
 def main() -> None:

@@ -135,3 +135,16 @@ def test_a_device_goes_away():
         sysctl.register(f"net.ipv4.conf.{name}.tcp_sack", holder)
     sysctl.unregister("net.ipv4.conf.eth0")
     assert list(sysctl) == ["net.ipv4.conf.all.tcp_sack", "net.ipv4.conf.eth01.tcp_sack"]
+
+
+def test_what_is_only_read():
+    class Holder:
+        @property
+        def size(self) -> int:
+            return 7
+
+    table = SysctlTable()
+    table.register("a.size", Holder(), read_only=True)
+    assert table["a.size"] == 7
+    with pytest.raises(ValueError, match="can't be set"):
+        table["a.size"] = 8

@@ -19,7 +19,7 @@ Value = int | str | tuple[int, ...]
 class SysctlEntry:
     """One setting: attribute `attribute` of `holder`, an integer, a string or a row of integers."""
 
-    __slots__ = ("attribute", "choices", "default", "high", "holder", "low", "on_change", "path")
+    __slots__ = ("attribute", "choices", "default", "high", "holder", "low", "on_change", "path", "read_only")
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class SysctlEntry:
         high: int,
         choices: Callable[[], list[str]] | None,
         on_change: Callable[[], None] | None,
+        read_only: bool,
     ) -> None:
         self.path = path
         self.holder = holder
@@ -38,6 +39,7 @@ class SysctlEntry:
         self.high = high
         self.choices = choices
         self.on_change = on_change
+        self.read_only = read_only
         self.default: Value = getattr(holder, attribute)
 
     def get(self) -> Value:
@@ -45,6 +47,8 @@ class SysctlEntry:
         return value
 
     def set(self, value: Value) -> None:
+        if self.read_only:
+            raise ValueError(f"{self.path}: can't be set")
         checked = self._check(value)
         setattr(self.holder, self.attribute, checked)
         if self.on_change is not None:
@@ -98,14 +102,15 @@ class SysctlTable:
         high: int = INT_MAX,
         choices: Callable[[], list[str]] | None = None,
         on_change: Callable[[], None] | None = None,
+        read_only: bool = False,
     ) -> None:
         """Publish `holder`'s attribute (default: the last part of `path`) under `path`.
 
         low, high: the bounds of an integer, both included. choices: gives the words a string may be made of.
-        on_change: called after a value was set.
+        on_change: called after a value was set. read_only: it can't be, and is read anew each time.
         """
         attribute = attribute or path.rpartition(".")[2]
-        self._entries[path] = SysctlEntry(path, holder, attribute, low, high, choices, on_change)
+        self._entries[path] = SysctlEntry(path, holder, attribute, low, high, choices, on_change, read_only)
 
     def unregister(self, prefix: str) -> None:
         """Remove every entry below `prefix` (a device that goes away)."""

@@ -170,6 +170,7 @@ class TcpSettings:
             "tcp_fastopen_blackhole_timeout_sec": self._blackhole_timeout_changed,
             "tcp_rto_max_ms": self._rto_max_changed,
         }
+        congestion.CongestionNames(net)
         for name in sorted(vars(self)):
             if name == "tcp_congestion_control":
                 net.sysctl.register(f"net.ipv4.{name}", self, choices=congestion.available)

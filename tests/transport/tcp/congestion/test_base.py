@@ -202,3 +202,14 @@ def test_by_the_route():
         client, server = pair.connected()
         assert sock_of(client).ca.name == "reno"
         assert sock_of(server).ca.name == "cubic"
+
+
+def test_the_sysctls_that_list_them(recorder):
+    with Pair() as pair:
+        table = pair.left.sysctl
+        names = str(table["net.ipv4.tcp_available_congestion_control"]).split()
+        assert {"bbr", "bbr3", "cubic", "dctcp", "recorder", "reno"} <= set(names)
+        table["net.ipv4.tcp_allowed_congestion_control"] = "reno cubic"
+        assert table["net.ipv4.tcp_allowed_congestion_control"] == "reno cubic"
+        with pytest.raises(ValueError, match="none-such"):
+            table["net.ipv4.tcp_allowed_congestion_control"] = "none-such"

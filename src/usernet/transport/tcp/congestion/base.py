@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import errno
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from usernet.core.errors import error
 from usernet.net.pacing import SK_PACING_NEEDED, SK_PACING_NONE
+from usernet.net.pernet import Net
 
 if TYPE_CHECKING:
     from usernet.skbuff.skbuff import SKBuff
@@ -228,3 +229,17 @@ def find(name: str) -> type[CongestionControl]:
 def available() -> list[str]:
     """The names of all controllers."""
     return sorted(set(_MODULES) | set(_REGISTRY))
+
+
+@final
+class CongestionNames:
+    """The sysctls that list controllers. Whoever holds a stack may choose any, so `allowed` is only remembered."""
+
+    def __init__(self, net: Net) -> None:
+        self.tcp_allowed_congestion_control: str = " ".join(available())
+        net.sysctl.register("net.ipv4.tcp_allowed_congestion_control", self, choices=available)
+        net.sysctl.register("net.ipv4.tcp_available_congestion_control", self, read_only=True)
+
+    @property
+    def tcp_available_congestion_control(self) -> str:
+        return " ".join(available())
