@@ -458,4 +458,6 @@ def _cong_control(sk: TcpSock, ack: int, delivered: int, flag: int, sample: Rate
         # Under high reordering a SACK counts as progress; else only a cumulative acknowledgement.
         ca.cong_avoid(sk, ack, delivered)
         sk.snd_cwnd_stamp = sk.loop.now
+        if sk.cwv is not None:
+            sk.cwv.acked(sk)
     update_pacing_rate(sk)

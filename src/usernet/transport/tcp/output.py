@@ -233,7 +233,9 @@ def cwnd_validate(sk: TcpSock, is_cwnd_limited: bool) -> None:
     else:
         if sk.packets_out > sk.snd_cwnd_used:
             sk.snd_cwnd_used = sk.packets_out
-        if (
+        if sk.cwv is not None:
+            sk.cwv.check(sk, init_cwnd(sk))
+        elif (
             sk.tcp.tcp_slow_start_after_idle
             and now - sk.snd_cwnd_stamp >= sk.rto
             and not sk.ca.has_cong_control
@@ -263,6 +265,9 @@ def _cwnd_application_limited(sk: TcpSock) -> None:
 def slow_start_after_idle_check(sk: TcpSock) -> None:
     """New data after idleness: restart the window (Linux: tcp_slow_start_after_idle_check)."""
     if not sk.tcp.tcp_slow_start_after_idle or sk.packets_out or sk.ca.has_cong_control:
+        return
+    if sk.cwv is not None:
+        sk.cwv.check(sk, init_cwnd(sk))
         return
     delta = sk.loop.now - sk.lsndtime
     if delta > sk.rto:

@@ -129,6 +129,8 @@ def init_cwnd_reduction(sk: TcpSock) -> None:
     sk.high_seq = sk.snd_nxt
     sk.tlp_high_seq = 0
     sk.snd_cwnd_cnt = 0
+    if sk.cwv is not None:
+        sk.cwv.before_reduction(sk)
     sk.prior_cwnd = sk.snd_cwnd
     sk.prr_delivered = 0
     sk.prr_out = 0
@@ -166,6 +168,8 @@ def end_cwnd_reduction(sk: TcpSock) -> None:
     if sk.snd_ssthresh < TCP_INFINITE_SSTHRESH and (sk.ca_state == TCP_CA_CWR or sk.undo_active):
         sk.snd_cwnd = sk.snd_ssthresh
         sk.snd_cwnd_stamp = sk.loop.now
+        if sk.cwv is not None:
+            sk.cwv.after_reduction(sk)
     sk.ca.cwnd_event(sk, CA_EVENT_COMPLETE_CWR)
 
 

@@ -32,6 +32,7 @@ from usernet.transport.tcp.const import (
     TCP_MSS_DEFAULT,
     TCP_TIMEOUT_INIT,
 )
+from usernet.transport.tcp.cwv import CwndValidation
 from usernet.transport.tcp.mtup import MtuProbe
 from usernet.transport.tcp.segment import SentQueue
 from usernet.transport.tcp.tcp import Tcp
@@ -51,15 +52,14 @@ class TcpState(InetSock):
 
     __slots__: tuple[str, ...] = (
         "accept_queue", "ack_ato", "ack_lrcvtime", "ack_pending", "ack_pingpong", "ack_quick", "advmss",
-        "app_limited", "auth", "backlog", "backoff", "buffers_ready", "bytes_acked", "bytes_received", "bytes_retrans",
-        "bytes_sent", "ca", "ca_ready", "ca_setsockopt", "ca_state", "comp_sack_timer", "compressed_ack",
-        "compressed_ack_rcv_nxt", "copied_seq", "cwnd_usage_seq", "data_segs_in", "data_segs_out", "defer_accept",
-        "defer_connect", "delack_max", "delack_timer", "delivered", "delivered_ce", "delivered_mstamp", "dsack_dups",
-        "dst_quick_ack", "dup_ack_counter", "duplicate_sack", "ecn", "ecn_flags", "fastopen_client_fail",
-        "fastopen_connect",
-        "fastopen_keys", "fastopen_max_qlen", "fastopen_no_cookie", "fastopen_pending", "fastopen_qlen",
-        "fastopen_req", "fastopen_rsk", "fin_received", "first_tx_mstamp", "frto", "high_seq",
-        "highest_sack",
+        "app_limited", "auth", "backlog", "backoff", "buffers_ready", "bytes_acked", "bytes_received",
+        "bytes_retrans", "bytes_sent", "ca", "ca_ready", "ca_setsockopt", "ca_state", "chrono_start", "chrono_stat",
+        "chrono_type", "comp_sack_timer", "compressed_ack", "compressed_ack_rcv_nxt", "copied_seq", "cwnd_usage_seq",
+        "cwv", "data_segs_in", "data_segs_out", "defer_accept", "defer_connect", "delack_max", "delack_timer",
+        "delivered", "delivered_ce", "delivered_mstamp", "dsack_dups", "dst_quick_ack", "dup_ack_counter",
+        "duplicate_sack", "ecn", "ecn_flags", "fastopen_client_fail", "fastopen_connect", "fastopen_keys",
+        "fastopen_max_qlen", "fastopen_no_cookie", "fastopen_pending", "fastopen_qlen", "fastopen_req",
+        "fastopen_resets", "fastopen_rsk", "fin_received", "first_tx_mstamp", "frto", "high_seq", "highest_sack",
         "icsk_pending", "icsk_retransmits", "inq_wanted", "is_cwnd_limited", "is_sack_reneg", "keepalive_timer",
         "keepcnt", "keepidle", "keepintvl", "key", "last_oow_ack_time", "last_seg_size", "linger2", "listener",
         "lost", "lost_out", "lsndtime", "max_packets_out", "max_window", "mdev_max_us", "mdev_us", "mss_cache",
@@ -67,24 +67,21 @@ class TcpState(InetSock):
         "page_used", "pmtu_cookie", "pred_ok", "prior_cwnd", "prior_ssthresh", "probes_out", "probes_tstamp",
         "prr_delivered", "prr_out", "pseudo_base", "pushed_seq", "rack_advanced", "rack_dsack_seen", "rack_end_seq",
         "rack_last_delivered", "rack_mstamp", "rack_reo_wnd_persist", "rack_reo_wnd_steps", "rack_rtt_us",
-        "rate_app_limited", "rate_delivered", "rate_interval", "rcv_mss", "rcv_nxt", "rcv_ooopack",
+        "rate_app_limited", "rate_delivered", "rate_interval", "rcv_mss", "rcv_nxt", "rcv_ooopack", "rcv_promised",
         "rcv_rtt_last_tsecr", "rcv_rtt_seq", "rcv_rtt_time", "rcv_rtt_us", "rcv_ssthresh", "rcv_tstamp", "rcv_wnd",
-        "rcv_promised", "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "recv_sack_cache",
-        "reord_seen", "reordering", "repair", "repair_queue",
-        "retrans_out", "retrans_stamp", "retransmit_hint", "retransmit_timer", "rto", "rto_init",
-        "rto_max", "rtt_min", "rtt_seq", "rttvar_us", "rtx_queue", "rx_sacks", "rx_tsecr", "rx_tsval",
-        "sack_ok", "sacked_out", "saw_tstamp", "scaling_ratio", "segs_in", "segs_out", "selective_acks", "sent",
-        "snd_cwnd", "snd_cwnd_clamp", "snd_cwnd_cnt", "snd_cwnd_stamp", "snd_cwnd_used", "snd_nxt", "snd_sml",
-        "snd_ssthresh", "snd_una", "snd_up", "snd_wl1", "snd_wnd", "snd_wscale", "srtt_us", "ss_state", "syn_data",
-        "syn_data_acked", "syn_fastopen", "syn_fastopen_exp", "syn_queue", "syn_retries", "synack_mstamp", "tcp",
-        "tcp_header_len", "thin_lto", "tlp_high_seq", "tlp_retrans", "total_retrans", "total_rto", "ts_recent",
-        "ts_recent_stamp", "tsoffset", "tsq_throttled", "tstamp_ok", "undo_active", "undo_marker", "undo_retrans",
-        "urg_data", "urg_mode", "urg_seq", "user_mss", "user_timeout", "window_clamp", "write_queue",
-        "write_seq", "wscale_ok", "wstamp", "young",
-        "chrono_start", "chrono_stat", "chrono_type", "read_stamp", "rto_stamp", "syn_fastopen_child", "timeout_rehash",
-        "total_rto_recoveries", "total_rto_time", "tx_marks",
-        "fastopen_resets", "save_syn", "saved_syn", "syn_fastopen_ch", "synq_overflow",
-        "rto_min",
+        "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "read_stamp", "recv_sack_cache",
+        "reord_seen", "reordering", "repair", "repair_queue", "retrans_out", "retrans_stamp", "retransmit_hint",
+        "retransmit_timer", "rto", "rto_init", "rto_max", "rto_min", "rto_stamp", "rtt_min", "rtt_seq", "rttvar_us",
+        "rtx_queue", "rx_sacks", "rx_tsecr", "rx_tsval", "sack_ok", "sacked_out", "save_syn", "saved_syn",
+        "saw_tstamp", "scaling_ratio", "segs_in", "segs_out", "selective_acks", "sent", "snd_cwnd", "snd_cwnd_clamp",
+        "snd_cwnd_cnt", "snd_cwnd_stamp", "snd_cwnd_used", "snd_nxt", "snd_sml", "snd_ssthresh", "snd_una", "snd_up",
+        "snd_wl1", "snd_wnd", "snd_wscale", "srtt_us", "ss_state", "syn_data", "syn_data_acked", "syn_fastopen",
+        "syn_fastopen_ch", "syn_fastopen_child", "syn_fastopen_exp", "syn_queue", "syn_retries", "synack_mstamp",
+        "synq_overflow", "tcp", "tcp_header_len", "thin_lto", "timeout_rehash", "tlp_high_seq", "tlp_retrans",
+        "total_retrans", "total_rto", "total_rto_recoveries", "total_rto_time", "ts_recent", "ts_recent_stamp",
+        "tsoffset", "tsq_throttled", "tstamp_ok", "tx_marks", "undo_active", "undo_marker", "undo_retrans",
+        "urg_data", "urg_mode", "urg_seq", "user_mss", "user_timeout", "window_clamp", "write_queue", "write_seq",
+        "wscale_ok", "wstamp", "young",
     )  # fmt: skip
 
     def __init__(self, net: Net, af: AddressFamily) -> None:
@@ -243,6 +240,7 @@ class TcpState(InetSock):
         self.prr_delivered: int = 0
         self.prr_out: int = 0
         self.is_cwnd_limited: bool = False
+        self.cwv: CwndValidation | None = None
         self.max_packets_out: int = 0
         self.cwnd_usage_seq: int = 0
         self.packets_out: int = 0

@@ -26,6 +26,7 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
+from usernet.transport.tcp.cwv import CwndValidation
 from usernet.transport.tcp.data import data_queue, fast_path_check
 from usernet.transport.tcp.delack import enter_quickack_mode
 from usernet.transport.tcp.fastopen_client import rcv_synack
@@ -65,6 +66,8 @@ def init_transfer(sk: TcpSock) -> None:
     # RFC 5681 section 3.1: after a lost SYN the window starts at one. Linux: after two, as a second is little to wait.
     sk.snd_cwnd = 1 if sk.total_retrans > 1 and sk.undo_active else init_cwnd(sk)
     sk.init_congestion_control()
+    if sk.tcp.tcp_newcwv and not sk.ca.has_cong_control:
+        sk.cwv = CwndValidation(sk)
     if not sk.buffers_ready:
         sk.buffers_ready = True
         init_buffer_space(sk)

@@ -115,6 +115,7 @@ class TcpSettings:
         self.tcp_no_metrics_save: int = 0
         self.tcp_no_ssthresh_metrics_save: int = 1
         self.tcp_slow_start_after_idle: int = 1
+        self.tcp_newcwv: int = 0
         self.tcp_thin_linear_timeouts: int = 0
         self.tcp_limit_output_bytes: int = 4194304
         self.tcp_notsent_lowat: int = 0xFFFFFFFF
