@@ -10,6 +10,7 @@ import pytest
 
 import usernet
 from usernet.posix import current, use, using
+from usernet.posix.current import chosen
 from usernet.stack import Stack
 
 
@@ -67,3 +68,15 @@ def test_using_ends_with_an_exception(stack: Stack, other: Stack) -> None:
 def test_the_package_has_them() -> None:
     assert usernet.use is use
     assert usernet.using is using
+
+
+def test_descriptors_are_chosen_with_the_stack(stack: Stack, other: Stack) -> None:
+    assert not chosen().descriptors
+    with using(other, descriptors=True):
+        assert chosen() == (other, True)
+        with using(stack):
+            assert chosen() == (stack, False)
+    use(stack, descriptors=True)
+    assert chosen() == (stack, True)
+    use(stack)
+    assert chosen() == (stack, False)

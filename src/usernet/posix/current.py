@@ -10,10 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 if TYPE_CHECKING:
     from usernet.stack import Stack
+
+
+class Chosen(NamedTuple):
+    """A stack that was chosen, and whether its streams are to be real descriptors (posix/descriptor.py)."""
+
+    stack: Stack
+    descriptors: bool
 
 
 @final
@@ -21,35 +28,56 @@ class ProcessStacks:
     """The process's stack, and those that `patched` put on top for a while."""
 
     def __init__(self) -> None:
-        self.used: Stack | None = None
-        self.patched: list[Stack] = []
+        self.used: Chosen | None = None
+        self.patched: list[Chosen] = []
 
-    def top(self) -> Stack | None:
+    def top(self) -> Chosen | None:
         return self.patched[-1] if self.patched else self.used
 
 
 PROCESS: Final = ProcessStacks()
-_context: Final[ContextVar[Stack | None]] = ContextVar("usernet_stack", default=None)
+_context: Final[ContextVar[Chosen | None]] = ContextVar("usernet_stack", default=None)
 
 
-def use(stack: Stack | None) -> None:
-    """Make `stack` the process's network namespace, for `usernet.socket`, in every thread; None for none."""
-    PROCESS.used = stack
+def use(stack: Stack | None, *, descriptors: bool = False) -> None:
+    """Make `stack` the process's network namespace, for `usernet.socket`, in every thread; None for none.
+
+    descriptors: make stream sockets real descriptors, for code that works on those (ssl, child processes, C), at the
+    price of a system call for each send and receive. See docs/descriptors.md.
+    """
+    if descriptors:
+        _serve_ssl()
+    PROCESS.used = None if stack is None else Chosen(stack, descriptors)
 
 
 @contextmanager
-def using(stack: Stack) -> Iterator[Stack]:
-    """Make `stack` the running context's network namespace for the `with` block."""
-    token = _context.set(stack)
+def using(stack: Stack, *, descriptors: bool = False) -> Iterator[Stack]:
+    """Make `stack` the running context's network namespace for the `with` block. descriptors: as for `use`."""
+    if descriptors:
+        _serve_ssl()
+    token = _context.set(Chosen(stack, descriptors))
     try:
         yield stack
     finally:
         _context.reset(token)
 
 
+def _serve_ssl() -> None:
+    try:
+        from usernet.posix.tls import serve_ssl
+    except ImportError:
+        return  # a Python without ssl
+    serve_ssl()
+
+
+def chosen() -> Chosen:
+    """What holds here. Raises RuntimeError where no stack was chosen."""
+    choice = _context.get() or PROCESS.top()
+    if choice is None:
+        raise RuntimeError("no stack is chosen: call usernet.use(stack), or run this `with usernet.using(stack):`")
+    return choice
+
+
 def current() -> Stack:
     """The stack that holds here. Raises RuntimeError where none was chosen."""
-    stack = _context.get() or PROCESS.top()
-    if stack is None:
-        raise RuntimeError("no stack is chosen: call usernet.use(stack), or run this `with usernet.using(stack):`")
-    return stack
+    return chosen().stack

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import _socket
 import os
+import sys
 from typing import Any, Final, Self, final
 
 from usernet.core.errors import error
-from usernet.posix.current import current
+from usernet.posix.current import chosen, current
 from usernet.sockets import arguments, readiness
 from usernet.sockets.base import SocketBase
-from usernet.sockets.socket import Socket
+from usernet.sockets.socket import SOCK_TYPE_MASK, Socket
 
 HOST_FAMILIES: Final = frozenset(
     getattr(_socket, name) for name in ("AF_UNIX", "AF_VSOCK", "AF_ALG") if hasattr(_socket, name)
@@ -35,14 +36,56 @@ class Accepted(int):
         return self
 
 
-class socket(SocketBase):
-    """socket(family=AF_INET, type=SOCK_STREAM, proto=0, fileno=None): on the current stack, or, see above, the host."""
+DROP_IN: Any = None
+"""The drop-in's class `socket` (posix/library.py), which stands on the one here."""
+
+
+def as_descriptor(family: Any, kind: Any, proto: Any, fileno: Any) -> Any:
+    """The socket as a `DescriptorSocket`, where it is to be one; else None."""
+    if fileno is not None:
+        channels = sys.modules.get("usernet.posix.channel")
+        if channels is None or not isinstance(fileno, int) or channels.channel_of(fileno) is None:
+            return None
+    elif (
+        family not in (-1, _socket.AF_INET)
+        or (kind != -1 and arguments.c_int(kind) & SOCK_TYPE_MASK != _socket.SOCK_STREAM)
+        or not chosen().descriptors
+    ):
+        return None
+    from usernet.posix.descriptor import DescriptorSocket
+
+    return DescriptorSocket(family, kind, proto, fileno)
+
+
+class SocketKind(type):
+    """Counts a socket that is a descriptor (posix/descriptor.py) as one of the drop-in's."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        if type.__instancecheck__(cls, instance):
+            return True
+        if cls is not socket and cls is not DROP_IN:
+            return False
+        descriptor = sys.modules.get("usernet.posix.descriptor")
+        return descriptor is not None and isinstance(instance, descriptor.DescriptorSocket)
+
+
+class socket(SocketBase, metaclass=SocketKind):
+    """socket(family=AF_INET, type=SOCK_STREAM, proto=0, fileno=None): on the current stack, or, see above, the host.
+
+    Where the stack was chosen with `descriptors`, a stream of it is a `DescriptorSocket`.
+    """
 
     __slots__ = ("_host",)
 
     _host: _socket.socket | None
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(
+        cls, family: Any = -1, type: Any = -1, proto: Any = -1, fileno: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if cls is DROP_IN:
+            made = as_descriptor(family, type, proto, fileno)
+            if made is not None:
+                return made
         self = super().__new__(cls)
         self._host = None
         self._socket = self._sk = None

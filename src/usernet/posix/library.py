@@ -116,6 +116,7 @@ def _adapt(module: ModuleType) -> None:
     kind._sendfile_use_sendfile = _sendfile_use_sendfile
     kind.__repr__ = __repr__
     kind.__module__ = "usernet.socket"
+    handle.DROP_IN = kind
 
 
 LIBRARY: Final = _load()

@@ -25,7 +25,7 @@ from typing import Final, final
 
 from usernet.core.errors import UnusableStackError
 from usernet.core.softirq import Napi
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Waiter
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Blocking, Waiter
 from usernet.net.pernet import Net
 from usernet.posix.channel.peer import is_open, peer_inode
 from usernet.sockets.socket import Socket
@@ -69,8 +69,8 @@ class Channel(Napi):
     """A socket's channel. All is called with the stack's lock held, but for `interrupt`.
 
     fd_app: the application's end, -1 once it was released. inode: by which that end is recognised in any process.
-    reach: gives a duplicate of that end, to be closed by who asked; -1 where there is none. over: the stack's end is
-    closed.
+    ready: data goes through it. reach: gives a duplicate of that end, to be closed by who asked; -1 where there is
+    none. over: the stack's end is closed.
     """
 
     def __init__(self, socket: Socket, kind: int) -> None:
@@ -84,6 +84,7 @@ class Channel(Napi):
         self.loop = loop
         self.reach: Callable[[], int] | None = None
         self.over: bool = False
+        self.ready: bool = False
         self.fd_app: int = app.detach()
         self.inode: int = os.fstat(self.fd_app).st_ino
         self._own = own
@@ -166,8 +167,15 @@ class Channel(Napi):
         """shutdown(2), which the application asked for by a call. Raises OSError ENOTCONN, EINVAL."""
         self.socket.sk.shutdown(how)
 
-    def flush(self) -> None:
-        """Give the socket what the application has written, as far as it has room: before a call that sends."""
+    def follow(self) -> None:
+        """A call was made that may have changed what the socket is: find out."""
+
+    def drain(self, deadline: int | None) -> Blocking[None] | None:
+        """Wait until the socket has all that the application has written: before a call that sends. None where it has.
+
+        deadline: ns, None to wait without end. Raises OSError EAGAIN when it has passed.
+        """
+        return None
 
     def limit_receive(self, size: int) -> None:
         """SO_RCVBUF was set to `size`: hold no more than that for the application to read."""

@@ -38,12 +38,15 @@ from fcntl import ioctl
 from termios import FIONREAD
 from typing import Final, final
 
+from usernet.core.errors import error
 from usernet.core.iov import BytesIter, CollectIter, IovIter, Payload, SourceIter
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
+from usernet.core.timer import NEVER
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Blocking, Wait
 from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, set_send_buffer
 from usernet.sock.msg import MSG_TRUNC, RCV_SHUTDOWN, SEND_SHUTDOWN, MsgHdr
 from usernet.sockets.socket import Socket
-from usernet.transport.tcp.const import SEQ_MASK, TCP_CLOSE, TCP_URG_VALID
+from usernet.transport.tcp.calls import SS_CONNECTED, SS_CONNECTING
+from usernet.transport.tcp.const import SEQ_MASK, TCP_CLOSE, TCP_LISTEN, TCP_URG_VALID
 from usernet.transport.tcp.sock import TcpSock
 
 CHUNK: Final = 1 << 18
@@ -75,7 +78,7 @@ class StreamChannel(Channel):
         sk = opened.sk
         assert isinstance(sk, TcpSock)
         self.sk = sk
-        self.state: int = CONNECTED if sk.ss_state == 2 else IDLE
+        self.state: int = CONNECTED if sk.ss_state == SS_CONNECTED else IDLE
         self._pending: Payload = b""
         self._last: bytes = b""
         """Read from the pair, and not taken by the send buffer yet; and the byte behind it."""
@@ -90,6 +93,7 @@ class StreamChannel(Channel):
         self._busy = False
         super().__init__(opened, SOCK_STREAM)
         if self.state == CONNECTED:
+            self.ready = True
             self.loop.softirq.schedule(self)
 
     def _prepare(self) -> None:
@@ -116,6 +120,7 @@ class StreamChannel(Channel):
         if self.over or self.state >= CONNECTED:
             return
         self.state = CONNECTED
+        self.ready = True
         self._waiter.mask = INTEREST
         # First the room, then the event that says so.
         self._at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
@@ -151,11 +156,36 @@ class StreamChannel(Channel):
             self._to_net()
         self.loop.softirq.schedule(self)
 
-    def flush(self) -> None:
-        if not self.over and self.state == CONNECTED:
-            self._readable = True
-            self._to_net()
-            self.loop.softirq.schedule(self)
+    def follow(self) -> None:
+        state = self.sk.state
+        if self.over or self.state != IDLE:
+            return
+        if self.sk.ss_state == SS_CONNECTING:
+            # Perhaps it has ended already, the one way or the other.
+            self.connecting()
+        elif state == TCP_CLOSE:
+            return
+        elif state == TCP_LISTEN:
+            self.listening()
+        else:
+            self.connected()
+
+    def drain(self, deadline: int | None) -> Blocking[None] | None:
+        self._readable = True
+        return None if self._drained() else self._wait_drained(NEVER if deadline is None else deadline)
+
+    def _drained(self) -> bool:
+        if self.over or self.state != CONNECTED or self._doomed:
+            return True
+        self._to_net()
+        self.loop.softirq.schedule(self)
+        return self._own.fileno() < 0 or (not self._pending and self._unread() <= 1)
+
+    def _wait_drained(self, deadline: int) -> Blocking[None]:
+        while not self._drained():
+            if self.loop.now >= deadline:
+                raise error(EAGAIN)
+            yield Wait((self.sk.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP, deadline)
 
     # -- the pump
 
@@ -195,6 +225,8 @@ class StreamChannel(Channel):
         moved = 0
         if not self._doomed:
             moved = self._to_net()
+        elif self._app_gone():
+            self._end()
         if not self.over:
             moved += self._to_app()
         return moved
