@@ -9,14 +9,12 @@
 
 from __future__ import annotations
 
-import errno
-
-from usernet.core.errors import error
 from usernet.posix.channel.channel import Channel, app_open, channel_of
+from usernet.posix.channel.datagram import DatagramChannel
 from usernet.posix.channel.stream import StreamChannel
 from usernet.sockets.socket import Socket
 
-__all__ = ["Channel", "StreamChannel", "app_open", "channel_of", "open_channel"]
+__all__ = ["Channel", "DatagramChannel", "StreamChannel", "app_open", "channel_of", "open_channel"]
 
 _SOCK_STREAM = 1
 
@@ -24,9 +22,8 @@ _SOCK_STREAM = 1
 def open_channel(socket: Socket) -> Channel:
     """A channel of `socket`, whose reference passes on to it. With the stack's lock held.
 
-    Raises OSError: EMFILE, EOPNOTSUPP for a socket that is no stream, or on virtual time;
-    UnusableStackError where nothing drives the stack.
+    Raises OSError: EMFILE, EOPNOTSUPP on virtual time; UnusableStackError where nothing drives the stack.
     """
     if socket.type == _SOCK_STREAM:
         return StreamChannel(socket)
-    raise error(errno.EOPNOTSUPP, "only a stream has a descriptor of its own")
+    return DatagramChannel(socket)

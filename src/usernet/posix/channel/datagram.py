@@ -1,0 +1,230 @@
+"""The channel of a socket of datagrams (UDP, raw, ping, packet): each keeps its boundaries.
+
+The pair is one of SOCK_SEQPACKET, which keeps them too and, other than a pair of SOCK_DGRAM, tells when the other end
+is closed. What the application writes is sent to the socket's peer, as send(2) does. What arrives can be read without
+its address from the descriptor, or with it by a call (`receive`), in any order: so where addresses differ, or ancillary
+data was asked for, only one datagram at a time lies in the pair, with its address remembered here, and all others wait
+in the receive queue. A connected socket's all come from its peer, and as many lie in the pair as it holds.
+
+An error of a socket that lives on (ICMP's port unreachable) does not show on the descriptor: SO_ERROR has it.
+"""
+
+from __future__ import annotations
+
+import select
+from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, SOCK_SEQPACKET, socket
+from array import array
+from errno import EAGAIN
+from fcntl import ioctl
+from termios import TIOCOUTQ
+from typing import Final, final
+
+from usernet.core.iov import BytesIter, CollectIter
+from usernet.core.wait import EPOLLHUP, EPOLLOUT, EPOLLRDHUP
+from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, set_send_buffer
+from usernet.sock.msg import MSG_PEEK, MSG_TRUNC, SEND_SHUTDOWN, MsgHdr
+from usernet.sock.sockopt import SOCK_RCVMARK
+from usernet.sockets.socket import Socket
+
+LARGEST: Final = 1 << 19
+"""Bytes of the largest datagram that is moved; UDP_GRO makes them larger than 64 KiB."""
+
+BURST: Final = 64
+"""Datagrams moved each way in a poll before others have their turn."""
+
+SHUT_RD: Final = 0
+
+
+@final
+class DatagramChannel(Channel):
+    """The channel of a socket of datagrams."""
+
+    def __init__(self, opened: Socket) -> None:
+        self.sk = opened.sk
+        self._last: MsgHdr | None = None
+        """What goes with the datagram put into the pair last."""
+        self._held: bytes | None = None
+        """A datagram that the pair has no room for."""
+        self._pending: bytes | None = None
+        """One that the socket has no room for."""
+        self._again = False
+        super().__init__(opened, SOCK_SEQPACKET)
+        self.ready = True
+        self.loop.softirq.schedule(self)
+
+    def _prepare(self) -> None:
+        set_send_buffer(self._own, PAIR_BUFFER)
+        self._at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
+
+    # -- what is told
+
+    def follow(self) -> None:
+        self.loop.softirq.schedule(self)
+
+    def connected(self) -> None:
+        self.loop.softirq.schedule(self)
+
+    def shutdown(self, how: int) -> None:
+        if not self.over:
+            self._to_net()
+        self.sk.shutdown(how)
+        if how != SHUT_WR and not self.over and not self._sent_eof:
+            self._sent_eof = True
+            self._own.shutdown(SHUT_WR)
+
+    def receive(self, size: int, flags: int) -> tuple[bytes, int, MsgHdr] | None:
+        """The datagram that lies at the front of the pair, for recvmsg: up to `size` bytes of it, how many it has, and
+        its address and ancillary data, with MSG_TRUNC where it was cut. None where the pair is empty: then the socket
+        itself is to be asked. flags: MSG_PEEK and MSG_TRUNC count."""
+        last = self._last
+        if self.over or last is None or not self._in_pair():
+            return None
+        got: list[tuple[bytes, int]] = []
+
+        def take(app: socket) -> None:
+            buffer = bytearray(size)
+            length = app.recv_into(buffer, size, flags & MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT)
+            got.append((bytes(buffer[:length]), length))
+
+        try:
+            if not self._at_app(take):
+                return None
+        except BlockingIOError:
+            return None  # the application was faster
+        data, length = got[0]
+        msg = MsgHdr(CollectIter(0), last.name, last.control)
+        msg.flags = last.flags | (MSG_TRUNC if length > size else 0)
+        self.loop.softirq.schedule(self)
+        return data, length, msg
+
+    # -- the pump
+
+    def poll(self, budget: int) -> int:
+        if self.over:
+            return 0
+        self._again = False
+        moved = self._to_net()
+        if self._hung and self._pending is None and not self._again and self._app_gone():
+            self._end()
+            return moved
+        moved += self._to_app()
+        if self._again:
+            self.loop.softirq.schedule(self)
+        return min(1 + moved, budget - 1 if budget > 1 else budget)
+
+    def _in_pair(self) -> bool:
+        """Whether the application has still to read something."""
+        count = array("i", [0])
+        ioctl(self._own_fd, TIOCOUTQ, count)
+        return count[0] > 0
+
+    def _one_by_one(self) -> bool:
+        """Whether what goes with each datagram has to be remembered."""
+        sk = self.sk
+        if sk.rcvtstamp or sk.tsflags or sk.rxq_ovfl or sk.sock_flags & SOCK_RCVMARK or getattr(sk, "cmsg_flags", 0):
+            return True
+        try:
+            sk.getpeername()
+        except OSError:
+            return True
+        return False
+
+    def _to_app(self) -> int:
+        sk = self.sk
+        single = self._one_by_one()
+        waits = sk.receive_queue.first is not None or self._held is not None
+        if single and waits and self._last is not None and self._in_pair():
+            # An edge tells when it has been read.
+            self._want_out(True)
+            if self._in_pair():
+                return 0
+        moved = 0
+        full = False
+        while moved < BURST:
+            data = self._held
+            if data is None:
+                if sk.receive_queue.first is None:
+                    break
+                data = self._next()
+                if data is None:
+                    break
+            try:
+                self._own.send(data, MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._held = data
+                full = True
+                break
+            except OSError:
+                pass  # the application receives no more
+            self._held = None
+            moved += 1
+            if single:
+                break
+        else:
+            self._again = True
+        self._want_out(full or (single and sk.receive_queue.first is not None))
+        return moved
+
+    def _next(self) -> bytes | None:
+        """The first datagram of the receive queue; what goes with it is remembered."""
+        sk = self.sk
+        sink = CollectIter(LARGEST)
+        msg = MsgHdr(sink)
+        # An error that waits is for SO_ERROR, and stands in nobody's way here.
+        code = sk.take_error()
+        try:
+            sk.recvmsg(msg, MSG_DONTWAIT, self.loop.now)
+        except OSError:
+            return None  # it was not what its checksum says
+        finally:
+            if code:
+                sk.err = code
+        self._last = msg
+        return sink.getvalue()
+
+    def _to_net(self) -> int:
+        sk = self.sk
+        moved = 0
+        # Cleared before the reading: what comes meanwhile sets it again.
+        readable = self._readable or self._eof or self._hung
+        self._readable = False
+        while moved < BURST:
+            data = self._pending
+            if data is None:
+                if not readable:
+                    break
+                try:
+                    data = self._own.recv(LARGEST)
+                except OSError:
+                    break
+                if not data and self._ended():
+                    break
+            code = sk.take_error()
+            try:
+                sk.sendmsg(MsgHdr(BytesIter(data)), MSG_DONTWAIT | MSG_NOSIGNAL, self.loop.now)
+            except OSError as problem:
+                if problem.errno == EAGAIN and not sk.shutdown_mask & SEND_SHUTDOWN:
+                    self._pending = data
+                    self._waiter.mask = INTEREST | EPOLLOUT
+                    self._readable = readable
+                    return moved
+                # As a datagram that is lost on its way; the next call hears of it.
+                code = code or problem.errno or 0
+            finally:
+                if code:
+                    sk.err = code
+            self._pending = None
+            moved += 1
+        else:
+            self._again = self._readable = True
+        self._waiter.mask = INTEREST
+        return moved
+
+    def _ended(self) -> bool:
+        """Whether an empty read is the end, and no empty datagram."""
+        poller = select.poll()
+        poller.register(self._own_fd, EPOLLRDHUP)
+        for _, mask in poller.poll(0):
+            self.interrupt(mask)
+            return bool(mask & (EPOLLRDHUP | EPOLLHUP))
+        return False
