@@ -198,7 +198,7 @@ class Segment:
 
     def __init__(self, packet: bytes, iss: int | None, irs: int | None, segs: int, at: int) -> None:
         header = (packet[0] & 15) * 4
-        total = int.from_bytes(packet[2:4], "big")
+        total = int.from_bytes(packet[2:4], "big") or len(packet)  # of a super-segment above 64 KiB it is 0
         self.ttl = packet[8]
         self.saddr, self.daddr = packet[12:16], packet[16:20]
         (self.sport, self.dport, self.raw_seq, self.raw_ack, doff, self.flags, self.window, _, self.urg) = wire.parse(

@@ -34,6 +34,7 @@ from usernet.transport.tcp.output import packets_in_flight
 from usernet.wire.tcp import ACK, FIN, PSH, RST, SYN, URG
 
 MSS = 1460
+MSG_EOR = 0x80
 
 
 def sack(*blocks: tuple[int, int], peer: Peer) -> bytes:
@@ -777,9 +778,66 @@ class TestNothingStays:
         pair.run(0.005)
         pair.left.close()
         pair.right.close()
-        assert left_over(pair.left)[1:] == left_over(pair.right)[1:] or True
         client.close()
         server.close()
+        assert left_over(pair.left) == left_over(pair.right) == []
+
+
+class TestLargeSuperSegments:
+    """A device that takes more than 64 KiB at once."""
+
+    @staticmethod
+    def bulk(peer: Peer) -> tuple[UserSocket, int]:
+        """A connection whose windows have grown, with nothing under way; and how much it has sent."""
+        sock = peer.active(wscale=14, ts=True, sack=True)
+        peer.stack.devices["tun0"].set_gso_max_size(262_144)
+        total = 0
+        while sock_of(sock).snd_cwnd < 1000:
+            total += sock.send(bytes(2_000_000))
+            peer.settle()
+            while sent := peer.sent():
+                peer.send(ACK, 1, sent[-1].seq + len(sent[-1].payload))
+                peer.settle()
+        return sock, total
+
+    def test_one_is_as_large_as_the_device_takes(self) -> None:
+        with Peer(offload=True) as peer:
+            sock, _ = self.bulk(peer)
+            sock.send(bytes(600_000))
+            peer.settle()
+            assert [len(segment.payload) for segment in peer.sent()][:2] == [180 * 1448] * 2
+
+    def test_one_that_is_not_full_waits_for_more_while_another_is_under_way(self) -> None:
+        with Peer(offload=True) as peer:
+            sock, total = self.bulk(peer)
+            total += sock.send(bytes(180 * 1448))
+            peer.settle()
+            assert len(peer.sent()) == 1
+            sock.send(bytes(100_000))
+            peer.settle()
+            assert peer.sent() == []
+            sock.send(bytes(180 * 1448 - 100_000))
+            peer.settle()
+            assert [len(segment.payload) for segment in peer.sent()] == [180 * 1448]
+            sock.send(bytes(50_000))
+            peer.settle()
+            assert peer.sent() == []
+            peer.send(ACK, 1, 1 + total)
+            peer.settle()
+            assert sum(len(segment.payload) for segment in peer.sent()) == 50_000
+
+    @pytest.mark.parametrize("at_once", ["nodelay", "autocorking", "eor"])
+    def test_it_does_not_where_it_is_not_to(self, at_once: str) -> None:
+        with Peer(offload=True) as peer:
+            sock, _ = self.bulk(peer)
+            if at_once == "nodelay":
+                sock.setsockopt(std.IPPROTO_TCP, std.TCP_NODELAY, 1)
+            elif at_once == "autocorking":
+                peer.stack.sysctl["net.ipv4.tcp_autocorking"] = 0
+            sock.send(bytes(180 * 1448))
+            sock.send(bytes(100_000), MSG_EOR if at_once == "eor" else 0)
+            peer.settle()
+            assert sum(len(segment.payload) for segment in peer.sent()) >= 180 * 1448 + 69 * 1448
 
 
 _ = (ack, segments, LOCAL)

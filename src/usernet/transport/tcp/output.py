@@ -303,7 +303,7 @@ def pacing_check(sk: TcpSock) -> bool:
     return True
 
 
-def _transmit_burst(sk: TcpSock, mss: int, max_segs: int, nonagle: int) -> int:
+def _transmit_burst(sk: TcpSock, mss: int, max_segs: int, nonagle: int, gather: bool) -> int:
     """Send the whole super-segments at the head of the queue that nothing speaks against, at a fraction of the cost of
     weighing each; returns how many packets they stand for. What `write_xmit` and `transmit_skb` do for them, with all
     that is the same for each done once.
@@ -355,7 +355,7 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int, nonagle: int) -> int:
         segments = length // mss
         if segments < 2 or segments > max_segs or segments > room or (edge - skb.end_seq) & 0x80000000:
             break
-        if skb.next is None and (room < max_segs or (edge - skb.seq - max_segs * mss) & 0x80000000):
+        if skb.next is None and (gather or room < max_segs or (edge - skb.seq - max_segs * mss) & 0x80000000):
             # The last of the queue may be better off with more (_tso_should_defer).
             break
         whole = segments * mss
@@ -420,8 +420,9 @@ def _transmit_burst(sk: TcpSock, mss: int, max_segs: int, nonagle: int) -> int:
     return packets
 
 
-def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
+def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int, gather: bool = False) -> bool:
     """Send what may be sent (Linux: tcp_write_xmit). push_one: 0, 1 for one segment, 2 for one past the window (TLP).
+    gather: the last of the queue is to wait for more.
 
     True where nothing is under way though something waits: a probe timer is needed.
     """
@@ -439,10 +440,10 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int) -> bool:
     queue = sk.write_queue
     first = queue.first
     if first is not None and first.len > mss and not push_one:
-        sent += _transmit_burst(sk, mss, max_segs, nonagle)
+        sent += _transmit_burst(sk, mss, max_segs, nonagle, gather)
     while True:
         skb = queue.first
-        if skb is None:
+        if skb is None or (gather and skb.next is None):
             break
         if sk.pacing_status and pacing_check(sk):
             break

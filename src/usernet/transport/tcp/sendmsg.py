@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from usernet.core.errors import error
 from usernet.core.iov import Payload
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Blocking, Wait
-from usernet.skbuff.skbuff import SKBuff
+from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKBuff
 from usernet.sock.msg import (
     MSG_DONTWAIT,
     MSG_EOR,
@@ -62,6 +62,10 @@ LARGE_GOAL: Final = 49152
 """Bytes. Segments that the window keeps smaller are sent as Linux does, each at once: there a single one counts."""
 
 
+GATHER_WITHIN: Final = 4000
+"""µs of round trip up to which bulk data waits for a full super-segment."""
+
+
 def size_goal(sk: TcpSock, mss: int, large: bool) -> int:
     """How large a queued segment may grow: whole MSS up to what the device takes (Linux: tcp_xmit_size_goal)."""
     if not large or sk.auth is not None:
@@ -86,7 +90,10 @@ def _push(sk: TcpSock, flags: int, mss: int, nonagle: int, goal: int) -> None:
             sk.net.mib.tcp_ext.TCPAutoCorking += 1
             sk.tsq_throttled = True
         return
-    if write_xmit(sk, mss, TCP_NAGLE_CORK if flags & MSG_MORE else nonagle, 0):
+    gather = goal > GSO_LEGACY_MAX_SIZE and skb.len < goal and not flags & (MSG_OOB | MSG_EOR) and _gathers(sk, goal)
+    if gather and skb is sk.write_queue.first:
+        return
+    if write_xmit(sk, mss, TCP_NAGLE_CORK if flags & MSG_MORE else nonagle, 0, gather):
         sk.check_probe_timer()
 
 
@@ -98,6 +105,18 @@ def _should_autocork(sk: TcpSock, skb: SKBuff, goal: int) -> bool:
         and sk.rtx_queue.first is not None
         and sk.wmem_alloc > skb.truesize
         and not skb.tx.eor
+    )
+
+
+def _gathers(sk: TcpSock, goal: int) -> bool:
+    """Whether a super-segment that is not full may wait for the next call or the next acknowledgement, as corked data
+    waits for a device's queue that a TUN/TAP doesn't have: while more than another one is under way, and comes back
+    within a tick of Linux's clock."""
+    return (
+        (sk.snd_nxt - sk.snd_una) & SEQ_MASK >= goal
+        and sk.srtt_us < GATHER_WITHIN << 3
+        and not sk.nonagle & TCP_NAGLE_OFF
+        and bool(sk.tcp.tcp_autocorking)
     )
 
 
