@@ -91,8 +91,8 @@ class FibRoute:
     """
 
     __slots__ = (
-        "congestion_control", "dead", "dev", "exceptions", "gateway", "kind", "length", "metric", "metrics",
-        "mtu_lock", "next", "nh_scope", "onlink", "prefix", "prefsrc", "proto", "scope", "table",
+        "congestion_control", "congestion_locked", "dead", "dev", "exceptions", "gateway", "kind", "length", "metric",
+        "metrics", "mtu_lock", "next", "nh_scope", "onlink", "prefix", "prefsrc", "proto", "scope", "table",
     )  # fmt: skip
 
     def __init__(self, prefix: bytes, length: int, kind: int, dev: Any, gateway: bytes | None, metric: int) -> None:
@@ -107,6 +107,7 @@ class FibRoute:
         self.prefsrc: bytes = b""
         self.metrics: dict[int, int] = NO_METRICS
         self.congestion_control: str = ""
+        self.congestion_locked: bool = False
         self.onlink: bool = False
         self.mtu_lock: bool = False
         self.proto: int = RTPROT_BOOT

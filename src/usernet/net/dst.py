@@ -47,6 +47,7 @@ class Dst:
         self.gateway = gateway
         self.metrics: dict[int, int] = {}
         self.congestion_control: str = ""
+        self.congestion_locked: bool = False
         self.local: bool = False
         self.broadcast: bool = False
         self.multicast: bool = False

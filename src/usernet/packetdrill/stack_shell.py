@@ -103,6 +103,7 @@ class StackShell(Shell):
             prefsrc=ipaddress.IPv4Address(change.source).packed if change.source else None,
             metrics=self._metrics(change),
             congestion_control=change.congctl,
+            congestion_locked="congctl" in change.locked,
             onlink=True,
             mtu_lock="mtu" in change.locked,
             replace=change.action in (CHANGE, REPLACE),

@@ -101,14 +101,15 @@ class Ipv4Routes:
         self, prefix: bytes, length: int, *, gateway: bytes | None = None, dev: NetDevice | None = None,
         kind: int = RTN_UNICAST, metric: int = 0, prefsrc: bytes | None = None, metrics: dict[int, int] | None = None,
         congestion_control: str = "", onlink: bool = False, mtu_lock: bool = False, replace: bool = False,
-        append: bool = False, scope: int | None = None, proto: int = RTPROT_BOOT,
+        append: bool = False, scope: int | None = None, proto: int = RTPROT_BOOT, congestion_locked: bool = False,
     ) -> FibRoute:  # fmt: skip
         """Add a route (`ip route add`).
 
         prefix, length: destination, b"\\0\\0\\0\\0" and 0 for the default route. gateway: next hop; where None, the
         destination is on the link of `dev`. kind: RTN_*; those that lead nowhere have neither. metric: the smaller is
         preferred. prefsrc: source address, one of ours. metrics: RTAX_* → value. onlink: believe that the gateway is on
-        the link of `dev`. replace: in place of the one of the same prefix and metric.
+        the link of `dev`. replace: in place of the one of the same prefix and metric. congestion_locked: no socket
+        may choose another congestion control than the route's.
 
         Raises OSError as Linux does: EEXIST, EINVAL (host bits set, no valid gateway or source), ENODEV, ENETDOWN,
         ENETUNREACH (the gateway is not on a link).
@@ -127,6 +128,7 @@ class Ipv4Routes:
         if metrics:
             route.metrics = dict(metrics)
         route.congestion_control = congestion_control
+        route.congestion_locked = congestion_locked
         route.mtu_lock = mtu_lock
         route.proto = proto
         if prefsrc is not None and prefsrc != ANY:

@@ -44,6 +44,7 @@ class Rtable(Dst):
         super().__init__(dev, daddr, saddr, gateway)
         self.metrics = fib.metrics
         self.congestion_control = fib.congestion_control
+        self.congestion_locked = fib.congestion_locked
         self.kind = kind
         self.fib = fib
         self.routes = routes

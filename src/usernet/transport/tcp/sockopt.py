@@ -255,6 +255,9 @@ def _set_congestion(sk: TcpSock, value: bytes) -> None:
     if not value:
         raise error(errno.EINVAL, "TCP_CONGESTION: expected a name")
     name = value[: TCP_CA_NAME_MAX - 1].split(b"\0")[0].decode("ascii", "replace")
+    dst = sk.dst
+    if dst is not None and dst.congestion_locked and sk.state not in (TCP_CLOSE, TCP_LISTEN):
+        raise error(errno.EPERM, "TCP_CONGESTION: the route has locked it")
     control = congestion.find(name)
     sk.ca_setsockopt = True
     if type(sk.ca) is control:
