@@ -119,6 +119,8 @@ def _writable(buffer: Any, otherwise: str) -> memoryview:
 
 def sink(buffer: Any, nbytes: Any, call: str, too_small: str) -> SinkIter:
     """One buffer to receive up to `nbytes` into, 0 for all it holds. Raises TypeError, ValueError."""
+    if type(buffer) is bytearray and type(nbytes) is int and not nbytes:
+        return SinkIter((buffer,))
     view = _writable(
         buffer, f"{call}() argument 1 must be read-write bytes-like object, not {type(buffer).__name__}"
     )

@@ -85,7 +85,7 @@ class SocketBase(SocketHandle):
             absent: int = self._absent("recv_into", buffer, nbytes, flags)
             return absent
         sink = arguments.sink(buffer, nbytes, "recv_into", "buffer too small for requested bytes")
-        return self._receive(MsgHdr(sink), c_int(flags))
+        return self._receive(MsgHdr(sink), c_int(flags) if flags != 0 else 0)
 
     def recvfrom_into(self, buffer: Any, nbytes: Any = 0, flags: Any = 0) -> tuple[int, Any]:
         """As `recv_into`, with the address of who sent it."""

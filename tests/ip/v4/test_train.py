@@ -89,6 +89,20 @@ def test_all_but_the_first_two_are_taken():
             assert up[0][5] == 9 * segments
 
 
+def test_they_may_be_of_different_sizes():
+    sizes = [300, 300, 500, 200, 100, 900, 300]
+    frames, seq, ident = [], 1, 9
+    for size in sizes:
+        gso_size = MSS if size > MSS else 0
+        skb = tcp_packet(bytes(size), seq=seq, ident=ident, options=STAMP, gso_size=gso_size)
+        frames.append(frame_of(skb, True))
+        seq += size
+        ident += size // MSS
+    up, _, taken = received(frames, True, True)
+    assert (len(up), taken) == (1, 3)  # the one that is no super-segment ends the train
+    assert up == received(frames, False, True)[0]
+
+
 def test_the_identification_may_stay_the_same():
     frames = [frame_of(skb, True) for skb in row(6, 2, step=0)]
     up, _, taken = received(frames, True, True)
@@ -128,7 +142,11 @@ _segment = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@given(st.lists(st.one_of(st.just({}), st.just({}), _segment), max_size=14), st.booleans(), st.booleans())
+_larger = st.sampled_from([{"size": 200}, {"size": 300}, {"size": 700}])
+
+
+@given(st.lists(st.one_of(st.just({}), st.just({}), _larger, _segment), max_size=14), st.booleans(), st.booleans())
+@example([{}, {}, {"size": 700}, {"size": 100}, {"size": 150}, {}], True, True)
 @example([{}, {}, {}, {"flags": tcp.ACK | tcp.FIN}, {}], True, True)
 @example([{}, {}, {"size": 50}, {}], True, False)
 def test_it_makes_no_difference(changes, offload, large):

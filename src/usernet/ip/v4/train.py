@@ -32,10 +32,10 @@ def _layout(network: int, seq: int, payload: int) -> Struct:
     """What `take` compares, of a frame with its IPv4 header at `network`, its TCP sequence number at `seq` and its
     payload at `payload`.
 
-    All up to the identification, that, fragment bits, TTL and protocol, addresses and ports, the sequence number, all
-    up to the checksum, and what is behind it.
+    All up to the total length, that, the identification, fragment bits, TTL and protocol, addresses and ports, the
+    sequence number, all up to the checksum, and what is behind it.
     """
-    return Struct(f"!{network + 4}sH4s2x{seq - network - 12}sI8s2x{payload - seq - 14}s")
+    return Struct(f"!{network + 2}sHH4s2x{seq - network - 12}sI8s2x{payload - seq - 14}s")
 
 
 @final
@@ -43,8 +43,8 @@ class Ipv4Train(Train):
     """The train of one poll, behind `held`: TCP over IPv4. Only its payload is in `held` before `settle`."""
 
     __slots__ = (
-        "_expected", "_frags", "_held", "_ident", "_length", "_network", "_payload", "_pseudo", "_room", "_segs",
-        "_seq", "_size", "_step", "_transport", "_unpack", "_verify", "count",
+        "_bytes", "_expected", "_frags", "_held", "_ident", "_least", "_most", "_mss", "_network", "_payload",
+        "_pseudo", "_room", "_segs", "_seq", "_size", "_step", "_transport", "_unpack", "_verify", "count",
     )  # fmt: skip
 
     def __init__(self, held: SKBuff, skb: SKBuff, transport: int, payload: int) -> None:
@@ -60,57 +60,72 @@ class Ipv4Train(Train):
         self._network = network
         self._transport = transport
         self._payload = payload
-        self._length = len(head)
-        self._size = size = len(head) - payload
+        self._mss = control.mss
+        # Behind a super-segment follow super-segments of any size, behind a single one single ones of the same.
+        self._least = self._most = payload + control.mss
+        if skb.gso_size:
+            self._least += 1
+            self._most = payload + GRO_MAX_SIZE
         self._unpack = _layout(network, seq, payload).unpack_from
-        prefix, ident, fragment, addresses, number, numbers, options = self._unpack(head)
+        prefix, _, ident, fragment, addresses, number, numbers, options = self._unpack(head)
         self._expected = (prefix, fragment, addresses, numbers, options)
-        self._segs = skb.gso_segs or 1
-        self._step = 0 if control.fixed_id else self._segs
-        self._ident = ident + self._step & 0xFFFF
-        self._seq = number + size & 0xFFFFFFFF
-        self._room = (GRO_MAX_SIZE - held.len) // size
+        self._step = 0 if control.fixed_id else 1
+        self._ident = ident + self._step * (skb.gso_segs or 1) & 0xFFFF
+        self._seq = number + len(head) - payload & 0xFFFFFFFF
+        self._room = GRO_MAX_SIZE - held.len
         # Where nobody vouches for the model's checksum, each packet's is looked at.
         self._verify = skb.ip_summed == CHECKSUM_NONE
-        self._pseudo = checksum.pseudo_sum(held.saddr, held.daddr, IPPROTO_TCP, len(head) - transport)
+        self._pseudo = checksum.pseudo_sum(held.saddr, held.daddr, IPPROTO_TCP, 0)
+        self._size = self._bytes = self._segs = 0
         self.count: int = 0
         """Packets taken."""
 
     def take(self, frame: bytes) -> bool:
-        if len(frame) != self._length or not self._room:
+        length = len(frame)
+        size = length - self._payload
+        if not self._least <= length <= self._most or size > self._room:
             return False
-        prefix, ident, fragment, addresses, seq, numbers, options = self._unpack(frame)
+        segments, rest = divmod(size, self._mss)
+        if rest:
+            return False
+        prefix, total, ident, fragment, addresses, seq, numbers, options = self._unpack(frame)
         network = self._network
         if (
             ident != self._ident
             or seq != self._seq
+            or total != length - network
             or (prefix, fragment, addresses, numbers, options) != self._expected
             or _from_bytes(frame[network : network + IP_HLEN], "big") % 0xFFFF
             or (self._verify and not self._sums_up(frame))
         ):
             return False
         self._frags.append(memoryview(frame)[self._payload :])
-        self._ident = ident + self._step & 0xFFFF
-        self._seq = seq + self._size & 0xFFFFFFFF
-        self._room -= 1
+        self._ident = ident + self._step * segments & 0xFFFF
+        self._seq = seq + size & 0xFFFFFFFF
+        self._room -= size
+        self._size += size
+        self._bytes += length
+        self._segs += segments
         self.count += 1
         return True
 
     def _sums_up(self, frame: bytes) -> bool:
-        return checksum.csum_fold(checksum.csum(frame, self._transport, self._length, self._pseudo)) == 0
+        start = self._transport
+        total = self._pseudo + len(frame) - start
+        return checksum.csum_fold(checksum.csum(frame, start, len(frame), total)) == 0
 
     def settle(self, statistics: LinkStats, hard_header_len: int) -> None:
         count = self.count
         if not count:
             return
         self.count = 0
-        size = count * self._size
+        size = self._size
         held = self._held
         held.len += size
         held.data_len += size
-        held.truesize += count * (self._length + SKB_OVERHEAD)
+        held.truesize += self._bytes + count * SKB_OVERHEAD
         control: GroControl = held.cb
         control.next_seq = self._seq
-        control.count += count * self._segs
-        statistics.rx_packets += count * self._segs
-        statistics.rx_bytes += count * (self._length - self._network + hard_header_len)
+        control.count += self._segs
+        statistics.rx_packets += self._segs
+        statistics.rx_bytes += self._bytes - count * (self._network - hard_header_len)
