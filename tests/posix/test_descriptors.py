@@ -446,11 +446,14 @@ def test_tls_client_and_server(net: Net, certificate: Path, early: bool) -> None
 
 def test_asyncio_tls(net: Net, certificate: Path) -> None:
     client, server = contexts(certificate)
+    served = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((await reader.readline()).upper())
         await writer.drain()
         writer.close()
+        await writer.wait_closed()
+        served.set()
 
     async def main() -> None:
         with using(net.there, descriptors=True):
@@ -460,6 +463,8 @@ def test_asyncio_tls(net: Net, certificate: Path) -> None:
             writer.write(b"hello\n")
             assert await reader.readline() == b"HELLO\n"
             writer.close()
+            await writer.wait_closed()
+            await served.wait()
 
     with patched(net.here, descriptors=True):
         asyncio.run(main())

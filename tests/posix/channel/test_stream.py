@@ -207,6 +207,23 @@ def test_a_reset_after_the_end_of_file_is_a_broken_pipe(net: Net):
     os.close(fd)
 
 
+def test_an_event_of_another_descriptor_with_the_same_number_is_not_believed(net: Net):
+    sock = net.client.socket()
+    sock.connect(SERVER)
+    peer, _ = net.listener.accept()
+    kept: list[Channel] = []
+    fd = channel_of(sock, kept)
+    net.client.loop.enter()
+    kept[0].interrupt(POLLIN | POLLERR | POLLHUP | POLLRDHUP)
+    net.client.loop.softirq.schedule(kept[0])
+    net.client.loop.leave()
+    os.write(fd, b"still here")
+    assert peer.recv(100) == b"still here"
+    assert not kept[0].over
+    os.close(fd)
+    peer.close()
+
+
 def test_closing_with_data_unread_resets(net: Net):
     fd, peer = net.connect()
     peer.sendall(b"never read")

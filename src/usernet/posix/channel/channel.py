@@ -96,6 +96,7 @@ class Channel(Napi):
         """The application was shown that nothing more comes."""
         # What epoll told. One who clears a flag looks at the descriptor afterwards, so that nothing is missed.
         self._readable: bool = False
+        self._told: bool = False
         self._writable: bool = True
         self._eof: bool = False
         self._hung: bool = False
@@ -188,22 +189,28 @@ class Channel(Napi):
             self._readable = True
         if mask & EPOLLOUT:
             self._writable = True
-        if mask & EPOLLRDHUP:
-            self._eof = True
-        if mask & EPOLLERR:
-            self._failed = True
-        if mask & EPOLLHUP:
-            self._hung = self._writable = True
+        if mask & (EPOLLRDHUP | EPOLLERR | EPOLLHUP):
+            self._told = True
 
     def look(self) -> None:
-        """Ask what epoll has not told yet, and act on it: after what this thread did to the application's end."""
-        if self.over:
-            return
+        """Act on what this thread did to the application's end, which epoll may not have told of yet."""
+        if not self.over:
+            self._readable = self._told = True
+            self.loop.softirq.schedule(self)
+
+    def _ask(self) -> None:
+        """Epoll told of an end. It may have been that of another descriptor, closed meanwhile, whose number this one
+        has now: so the descriptor itself is asked."""
+        self._told = False
         poller = select.poll()
-        poller.register(self._own_fd, EPOLLIN | EPOLLRDHUP)
+        poller.register(self._own_fd, EPOLLRDHUP)
         for _, mask in poller.poll(0):
-            self.interrupt(mask)
-        self.loop.softirq.schedule(self)
+            if mask & EPOLLRDHUP:
+                self._eof = True
+            if mask & EPOLLERR:
+                self._failed = True
+            if mask & EPOLLHUP:
+                self._hung = self._writable = True
 
     def _want_out(self, wanted: bool) -> None:
         """Whether to be told when the application has made room. An edge for each of its reads would else come."""

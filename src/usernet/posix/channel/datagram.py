@@ -11,7 +11,6 @@ An error of a socket that lives on (ICMP's port unreachable) does not show on th
 
 from __future__ import annotations
 
-import select
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, SOCK_SEQPACKET, socket
 from array import array
 from errno import EAGAIN
@@ -20,7 +19,7 @@ from termios import TIOCOUTQ
 from typing import Final, final
 
 from usernet.core.iov import BytesIter, CollectIter
-from usernet.core.wait import EPOLLHUP, EPOLLOUT, EPOLLRDHUP
+from usernet.core.wait import EPOLLOUT
 from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, set_send_buffer
 from usernet.sock.msg import MSG_PEEK, MSG_TRUNC, SEND_SHUTDOWN, MsgHdr
 from usernet.sock.sockopt import SOCK_RCVMARK
@@ -103,6 +102,8 @@ class DatagramChannel(Channel):
         if self.over:
             return 0
         self._again = False
+        if self._told:
+            self._ask()
         moved = self._to_net()
         if self._hung and self._pending is None and not self._again and self._app_gone():
             self._end()
@@ -222,9 +223,5 @@ class DatagramChannel(Channel):
 
     def _ended(self) -> bool:
         """Whether an empty read is the end, and no empty datagram."""
-        poller = select.poll()
-        poller.register(self._own_fd, EPOLLRDHUP)
-        for _, mask in poller.poll(0):
-            self.interrupt(mask)
-            return bool(mask & (EPOLLRDHUP | EPOLLHUP))
-        return False
+        self._ask()
+        return self._eof or self._hung

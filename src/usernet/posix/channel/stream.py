@@ -209,6 +209,8 @@ class StreamChannel(Channel):
     def _poll(self) -> int:
         state = self.state
         sk = self.sk
+        if self._told:
+            self._ask()
         if state == CONNECTING:
             if sk.poll() & (EPOLLOUT | EPOLLERR | EPOLLHUP):
                 if sk.state == TCP_CLOSE or sk.err:
