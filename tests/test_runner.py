@@ -304,6 +304,21 @@ def test_by_edges_each_change_is_told_once_with_its_events(runner):
     stop(loop)
 
 
+def test_with_a_channel_the_background_thread_keeps_the_lead_between_calls(runner):
+    near, far = socket.socketpair()
+    with cables(runner) as [(left, right)]:
+        runner.watch(near.fileno(), left.loop, Port(left.loop), edge=True)
+        eventually(lambda: runner.leader is runner._background, "the background thread to lead")
+        for _ in range(200):
+            left.send("x")
+            assert right.recv(PATIENCE) == "x"
+            # Calls in quick succession don't take it away from it: nobody could have it in its place.
+            assert runner.leader is runner._background
+        runner.unwatch(near.fileno())
+    near.close()
+    far.close()
+
+
 def test_a_device_that_is_closed_before_it_is_unwatched(runner):
     loop = start(runner)
     near, far = os.pipe2(os.O_NONBLOCK)

@@ -129,6 +129,9 @@ class Runner(Trampoline):
         self._serial: int = 0
         self._watched: dict[int, tuple[Loop, Napi, bool]] = {}
         """Whom a descriptor is for, and whether it is told of by edges."""
+        self._edges: int = 0
+        """How many descriptors are watched by edges. Behind each someone waits in the kernel, where he can't lead, so
+        the background thread has the lead whenever nobody else has."""
         self._epoll = select.epoll()
         self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._kick_fd, select.EPOLLIN)
@@ -262,7 +265,7 @@ class Runner(Trampoline):
             if leader is None:
                 if now - self._looked >= POLL_EVERY:
                     self._glance()
-            elif leader is self._background and now - self._left < POLL_EVERY and not leader.woken:
+            elif leader is self._background and now - self._left < POLL_EVERY and not leader.woken and not self._edges:
                 # Call follows call: this thread looks after the devices on its way out from now on.
                 if leader.ident != threading.get_ident():
                     leader.woken = True
@@ -341,13 +344,24 @@ class Runner(Trampoline):
         except OSError:
             del self._watched[fd]
             raise
+        if edge:
+            self._edges += 1
+            self._nudge_background()
 
     def unwatch(self, fd: int) -> None:
-        if self._watched.pop(fd, None) is not None:
+        watched = self._watched.pop(fd, None)
+        if watched is not None:
+            if watched[2]:
+                self._edges -= 1
             try:
                 self._epoll.unregister(fd)
             except OSError:
                 pass  # it was closed, and so left the epoll by itself
+
+    def _nudge_background(self) -> None:
+        background = self._background
+        if background is not None and self.leader is None:
+            background.nudge()
 
     def watch_writable(self, fd: int, wanted: bool) -> None:
         watched = self._watched.get(fd)
@@ -468,7 +482,7 @@ class Runner(Trampoline):
             self._dormant = False
         if heir is not None:
             heir.nudge()
-        if dormant and background is not None:
+        if background is not None and (dormant or (self._edges and waiter is not background)):
             background.nudge()
 
     def _lead(self, waiter: ThreadWaiter, deadline: int) -> None:
@@ -578,7 +592,7 @@ class Runner(Trampoline):
                 seen = self._lead_count
                 self._dormant = still and self.leader is not None
                 moment = FOLLOWERS_MOMENT if self._followers else MOMENT
-                if still and self.leader is None:
+                if (still or self._edges) and self.leader is None:
                     heir = self._choose_heir()
                     if not self._followers:
                         lead = True
