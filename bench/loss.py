@@ -51,16 +51,19 @@ def pour(s):
         except TimeoutError: continue
         except OSError: break
 work = drain if role.endswith("receiver") else pour
+threads = []
+def start(s): threads.append(threading.Thread(target=work, args=(s,))); threads[-1].start()
 if role.startswith("listening"):
-    l = name(socket.create_server((host, int(port)), backlog=64)); print("ready", flush=True)
-    ends = [l.accept()[0] for _ in range(int(streams))]
+    l = name(socket.create_server((host, int(port)), backlog=64)); l.settimeout(float(seconds))
+    print("ready", flush=True)
+    # Each starts as it comes: the last acknowledgement of one's handshake may be lost, and hold up only that one.
+    for _ in range(int(streams)):
+        try: start(l.accept()[0])
+        except TimeoutError: break
 else:
     print("ready", flush=True)
-    ends = []
     for _ in range(int(streams)):
-        s = name(socket.socket()); s.connect((host, int(port))); ends.append(s)
-threads = [threading.Thread(target=work, args=(s,)) for s in ends]
-for t in threads: t.start()
+        s = name(socket.socket()); s.connect((host, int(port))); start(s)
 for t in threads: t.join()
 print(sum(counts) * 8 / float(seconds))
 import os; sys.stdout.flush(); os._exit(0)
@@ -137,14 +140,14 @@ def stack_peer(stack: usernet.Stack, sends: bool, seconds: float, streams: int) 
                 break
 
     ends = []
+    threads = []
     for _ in range(streams):
         sock = stack.socket()
         sock.connect((FAR, PORT))
         sock.settimeout(1)
         ends.append(sock)
-    threads = [threading.Thread(target=pour if sends else drain, args=(sock,)) for sock in ends]
-    for thread in threads:
-        thread.start()
+        threads.append(threading.Thread(target=pour if sends else drain, args=(sock,)))
+        threads[-1].start()
     for thread in threads:
         thread.join()
     for sock in ends:
