@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -16,13 +17,13 @@ from tests.support import netns
 from usernet.core.errors import UnusableStackError
 from usernet.drivers import host
 from usernet.drivers.impair import Impair
-from usernet.drivers.tuntap import Tap, Tun, TunTap
+from usernet.drivers.tuntap import BIG_TCP_SIZE, Tap, Tun, TunTap
 from usernet.net.pernet import Net
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import NETIF_F_GSO_UDP_L4, NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.skbuff.dropreason import DropReason
-from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_UDP_L4, SKBuff
+from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, GSO_LEGACY_MAX_SIZE, SKB_GSO_UDP_L4, SKBuff
 from usernet.wire import checksum, ethernet, ipv4, tcp, udp
 
 pytestmark = netns.INTEROP
@@ -349,3 +350,16 @@ def test_a_full_queue_stops_and_goes_on():
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def test_a_host_without_contiguous_pages_is_given_smaller_super_segments(peer):
+    with hosted(peer, Tap, True) as host:
+        host.dev.set_gso_max_size(BIG_TCP_SIZE)
+        skb = SKBuff(bytes(100))
+        # The packet is kept, to be split when there is room again.
+        assert not host.tap._write_failed(skb, errno.ENOBUFS)
+        assert host.dev.stopped
+        assert host.dev.gso_max_size == GSO_LEGACY_MAX_SIZE
+        host.dev.wake_queue()
+        assert not host.tap._write_failed(skb, errno.EAGAIN)
+        assert host.dev.gso_max_size == GSO_LEGACY_MAX_SIZE

@@ -58,6 +58,8 @@ def gso_features(gso_type: int) -> int:
 
 _GSO_FEATURES: Final = {kind: gso_features(kind) for kind in (SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKB_GSO_UDP_L4)}
 
+MAX_LINK_HEADER: Final = 18
+"""Bytes of an Ethernet header with a VLAN tag."""
 
 
 def checksum_help(skb: SKBuff) -> None:
@@ -72,8 +74,6 @@ def checksum_help(skb: SKBuff) -> None:
     value = checksum.csum_fold(total) or 0xFFFF
     skb.store(start + skb.csum_offset, value.to_bytes(2, "big"))
     skb.ip_summed = CHECKSUM_NONE
-
-MAX_LINK_HEADER: Final = 18
 
 
 @final

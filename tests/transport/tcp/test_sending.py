@@ -9,18 +9,15 @@ from itertools import pairwise
 import pytest
 
 from tests.transport.tcp.harness import (
-    LOCAL,
     SEC,
     Pair,
     Peer,
-    ack,
     code,
     flags,
     icmp_packet,
     left_over,
     length,
     payload,
-    segments,
     seq,
     sock_of,
     state_of,
@@ -838,6 +835,3 @@ class TestLargeSuperSegments:
             sock.send(bytes(100_000), MSG_EOR if at_once == "eor" else 0)
             peer.settle()
             assert sum(len(segment.payload) for segment in peer.sent()) >= 180 * 1448 + 69 * 1448
-
-
-_ = (ack, segments, LOCAL)
