@@ -240,6 +240,10 @@ class Runner(Trampoline):
         self._asleep = False  # so that nobody else kicks it as well
         os.eventfd_write(self._kick_fd, 1)
 
+    def _busy(self) -> bool:
+        """Whether a thread is inside a stack: it looks after the devices on its way out."""
+        return any(loop.trampoline is self for loop in tuple(ENTERED.values()))
+
     def left(self, loop: Loop) -> None:
         earliest = loop.timers.earliest_entry()
         if earliest < loop.filed:
@@ -592,7 +596,7 @@ class Runner(Trampoline):
                 seen = self._lead_count
                 self._dormant = still and self.leader is not None
                 moment = FOLLOWERS_MOMENT if self._followers else MOMENT
-                if (still or self._edges) and self.leader is None:
+                if (still or self._edges) and self.leader is None and not (still and self._busy()):
                     heir = self._choose_heir()
                     if not self._followers:
                         lead = True

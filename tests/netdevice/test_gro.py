@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from usernet.netdevice.gro import MAX_GRO_FLOWS
+from usernet.netdevice.transmit import checksum_help
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, CHECKSUM_UNNECESSARY, SKBuff
 from usernet.wire import tcp
@@ -126,6 +127,29 @@ def test_of_acknowledgements_in_one_poll_the_last_says_it_all(bench):
 def test_an_acknowledgement_that_says_something_else_stands_alone(bench, second):
     bench.feed(stamped(100), second.clone())
     assert len(bench.up) == 2
+
+
+def unverified(ack: int, damage: int = -1) -> SKBuff:
+    """A bare acknowledgement whose checksum no device vouches for, with one byte changed on the way."""
+    options = b"\1\1\x08\x0a" + bytes(8)
+    skb = tcp_packet(ack=ack, options=options)
+    checksum_help(skb)
+    frame = bytearray(skb.tobytes())
+    if damage >= 0:
+        frame[damage] ^= 0x10
+    return as_received(bytes(frame))
+
+
+def test_acknowledgements_that_nobody_vouches_for_are_looked_at_first(bench):
+    bench.feed(unverified(100), unverified(200), unverified(300))
+    assert [tcp.parse(skb.head, 34)[3] for skb in bench.up] == [300]
+    assert bench.up[0].gso_segs == 3
+
+
+@pytest.mark.parametrize("damage", [18, 60], ids=["identification", "time stamp"])
+def test_a_damaged_acknowledgement_takes_no_good_ones_place(bench, damage):
+    bench.feed(unverified(100), unverified(200, damage), unverified(300))
+    assert [tcp.parse(skb.head, 34)[3] for skb in bench.up] == [100, 200, 300]
 
 
 def test_other_protocols_pass_and_flush(bench):

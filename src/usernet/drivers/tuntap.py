@@ -80,6 +80,7 @@ _IFREQ: Final = Struct("16sH22x")
 _IFREQ_INT: Final = Struct("16si20x")
 
 _read = os.read
+_write = os.write
 _writev = os.writev
 
 
@@ -131,6 +132,7 @@ class TunTap(Driver):
         self._fd: int = -1
         self._vnet: bool = offload
         self._header: int = VIRTIO_NET_HDR_LEN if offload else 0
+        self.plain_frames = not offload
         self.name: str = name
         self.hw_features = NETIF_F_SG
         with host.entered(netns):
@@ -232,6 +234,13 @@ class TunTap(Driver):
         if destructor is not None:
             skb.destructor = None
             destructor(skb)
+        return True
+
+    def write_frame(self, frame: bytes) -> bool:
+        try:
+            _write(self._fd, frame)
+        except OSError as problem:
+            return self._write_failed(SKBuff(frame), problem.errno or 0)
         return True
 
     def _write_failed(self, skb: SKBuff, code: int) -> bool:

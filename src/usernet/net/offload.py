@@ -37,6 +37,11 @@ class Offload:
         """
         raise NotImplementedError(f"{type(self).__name__} must define gso_segment()")
 
+    def gso_frames(self, skb: SKBuff) -> list[bytes] | None:
+        """What a super-segment, `data` at its link header, comes to on the wire, checksums filled in, for a device that
+        takes plain frames; None where only `gso_segment` will do. `skb` is not changed."""
+        return None
+
     def gro_flow(self, skb: SKBuff, offset: int) -> bytes | None:
         """The key of the flow in which the packet, whose header of this protocol is at `offset` of `head`, may be
         merged; None where it may not be merged at all."""

@@ -50,6 +50,9 @@ class Driver:
     tso_max_size: int = GSO_LEGACY_MAX_SIZE
     queue_length: int = 1000
 
+    plain_frames: bool = False
+    """The NIC takes a frame as bytes, by `write_frame`, and does so rather than many small packets."""
+
     kind: str = "driver"
     """What `ip -d link` says of it."""
 
@@ -75,6 +78,10 @@ class Driver:
         `dev.stop_queue()` before, and `dev.wake_queue()` when there is room again.
         """
         raise NotImplementedError(f"{type(self).__name__} must define xmit()")
+
+    def write_frame(self, frame: bytes) -> bool:
+        """As `xmit` for a frame with all checksums filled in. Only called with `plain_frames`."""
+        raise NotImplementedError(f"{type(self).__name__} has no write_frame()")
 
     def poll(self, budget: int) -> int:
         """Receive up to `budget` packets, each into `dev.napi.receive(skb)`; returns how many (Linux: napi poll)."""

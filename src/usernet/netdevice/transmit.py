@@ -80,7 +80,7 @@ def checksum_help(skb: SKBuff) -> None:
 class Transmit:
     """A device's way to its driver."""
 
-    __slots__ = ("_dev", "_offloads", "_segments", "_types")
+    __slots__ = ("_dev", "_frames", "_offloads", "_segments", "_types", "_whole")
 
     def __init__(self, dev: NetDevice) -> None:
         self._dev = dev
@@ -88,6 +88,9 @@ class Transmit:
         self._offloads = dev.net.get(Offloads)
         # Segments of a packet split already, when the driver had no room for all of them.
         self._segments: deque[SKBuff] = deque()
+        self._frames: deque[bytes] = deque()
+        self._whole: SKBuff | None = None
+        """The packet that `_frames` are of: the socket's account is given back when all have gone."""
 
     def send(self, skb: SKBuff) -> bool:
         """Hand `skb` to the driver. False where the driver has no room: `skb` is to be queued again."""
@@ -130,6 +133,19 @@ class Transmit:
 
     def _split(self, skb: SKBuff) -> bool:
         offload = self._offloads.packet.get(skb.protocol)
+        dev = self._dev
+        if (
+            dev.driver.plain_frames
+            and offload is not None
+            and not (self._types.taps or skb.tx_flags or dev.net.trace.net_dev_xmit.probes)
+        ):
+            # Nobody wants to see each segment as a packet.
+            frames = offload.gso_frames(skb)
+            if frames is not None:
+                self._frames.extend(frames)
+                self._whole = skb
+                self._write_frames()
+                return True
         try:
             if offload is None:
                 raise ValueError(f"no segmentation for EtherType {skb.protocol:#06x}")
@@ -149,6 +165,8 @@ class Transmit:
 
     def resume(self) -> bool:
         """Go on with the segments of a packet split before; False where the driver is full again."""
+        if self._frames and not self._write_frames():
+            return False
         segments = self._segments
         while segments:
             if self._dev.stopped or not self.send(segments[0]):
@@ -156,15 +174,47 @@ class Transmit:
             segments.popleft()
         return True
 
+    def _write_frames(self) -> bool:
+        dev = self._dev
+        frames = self._frames
+        write = dev.driver.write_frame
+        statistics = dev.statistics
+        failed = statistics.tx_dropped + statistics.tx_errors
+        packets = size = 0
+        while frames:
+            frame = frames[0]
+            if dev.stopped or not write(frame):
+                break
+            frames.popleft()
+            if statistics.tx_dropped + statistics.tx_errors == failed:
+                packets += 1
+                size += len(frame)
+            else:
+                failed = statistics.tx_dropped + statistics.tx_errors
+        statistics.tx_packets += packets
+        statistics.tx_bytes += size
+        if frames:
+            return False
+        whole = self._whole
+        self._whole = None
+        if whole is not None:
+            whole.consume()
+        return True
+
     @property
     def waiting(self) -> bool:
         """Whether segments of a split packet wait for room."""
-        return bool(self._segments)
+        return bool(self._segments or self._frames)
 
     def reset(self) -> list[SKBuff]:
         """Give up the segments that wait; returns them, to be dropped."""
         left = list(self._segments)
         self._segments.clear()
+        left += [SKBuff(frame) for frame in self._frames]
+        self._frames.clear()
+        if self._whole is not None:
+            self._whole.consume()
+            self._whole = None
         return left
 
     def _show(self, skb: SKBuff) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from usernet.ip.v4.frames import tcp_frames
 from usernet.ip.v4.train import IPPROTO_TCP, Ipv4Train
 from usernet.net.offload import Offload, Offloads, Train
 from usernet.net.pernet import Net
-from usernet.netdevice.gro import GroControl
-from usernet.skbuff.skbuff import CHECKSUM_NONE, SKBuff
+from usernet.netdevice.gro import GroControl, checksum_ok
+from usernet.skbuff.skbuff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, SKBuff
 from usernet.wire import ipv4
 from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MF, IP_OFFSET
@@ -24,6 +25,22 @@ _TSTAMP: Final = b"\1\1\x08\x0a"
 
 SIMPLE_HEADER: Final = 0x45
 """Version 4 and five words: without options, the only header whose packets are merged."""
+
+
+def _ack_sums_up(skb: SKBuff) -> bool:
+    """Whether the checksums of a bare acknowledgement, `data` at its IPv4 header, are right: a broken one must not take
+    the place of one that is not."""
+    head = skb.head
+    at = skb.data
+    if _from_bytes(head[at : at + IP_HLEN], "big") % 0xFFFF:
+        return False
+    if skb.ip_summed == CHECKSUM_NONE:
+        skb.saddr = head[at + 12 : at + 16]
+        skb.daddr = head[at + 16 : at + 20]
+        if not checksum_ok(skb, at + IP_HLEN, IPPROTO_TCP):
+            return False
+        skb.ip_summed = CHECKSUM_UNNECESSARY
+    return True
 
 
 @final
@@ -84,6 +101,9 @@ class Ipv4Offload(Offload):
             segment.mark = skb.mark
             segment.tstamp = skb.tstamp
         return segments
+
+    def gso_frames(self, skb: SKBuff) -> list[bytes] | None:
+        return tcp_frames(skb)
 
     def gro_flow(self, skb: SKBuff, offset: int) -> bytes | None:
         if skb.tail - offset < IP_HLEN:
@@ -169,6 +189,7 @@ class Ipv4Offload(Offload):
                 head[at + 33] == 0x10
                 and int.from_bytes(head[at + 2 : at + 4], "big") == skb.len == 20 + (head[at + 32] >> 4) * 4
                 and not (head[at + 6] & 0x3F or head[at + 7])
+                and _ack_sums_up(skb)
             )
         old = held.head
         start = held.data
@@ -180,7 +201,7 @@ class Ipv4Offload(Offload):
             or old[start + 6 : start + 10] != head[at + 6 : at + 10]
             or old[start + 12 : start + 28] != head[at + 12 : at + 28]
             or old[start + 32 : start + 34] != head[at + 32 : at + 34]
-            or skb.ip_summed == CHECKSUM_NONE
+            or not _ack_sums_up(skb)
         ):
             return False
         # … and it acknowledges more, so that what the older one says of the window and the time is out of date. A
