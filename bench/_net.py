@@ -73,9 +73,12 @@ def use_cubic(name: str, prefix: str, dev: str) -> None:
 
 def peer(name: str, program: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a Python program in a namespace; it prints a line when it is ready."""
-    process = subprocess.Popen(
-        ["ip", "netns", "exec", name, sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
-    )
+    return start(["ip", "netns", "exec", name, sys.executable, "-c", program, *arguments])
+
+
+def start(command: Sequence[str], pass_fds: Sequence[int] = ()) -> subprocess.Popen[str]:
+    """Start a peer by a command, which inherits `pass_fds`. Raises RuntimeError where it does not say "ready"."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=pass_fds)
     assert process.stdout is not None
     if process.stdout.readline().strip() != "ready":
         process.kill()

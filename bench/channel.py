@@ -1,0 +1,158 @@
+"""Bulk TCP of an ordinary process through a channel, each way, over TAP with offload, beside kernel TCP over veth.
+
+    python bench/channel.py [--seconds S] [--rounds N] [--profile]
+
+The application is a process of its own with nothing but the descriptor; it is the same program as on the kernel's
+sockets: a loop over send() or recv_into() with 128 KiB. In between is the stack, in this process, with nobody calling
+it. One round measures every row one after the other; a row's ratio is to the kernel's figure of its own round. Printed:
+medians over the rounds after a warm-up. --profile shows where the stack's thread spends its time. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import _net as net
+
+import usernet
+from usernet import socket
+from usernet.runner import close_process_runner
+
+# Sends for so many seconds, then closes. The receiver's figure is the one that counts: what arrived.
+SENDER = """
+import socket, sys, time
+if len(sys.argv) > 4: s = socket.socket(); s.connect((sys.argv[3], int(sys.argv[4])))
+else: s = socket.socket(fileno=int(sys.argv[3]))
+print("ready", flush=True)
+block = bytes(int(sys.argv[2])); end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end: s.send(block)
+s.close(); print(0)
+"""
+
+RECEIVER = """
+import socket, sys, time
+if len(sys.argv) > 3: l = socket.socket(); l.bind(("0.0.0.0", int(sys.argv[3]))); l.listen()
+print("ready", flush=True)
+if len(sys.argv) > 3: s, _ = l.accept()
+else: s = socket.socket(fileno=int(sys.argv[2]))
+buffer = bytearray(int(sys.argv[1])); count = s.recv_into(buffer); start = time.monotonic()
+while True:
+    n = s.recv_into(buffer)
+    if not n: break
+    count += n
+print(count * 8 / (time.monotonic() - start))
+"""
+
+PORT = 5001
+
+
+def kernel(seconds: float) -> float:
+    """Kernel to kernel over veth (bit/s)."""
+    with net.veth_pair() as (a, b):
+        receiver = net.peer(a, RECEIVER, str(net.CHUNK), "-1", str(PORT))
+        sender = net.peer(b, SENDER, str(seconds), str(net.CHUNK), "10.78.0.1", str(PORT))
+        rate = net.answer(receiver, seconds + 30)[0]
+        net.answer(sender)
+        return rate
+
+
+def application(program: str, connection: Any, *arguments: str) -> subprocess.Popen[str]:
+    """A process that has the descriptor of `connection` and nothing else; it is closed here."""
+    fd = connection.fileno()
+    process = net.start([sys.executable, "-c", program, *arguments, str(fd)], pass_fds=(fd,))
+    connection.close()
+    return process
+
+
+def receives(seconds: float) -> float:
+    """The kernel sends to an application on the stack (bit/s)."""
+    with net.tap_stack() as (name, stack), usernet.using(stack, descriptors=True):
+        listener = socket.socket()
+        listener.bind(("", PORT))
+        listener.listen()
+        sender = net.peer(name, SENDER, str(seconds), str(net.CHUNK), "10.77.0.2", str(PORT))
+        connection, _ = listener.accept()
+        receiver = application(RECEIVER, connection, str(net.CHUNK))
+        rate = net.answer(receiver, seconds + 30)[0]
+        net.answer(sender)
+        listener.close()
+        return rate
+
+
+def sends(seconds: float) -> float:
+    """An application on the stack sends to the kernel (bit/s)."""
+    with net.tap_stack() as (name, stack), usernet.using(stack, descriptors=True):
+        receiver = net.peer(name, RECEIVER, str(net.CHUNK), "-1", str(PORT))
+        connection = socket.socket()
+        connection.connect(("10.77.0.1", PORT))
+        sender = application(SENDER, connection, str(seconds), str(net.CHUNK))
+        rate = net.answer(receiver, seconds + 30)[0]
+        net.answer(sender)
+        return rate
+
+
+ROWS: list[tuple[str, Callable[[float], float]]] = [
+    ("kernel to kernel, veth", kernel),
+    ("an application on the stack receives", receives),
+    ("an application on the stack sends", sends),
+]
+
+
+def profile(measure: Callable[[float], float], seconds: float) -> None:
+    """Print where the thread that drives the stack spends its time, function by function."""
+    profiler = cProfile.Profile()
+
+    def begin(frame: FrameType, event: str, arg: object) -> None:
+        # The first thread that starts is the one that leads.
+        threading.setprofile(None)
+        profiler.enable()
+
+    close_process_runner()
+    threading.setprofile(begin)
+    rate = measure(seconds)
+    print(f"{rate / 1e9:.2f} Gbit/s under the profiler")
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement (default 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that doesn't (default 5)")
+    parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
+    arguments = parser.parse_args()
+    net.prepare()
+    if arguments.profile:
+        for name, measure in ROWS[1:]:
+            print(name)
+            profile(measure, arguments.seconds)
+        return
+    figures: list[list[float]] = [[] for _ in ROWS]
+    ratios: list[list[float]] = [[] for _ in ROWS]
+    for turn in range(arguments.rounds + 1):
+        values = [measure(arguments.seconds if turn else 0.5) for _, measure in ROWS]
+        if turn:
+            for index, value in enumerate(values):
+                figures[index].append(value)
+                ratios[index].append(value / values[0])
+    print(f"One TCP stream of a process, MTU 1500, {net.CHUNK >> 10} KiB a call. {net.describe()}\n")
+    rows = [
+        (name, f"{net.median(figures[i]) / 1e9:.2f}", f"{net.median(ratios[i]):.3f}", net.spread(ratios[i]))
+        for i, (name, _) in enumerate(ROWS)
+    ]
+    net.table(("bulk TCP of a process", "Gbit/s", "of the kernel", "least–greatest"), rows)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as failure:
+        raise SystemExit(f"{failure.cmd}: {failure.stderr}") from failure
