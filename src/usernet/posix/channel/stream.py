@@ -39,18 +39,21 @@ from termios import FIONREAD
 from typing import Final, final
 
 from usernet.core.errors import error
-from usernet.core.iov import BytesIter, CollectIter, IovIter, Payload, SourceIter
+from usernet.core.iov import BytesIter, CollectIter, IovIter, Payload
 from usernet.core.timer import NEVER
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Blocking, Wait
 from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, set_send_buffer
-from usernet.sock.msg import MSG_TRUNC, RCV_SHUTDOWN, SEND_SHUTDOWN, MsgHdr
+from usernet.sock.msg import RCV_SHUTDOWN, SEND_SHUTDOWN, MsgHdr
 from usernet.sockets.socket import Socket
 from usernet.transport.tcp.calls import SS_CONNECTED, SS_CONNECTING
-from usernet.transport.tcp.const import SEQ_MASK, TCP_CLOSE, TCP_LISTEN, TCP_URG_VALID
+from usernet.transport.tcp.const import TCP_CLOSE, TCP_LISTEN, TCP_URG_VALID
+from usernet.transport.tcp.mss import current_mss
+from usernet.transport.tcp.read_sock import read_sock
+from usernet.transport.tcp.sendmsg import size_goal
 from usernet.transport.tcp.sock import TcpSock
 
 CHUNK: Final = 1 << 18
-"""Bytes moved at once, either way."""
+"""Bytes moved at once, either way, or one super-segment where that is more."""
 
 CHUNKS: Final = 4
 """How many of them a poll moves each way before others have their turn."""
@@ -58,7 +61,7 @@ CHUNKS: Final = 4
 IOV_MAX: Final = 1024
 """Pieces that sendmsg(2) takes."""
 
-JOIN_BELOW: Final = 2048
+SMALL: Final = 2048
 """Bytes up to which what was read is made one piece before it is sent."""
 
 FILLER: Final = b"\0"
@@ -79,9 +82,10 @@ class StreamChannel(Channel):
         assert isinstance(sk, TcpSock)
         self.sk = sk
         self.state: int = CONNECTED if sk.ss_state == SS_CONNECTED else IDLE
-        self._pending: Payload = b""
-        self._last: bytes = b""
-        """Read from the pair, and not taken by the send buffer yet; and the byte behind it."""
+        self._pending: IovIter | None = None
+        """Read from the pair, and not taken by the send buffer yet."""
+        self._guard: int = 1
+        """How many bytes were forwarded and lie in the pair still."""
         self._marked = False
         self._full = False
         """The pair holds all it can for the application."""
@@ -179,7 +183,7 @@ class StreamChannel(Channel):
             return True
         self._to_net()
         self.loop.softirq.schedule(self)
-        return self._own.fileno() < 0 or (not self._pending and self._unread() <= 1)
+        return self._own.fileno() < 0 or (self._pending is None and self._unread() <= self._guard)
 
     def _wait_drained(self, deadline: int) -> Blocking[None]:
         while not self._drained():
@@ -241,35 +245,14 @@ class StreamChannel(Channel):
                 return 0
             self._full = False
         moved = 0
-        own = self._own
-        queue = sk.receive_queue
         for _ in range(CHUNKS):
             if sk.urg_data & TCP_URG_VALID and sk.urg_seq == sk.copied_seq and not self._urgent():
                 break
-            if queue.first is None or not self._readable_bytes():
-                break
-            sink = Pieces(CHUNK)
-            size = sk.recvmsg(MsgHdr(sink), MSG_PEEK | MSG_DONTWAIT, self.loop.now)
-            if not isinstance(size, int) or not size:
-                break
-            if self._discard:
-                self._take(size)
-                continue
-            self._writable = False
-            try:
-                sent = own.sendmsg(sink.pieces[:IOV_MAX], (), MSG_NOSIGNAL)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                # The application receives no more, or is gone, which an event of its own tells. What comes is thrown
-                # away, so that the window does not close on one who waits for an answer.
-                self._discard = True
-                continue
-            if sent:
-                self._take(sent)
-                moved += sent
-            if sent < size and len(sink.pieces) <= IOV_MAX:
+            shown, taken = read_sock(sk, CHUNK, self._write)
+            moved += taken
+            if taken < shown:
                 self._full = True
+            if not shown or self._full:
                 break
         else:
             self._again = True
@@ -278,21 +261,22 @@ class StreamChannel(Channel):
             self._look_at_end()
         return moved
 
-    def _take(self, size: int) -> None:
-        """Take out of the receive queue what was passed on, as a reader does: the window opens (Linux: MSG_TRUNC)."""
-        while size > 0:
-            # A read that steps over an urgent byte is one short.
-            taken = self.sk.recvmsg(MsgHdr(CollectIter(size)), MSG_TRUNC | MSG_DONTWAIT, self.loop.now)
-            assert isinstance(taken, int) and taken
-            size -= taken
-
-    def _readable_bytes(self) -> bool:
-        """Whether a read would give any. An urgent byte that was passed on still lies before what follows it."""
-        sk = self.sk
-        behind = int(sk.fin_received)
-        if sk.urg_data and sk.urg_seq == sk.copied_seq and not sk.oobinline:
-            behind += 1
-        return (sk.rcv_nxt - sk.copied_seq) & SEQ_MASK > behind
+    def _write(self, pieces: list[Payload], size: int) -> int:
+        """Write what was received to the application, as far as there is room; returns how many bytes."""
+        if self._discard:
+            return size
+        self._writable = False
+        try:
+            if len(pieces) == 1:
+                return self._own.send(pieces[0], MSG_NOSIGNAL)
+            return self._own.sendmsg(pieces[:IOV_MAX], (), MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            # The application receives no more, or is gone, which an event of its own tells. What comes is thrown away,
+            # so that the window does not close on one who waits for an answer.
+            self._discard = True
+            return size
 
     def _urgent(self) -> bool:
         """Pass the urgent byte on, out of band. False where the pair is full."""
@@ -350,7 +334,7 @@ class StreamChannel(Channel):
             elif sk.err and not self._doomed:
                 # It is reset when the application has read what came before; it can't write meanwhile.
                 self._doomed = True
-                self._pending = b""
+                self._pending = None
                 self._shut_own(SHUT_RD)
             return 0
         if hung and (self._failed or sk.linger == 0):
@@ -363,11 +347,12 @@ class StreamChannel(Channel):
             if not sk.poll() & EPOLLOUT:
                 self._waiter.mask = INTEREST | EPOLLOUT
                 return moved
-            if not self._pending:
-                self._pending = self._read()
-                if not self._pending:
+            source = self._pending
+            if source is None:
+                source = self._pending = self._read()
+                if source is None:
                     break
-            moved += self._send()
+            moved += self._send(source)
         else:
             self._again = True
             return moved
@@ -378,43 +363,53 @@ class StreamChannel(Channel):
             sk.shutdown(SHUT_WR)
         return moved
 
-    def _read(self) -> Payload:
-        """What the application has written: all but the last byte is taken, and that one looked at."""
+    def _read(self) -> IovIter | None:
+        """What the application has written, as much of it as makes whole super-segments. None where there is nothing.
+
+        One byte stays unread: with more behind it, one that has still to be forwarded; else the last one is looked at.
+        """
         if not (self._readable or self._eof or self._hung):
-            return b""
+            return None
         self._readable = False
+        guard = self._guard
         there = self._unread()
-        if there <= 1:
-            return b""
-        sk = self.sk
-        size = min(there, CHUNK + 1, max(sk.sndbuf - sk.wmem_queued, JOIN_BELOW))
-        if size < there:
-            self._readable = True
+        fresh = there - guard
+        if fresh <= 0:
+            return None
         own = self._own
-        data = own.recv(size - 1)
+        if fresh > SMALL:
+            wanted = self._wanted()
+            if wanted < fresh:
+                self._readable = True
+                self._guard = 0
+                source = BytesIter(own.recv(wanted + guard))
+                source.read(guard)
+                return source
+        data = own.recv(there - 1) if there > 1 else b""
         last = own.recv(1, MSG_PEEK)
-        if size <= JOIN_BELOW:
-            return data[1:] + last
-        self._last = last
-        return memoryview(data)[1:]
+        self._guard = 1
+        if fresh <= SMALL:
+            return BytesIter(data[guard:] + last)
+        return Pieces([memoryview(data)[guard:], last])
+
+    def _wanted(self) -> int:
+        """How many bytes to read at once: what fills up the last super-segment of the queue, or a new one."""
+        sk = self.sk
+        goal = size_goal(sk, current_mss(sk), True)
+        size = max(CHUNK // goal, 1) * goal
+        last = sk.write_queue.last
+        if last is not None and last.len < goal:
+            size -= last.len
+        return min(size, max(sk.sndbuf - sk.wmem_queued, SMALL))
 
     def _unread(self) -> int:
+        """How many bytes lie in the pair for the stack."""
         count = array("i", [0])
         ioctl(self._own_fd, FIONREAD, count)
         return count[0]
 
-    def _send(self) -> int:
+    def _send(self, source: IovIter) -> int:
         """Give the send buffer what was read, as much as it takes."""
-        pending = self._pending
-        last = self._last
-        source: IovIter
-        if last:
-            source = SourceIter((pending, last))
-        elif isinstance(pending, bytes):
-            source = BytesIter(pending)
-        else:
-            source = SourceIter((pending,))
-        total = source.length
         try:
             sent = self.sk.sendmsg(MsgHdr(source), MSG_DONTWAIT | MSG_NOSIGNAL, self.loop.now)
         except BlockingIOError as problem:
@@ -422,13 +417,8 @@ class StreamChannel(Channel):
                 raise
             return 0
         assert isinstance(sent, int)
-        if sent == total:
-            self._pending = self._last = b""
-        elif sent < len(pending):
-            self._pending = memoryview(pending)[sent:]
-        else:
-            self._pending = last
-            self._last = b""
+        if not source.length:
+            self._pending = None
         return sent
 
     # -- a listener
@@ -456,16 +446,22 @@ def _take_mark(app: socket) -> None:
         pass  # the application read it
 
 
+@final
 class Pieces(IovIter):
-    """Received data as the pieces it lies in, to be written from where they are."""
+    """What was read, in its pieces: each is referenced, and none is joined with the next."""
 
-    def __init__(self, length: int) -> None:
-        super().__init__(length)
-        self.pieces: list[Payload] = []
+    def __init__(self, pieces: list[Payload]) -> None:
+        self._pieces = pieces
+        super().__init__(sum([len(piece) for piece in pieces]))
 
-    def write(self, data: Payload) -> int:
-        if len(data) > self.length:
-            data = memoryview(data)[: self.length]
-        self.pieces.append(data)
-        self.length -= len(data)
-        return len(data)
+    def read(self, size: int) -> Payload:
+        """The next bytes, to keep; fewer than `size` where a piece ends."""
+        pieces = self._pieces
+        piece = pieces[0]
+        if len(piece) > size:
+            pieces[0] = memoryview(piece)[size:]
+            piece = memoryview(piece)[:size]
+        else:
+            pieces.pop(0)
+        self.length -= len(piece)
+        return piece
