@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import leaks, netns
+from tests.support.unprivileged import _unprivileged as _unprivileged
 
 # A machine under load must not fail a test, so examples have no deadline. `make test` tries the same examples each
 # time; `make test-all` (--hypothesis-profile=long) looks for new ones, and prints how to repeat one that fails.
