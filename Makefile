@@ -50,8 +50,8 @@ lint: $(DEV) ## style, types, and the order of the layers
 	$(BIN)/mypy src/usernet tests $(wildcard bench examples)
 	$(BIN)/lint-imports --no-cache --no-logo
 
-bench: $(DEV) ## run every benchmark; each is also a program of its own in bench/
-	@set -e; for program in bench/[a-z]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+bench: $(DEV) ## run every benchmark (root, half an hour or more); each is also a program of its own in bench/
+	$(BIN)/python bench/all.py $(BENCH)
 
 clean: ## remove caches and build products
 	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,23 +1,19 @@
-"""Bulk TCP in one stream, each way, over TAP at MTU 1500 with and without offload, beside kernel TCP over veth.
+"""Bulk TCP in one stream, each way, over TAP and TUN, with and without offload, at three MTUs.
 
-    python bench/bulk.py [--seconds S] [--rounds N]
+    python bench/bulk.py [--seconds S] [--rounds N] [--build B] [--only REGEX] [--quick]
 
 The application is the same on every side: a loop over send() or recv_into() with 128 KiB. One round measures every row
-one after the other; a row's ratio is to the kernel's figure of its own round. Printed: medians over the rounds after a
-warm-up. Needs root (namespaces, TAP).
+one after the other, kernel TCP over veth too; a row's ratio is to the kernel's figure at its MTU in its own round.
+Printed: medians over the rounds after a warm-up. Needs root (namespaces, TAP).
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
+import functools
 import time
-from collections.abc import Callable
 
 import _net as net
-
-import usernet
-from usernet import drivers
+import _report as report
 
 # Sends for so many seconds, then closes. The receiver's figure is the one that counts: what arrived.
 SENDER = """
@@ -42,26 +38,24 @@ print(count * 8 / (time.monotonic() - start))
 """
 
 PORT = 5001
+MTUS = (1500, 9000, 65520)
+
+Figures = report.Figures
 
 
-def kernel(seconds: float) -> float:
-    """Kernel to kernel over veth (bit/s)."""
-    with net.veth_pair() as (a, b):
+def kernel(seconds: float, mtu: int) -> Figures:
+    """Kernel to kernel over veth (Gbit/s)."""
+    with net.veth_pair(mtu) as (a, b):
         receiver = net.peer(a, RECEIVER, str(PORT), str(net.CHUNK))
         sender = net.peer(b, SENDER, "10.78.0.1", str(PORT), str(seconds), str(net.CHUNK))
         rate = net.answer(receiver, seconds + 30)[0]
         net.answer(sender)
-        return rate
+        return (rate / 1e9,)
 
 
-def stack_receives(seconds: float, offload: bool) -> float:
-    """The kernel sends to the stack (bit/s)."""
-    with net.namespace("tap") as name, usernet.Stack("bench") as stack:
-        stack.add_device(
-            drivers.Tap("tap0", offload=offload, address="10.77.0.1/24", netns=name), "eth0", "10.77.0.2/24"
-        )
-        net.use_cubic(name, "10.77.0.0/24", "tap0")
-        listener = stack.socket()
+def stack_receives(seconds: float, kind: str, offload: bool, mtu: int) -> Figures:
+    """The kernel sends to the stack (Gbit/s)."""
+    with net.device_stack(kind, offload, mtu) as (name, stack), stack.socket() as listener:
         listener.bind(("", PORT))
         listener.listen()
         sender = net.peer(name, SENDER, "10.77.0.2", str(PORT), str(seconds), str(net.CHUNK))
@@ -77,17 +71,12 @@ def stack_receives(seconds: float, offload: bool) -> float:
         rate = count * 8 / (time.monotonic() - start)
         net.answer(sender)
         connection.close()
-        listener.close()
-        return rate
+        return (rate / 1e9,)
 
 
-def stack_sends(seconds: float, offload: bool) -> float:
-    """The stack sends to the kernel (bit/s)."""
-    with net.namespace("tap") as name, usernet.Stack("bench") as stack:
-        stack.add_device(
-            drivers.Tap("tap0", offload=offload, address="10.77.0.1/24", netns=name), "eth0", "10.77.0.2/24"
-        )
-        net.use_cubic(name, "10.77.0.0/24", "tap0")
+def stack_sends(seconds: float, kind: str, offload: bool, mtu: int) -> Figures:
+    """The stack sends to the kernel (Gbit/s)."""
+    with net.device_stack(kind, offload, mtu) as (name, stack):
         receiver = net.peer(name, RECEIVER, str(PORT), str(net.CHUNK))
         connection = stack.socket()
         connection.connect(("10.77.0.1", PORT))
@@ -96,43 +85,34 @@ def stack_sends(seconds: float, offload: bool) -> float:
         while time.monotonic() < end:
             connection.send(block)
         connection.close()
-        return net.answer(receiver, 60)[0]
+        return (net.answer(receiver, 60)[0] / 1e9,)
 
 
-ROWS: list[tuple[str, Callable[[float], float]]] = [
-    ("kernel to kernel, veth", kernel),
-    ("stack receives, TAP with offload", lambda seconds: stack_receives(seconds, True)),
-    ("stack sends, TAP with offload", lambda seconds: stack_sends(seconds, True)),
-    ("stack receives, TAP without offload", lambda seconds: stack_receives(seconds, False)),
-    ("stack sends, TAP without offload", lambda seconds: stack_sends(seconds, False)),
-]
+def group(mtu: int) -> list[report.Row]:
+    """The rows of one MTU, the kernel's first."""
+    rows = [report.Row(f"MTU {mtu}: kernel to kernel, veth", lambda seconds: kernel(seconds, mtu), stack=False)]
+    for offload in (True, False):
+        for kind in ("TAP", "TUN"):
+            words = f"{kind} {'with' if offload else 'without'} offload"
+            rows += [
+                report.Row(
+                    f"MTU {mtu}: stack receives, {words}",
+                    functools.partial(stack_receives, kind=kind, offload=offload, mtu=mtu),
+                ),
+                report.Row(
+                    f"MTU {mtu}: stack sends, {words}",
+                    functools.partial(stack_sends, kind=kind, offload=offload, mtu=mtu),
+                ),
+            ]
+    return rows
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement (default 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that doesn't (default 5)")
-    arguments = parser.parse_args()
-    net.prepare()
-    figures: list[list[float]] = [[] for _ in ROWS]
-    ratios: list[list[float]] = [[] for _ in ROWS]
-    for turn in range(arguments.rounds + 1):
-        values = [measure(arguments.seconds if turn else 0.5) for _, measure in ROWS]
-        if turn:
-            for index, value in enumerate(values):
-                figures[index].append(value)
-                ratios[index].append(value / values[0])
-    print(f"One TCP stream, MTU 1500, {net.CHUNK >> 10} KiB a call. {net.describe()}\n")
-    rows = [
-        (name, f"{net.median(figures[i]) / 1e9:.2f}", f"{net.median(ratios[i]):.3f}", net.spread(ratios[i]))
-        for i, (name, _) in enumerate(ROWS)
-    ]
-    net.table(("bulk TCP", "Gbit/s", "of the kernel", "least–greatest"), rows)
-
+BENCH = report.Bench(
+    what="bulk TCP, one stream",
+    units=[("Gbit/s", ".2f")],
+    groups=[group(mtu) for mtu in MTUS],
+    setting=f"{net.CHUNK >> 10} KiB a call, CUBIC on both ends; veth with all its offloads.",
+)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except subprocess.CalledProcessError as failure:
-        raise SystemExit(f"{failure.cmd}: {failure.stderr}") from failure
+    report.main(__doc__, BENCH, net.prepare)

@@ -1,6 +1,7 @@
 """Bulk TCP of an ordinary process through a channel, each way, over TAP with offload, beside kernel TCP over veth.
 
-    python bench/channel.py [--seconds S] [--rounds N] [--profile]
+    python bench/channel.py [--seconds S] [--rounds N] [--build B] [--only REGEX] [--quick]
+    python bench/channel.py --profile
 
 The application is a process of its own with nothing but the descriptor; it is the same program as on the kernel's
 sockets: a loop over send() or recv_into() with 128 KiB. In between is the stack, in this process, with nobody calling
@@ -10,17 +11,16 @@ medians over the rounds after a warm-up. --profile shows where the stack's threa
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import pstats
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import _net as net
+import _report as report
 
 import usernet
 from usernet import socket
@@ -54,14 +54,14 @@ print(count * 8 / (time.monotonic() - start))
 PORT = 5001
 
 
-def kernel(seconds: float) -> float:
-    """Kernel to kernel over veth (bit/s)."""
+def kernel(seconds: float) -> report.Figures:
+    """Kernel to kernel over veth (Gbit/s)."""
     with net.veth_pair() as (a, b):
         receiver = net.peer(a, RECEIVER, str(net.CHUNK), "-1", str(PORT))
         sender = net.peer(b, SENDER, str(seconds), str(net.CHUNK), "10.78.0.1", str(PORT))
         rate = net.answer(receiver, seconds + 30)[0]
         net.answer(sender)
-        return rate
+        return (rate / 1e9,)
 
 
 def application(program: str, connection: Any, *arguments: str) -> subprocess.Popen[str]:
@@ -72,8 +72,8 @@ def application(program: str, connection: Any, *arguments: str) -> subprocess.Po
     return process
 
 
-def receives(seconds: float) -> float:
-    """The kernel sends to an application on the stack (bit/s)."""
+def receives(seconds: float) -> report.Figures:
+    """The kernel sends to an application on the stack (Gbit/s)."""
     with net.tap_stack() as (name, stack), usernet.using(stack, descriptors=True):
         listener = socket.socket()
         listener.bind(("", PORT))
@@ -84,11 +84,11 @@ def receives(seconds: float) -> float:
         rate = net.answer(receiver, seconds + 30)[0]
         net.answer(sender)
         listener.close()
-        return rate
+        return (rate / 1e9,)
 
 
-def sends(seconds: float) -> float:
-    """An application on the stack sends to the kernel (bit/s)."""
+def sends(seconds: float) -> report.Figures:
+    """An application on the stack sends to the kernel (Gbit/s)."""
     with net.tap_stack() as (name, stack), usernet.using(stack, descriptors=True):
         receiver = net.peer(name, RECEIVER, str(net.CHUNK), "-1", str(PORT))
         connection = socket.socket()
@@ -96,17 +96,10 @@ def sends(seconds: float) -> float:
         sender = application(SENDER, connection, str(seconds), str(net.CHUNK))
         rate = net.answer(receiver, seconds + 30)[0]
         net.answer(sender)
-        return rate
+        return (rate / 1e9,)
 
 
-ROWS: list[tuple[str, Callable[[float], float]]] = [
-    ("kernel to kernel, veth", kernel),
-    ("an application on the stack receives", receives),
-    ("an application on the stack sends", sends),
-]
-
-
-def profile(measure: Callable[[float], float], seconds: float) -> None:
+def profile(measure: report.Measure, seconds: float) -> None:
     """Print where the thread that drives the stack spends its time, function by function."""
     profiler = cProfile.Profile()
 
@@ -117,42 +110,29 @@ def profile(measure: Callable[[float], float], seconds: float) -> None:
 
     close_process_runner()
     threading.setprofile(begin)
-    rate = measure(seconds)
-    print(f"{rate / 1e9:.2f} Gbit/s under the profiler")
+    rate = measure(seconds)[0]
+    print(f"{rate:.2f} Gbit/s under the profiler")
     pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement (default 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that doesn't (default 5)")
-    parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
-    arguments = parser.parse_args()
-    net.prepare()
-    if arguments.profile:
-        for name, measure in ROWS[1:]:
-            print(name)
-            profile(measure, arguments.seconds)
-        return
-    figures: list[list[float]] = [[] for _ in ROWS]
-    ratios: list[list[float]] = [[] for _ in ROWS]
-    for turn in range(arguments.rounds + 1):
-        values = [measure(arguments.seconds if turn else 0.5) for _, measure in ROWS]
-        if turn:
-            for index, value in enumerate(values):
-                figures[index].append(value)
-                ratios[index].append(value / values[0])
-    print(f"One TCP stream of a process, MTU 1500, {net.CHUNK >> 10} KiB a call. {net.describe()}\n")
-    rows = [
-        (name, f"{net.median(figures[i]) / 1e9:.2f}", f"{net.median(ratios[i]):.3f}", net.spread(ratios[i]))
-        for i, (name, _) in enumerate(ROWS)
-    ]
-    net.table(("bulk TCP of a process", "Gbit/s", "of the kernel", "least–greatest"), rows)
-
+BENCH = report.Bench(
+    what="bulk TCP of a process",
+    units=[("Gbit/s", ".2f")],
+    groups=[
+        [
+            report.Row("kernel to kernel, veth", kernel, stack=False),
+            report.Row("an application on the stack receives", receives),
+            report.Row("an application on the stack sends", sends),
+        ]
+    ],
+    setting=f"One TCP stream, MTU 1500, {net.CHUNK >> 10} KiB a call, CUBIC on both ends.",
+)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except subprocess.CalledProcessError as failure:
-        raise SystemExit(f"{failure.cmd}: {failure.stderr}") from failure
+    if "--profile" in sys.argv:
+        net.prepare()
+        for row in BENCH.groups[0][1:]:
+            print(row.label)
+            profile(row.measure, 2.0)
+    else:
+        report.main(__doc__, BENCH, net.prepare)

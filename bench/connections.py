@@ -1,6 +1,6 @@
 """Connections per second: connect, 64 bytes there, 64 bytes back, close; one at a time and 50 at a time.
 
-    python bench/connections.py [--seconds S] [--rounds N]
+    python bench/connections.py [--seconds S] [--rounds N] [--build B] [--only REGEX] [--quick]
 
 The other end is the kernel, over a TAP with offload; beside it kernel to kernel over veth in the same round. The same
 program, on epoll alone, runs on either side. Printed: medians over the rounds after a warm-up; a ratio is to the
@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 import _net as net
+import _report as report
 
 PORT = 5001
 
@@ -95,8 +96,7 @@ def kernel(seconds: float, many: int) -> tuple[float]:
     with net.veth_pair() as (a, b):
         server = net.peer(a, KERNEL_SERVER, str(PORT))
         rate = net.answer(net.peer(b, KERNEL_CLIENT, "10.78.0.1", str(PORT), str(seconds), str(many)), seconds + 30)[0]
-        server.kill()
-        server.communicate()
+        net.stop(server)
         return (rate,)
 
 
@@ -105,8 +105,7 @@ def stack_calls(seconds: float, many: int) -> tuple[float]:
     with net.tap_stack() as (name, stack):
         server = net.peer(name, KERNEL_SERVER, str(PORT))
         rate: float = OURS["call"](stack.socket, stack.epoll(), own, ("10.77.0.1", PORT), seconds, many)
-        server.kill()
-        server.communicate()
+        net.stop(server)
         return (rate,)
 
 
@@ -125,17 +124,21 @@ def stack_serves(seconds: float, many: int) -> tuple[float]:
         return (rate,)
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    rows = []
-    for many in (1, 50):
-        rows += [
-            (f"kernel to kernel, veth, {many} at a time", lambda seconds, many=many: kernel(seconds, many)),
-            (f"the stack calls, {many} at a time", lambda seconds, many=many: stack_calls(seconds, many)),
-            (f"the stack serves, {many} at a time", lambda seconds, many=many: stack_serves(seconds, many)),
-        ]
-    net.compare(__doc__, "connections, 64 B each way", ("per second",), rows, group=3)
+def group(many: int) -> list[report.Row]:
+    """The rows of so many at a time, the kernel's first."""
+    return [
+        report.Row(f"kernel to kernel, veth, {many} at a time", lambda seconds: kernel(seconds, many), stack=False),
+        report.Row(f"the stack calls, {many} at a time", lambda seconds: stack_calls(seconds, many)),
+        report.Row(f"the stack serves, {many} at a time", lambda seconds: stack_serves(seconds, many)),
+    ]
 
+
+BENCH = report.Bench(
+    what="connections, 64 B each way",
+    units=[("per second", ",.0f")],
+    groups=[group(1), group(50)],
+    setting="TAP with offload, MTU 1500.",
+)
 
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, BENCH, net.prepare)

@@ -16,6 +16,7 @@ import time
 from collections import deque
 
 import _net as net
+import _report as report
 
 import usernet
 from usernet.core.malloc import tune_malloc
@@ -195,9 +196,9 @@ def main() -> None:
         values = [measure(connection, arguments.megabytes) for _ in range(arguments.rounds)]
         connection.close()
         least = min(values)
-        rows.append((name, f"{least:.1f}", f"{net.median(values):.1f}", f"{net.CHUNK * 8 / least / 1000:.2f}"))
-    print(f"{net.describe()}\n")
-    net.table(("128 KiB", "least µs", "median µs", "Gbit/s"), rows)
+        rows.append((name, f"{least:.1f}", f"{report.median(values):.1f}", f"{net.CHUNK * 8 / least / 1000:.2f}"))
+    print(f"{report.describe()}\n")
+    report.table(("128 KiB", "least µs", "median µs", "Gbit/s"), rows)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import _net as net
+import _report as report
 
 import usernet
 from usernet import drivers
@@ -200,17 +201,17 @@ def main() -> None:
             rows.append(
                 (
                     f"{loss:.0%} lost, {'to' if sends else 'from'} the kernel",
-                    f"{net.median(kernel) / 1e6:.2f}",
-                    f"{net.median(stack) / 1e6:.2f}",
-                    f"{net.median(ratios):.3f}",
-                    net.spread(ratios),
+                    f"{report.median(kernel) / 1e6:.2f}",
+                    f"{report.median(stack) / 1e6:.2f}",
+                    f"{report.median(ratios):.3f}",
+                    report.spread(ratios),
                 )
             )
     print(
         f"{arguments.streams} connections, {arguments.seconds:g} s, {DELAY * 1000:g} ms each way, "
-        f"{arguments.congestion} at all ends. {net.describe()}\n"
+        f"{arguments.congestion} at all ends. {report.describe()}\n"
     )
-    net.table(("sum of throughput", "kernel Mbit/s", "stack Mbit/s", "stack / kernel", "least–greatest"), rows)
+    report.table(("sum of throughput", "kernel Mbit/s", "stack Mbit/s", "stack / kernel", "least–greatest"), rows)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,34 @@
 """Bytes of memory for an idle TCP connection, a handshake under way, and a connection in TIME-WAIT.
 
-    python bench/memory.py [--count N]
+    python bench/memory.py [--build B] [--only REGEX]
 
 Two stacks on a cable in memory, on a clock that stands still; what tracemalloc counts before and after, for one end.
+And what a process with a hundred thousand idle connections has resident, whose other ends are made-up packets. Needs no
+privilege.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
+import os
 import tracemalloc
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import _net as net
+import _report as report
 
 import usernet
 from usernet import drivers
 from usernet.core.clock import ManualClock
-from usernet.wire import checksum, tcp
+from usernet.netdevice.device import NetDevice
+from usernet.netdevice.driver import ARPHRD_NONE, Driver
+from usernet.skbuff.skbuff import SKBuff
+from usernet.wire import checksum, ipv4, tcp
 
 ADDRESS = ("10.0.0.2", 80)
+COUNT = 2000
+CROWD = 100_000
 STRANGER, SERVER = b"\x0a\0\0\3", b"\x0a\0\0\2"
 
 
@@ -109,19 +117,122 @@ def half_open(bench: Bench) -> object:
     return None
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000, help="how many of each (default 2000)")
-    count = parser.parse_args().count
-    print(f"{net.describe()}\n")
-    rows = [
-        ("idle connection, one end", measure(count, idle) / 2),
-        ("handshake under way (SYN_RECV)", measure(count, half_open)),
-        ("TIME-WAIT", measure(count, waiting)),
-    ]
-    net.table(("held", "bytes"), [(name, f"{size:,.0f}") for name, size in rows])
+class Callers(Driver):
+    """A NIC without a wire, whose other end completes a hundred thousand handshakes and then says nothing."""
 
+    link_type = ARPHRD_NONE
+
+    def __init__(self) -> None:
+        self.dev: NetDevice | None = None
+        self.frames: deque[bytes] = deque()
+        self.answered: list[tuple[bytes, int, int, int]] = []
+        """Of each SYN-ACK: to whom, to which port, its sequence number and its time stamp."""
+
+    def open(self, dev: NetDevice) -> None:
+        self.dev = dev
+
+    def stop(self) -> None:
+        self.dev = None
+
+    def xmit(self, skb: SKBuff) -> bool:
+        packet = bytes(skb.head[skb.data : skb.tail])
+        _, port, seq, _, _, _, _, _, _ = tcp.parse(packet, 20)
+        stamp = tcp.parse_options(packet, 20 + tcp.TCP_HLEN, len(packet)).tsval
+        self.answered.append((packet[16:20], port, seq, stamp))
+        return True
+
+    def poll(self, budget: int) -> int:
+        assert self.dev is not None
+        done = 0
+        while self.frames and done < budget:
+            self.dev.napi.receive(SKBuff(self.frames.popleft(), 0))
+            done += 1
+        return done
+
+
+class Crowd:
+    """A server whose clients are all there and silent."""
+
+    def __init__(self, count: int) -> None:
+        self.stack = usernet.Stack("server", clock=ManualClock(0), seed=1)
+        self.callers = Callers()
+        self.dev = self.stack.add_device(self.callers, "eth0", "10.0.0.2/8")
+        self.stack.sysctl["net.core.somaxconn"] = 1000
+        self.listener = self.stack.socket()
+        self.listener.bind(("", 80))
+        self.listener.listen(1000)
+        self.listener.setblocking(False)
+        self.accepted: list[Any] = []
+        while len(self.accepted) < count:
+            for number in range(len(self.accepted), min(len(self.accepted) + 500, count)):
+                host, port = divmod(number, 50_000)
+                options = tcp.build_syn_options(1460, 7, True, (1, 0))
+                self.segment((0x0A010001 + host).to_bytes(4, "big"), 1024 + port, 0, 0, tcp.SYN, options)
+            self.poll()
+            answers, self.callers.answered = self.callers.answered, []
+            for address, port, seq, stamp in answers:
+                self.segment(
+                    address, port, 1, seq + 1, tcp.ACK, bytes((1, 1, 8, 10, 0, 0, 0, 1)) + stamp.to_bytes(4, "big")
+                )
+            self.poll()
+            self.callers.answered.clear()
+            before = len(self.accepted)
+            try:
+                while True:
+                    self.accepted.append(self.listener.accept()[0])
+            except BlockingIOError:
+                if len(self.accepted) == before:
+                    raise RuntimeError("no connection came about") from None
+
+    def segment(self, address: bytes, port: int, seq: int, ack: int, flags: int, options: bytes) -> None:
+        header = tcp.build(port, 80, seq, ack & 0xFFFFFFFF, flags, 65535, 0, 0, options)
+        total = checksum.csum(header, 0, len(header), checksum.pseudo_sum(address, SERVER, 6, len(header)))
+        header = header[:16] + checksum.csum_fold(total).to_bytes(2, "big") + header[18:]
+        self.callers.frames.append(ipv4.build(0, 20 + len(header), 0, ipv4.IP_DF, 64, 6, address, SERVER) + header)
+
+    def poll(self) -> None:
+        while self.callers.frames:
+            self.stack.net.loop.schedule(self.dev.napi)
+            self.stack.poll(0)
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+def resident() -> int:
+    """Bytes that this process has in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def crowd(_: float) -> report.Figures:
+    """Resident memory (MB) of a process that has `CROWD` idle connections, beyond what it has without them."""
+    before = resident()
+    bench = Crowd(CROWD)
+    held = resident() - before
+    bench.close()
+    return (held / 1e6,)
+
+
+def row(label: str, step: Callable[[Bench], object], ends: int = 1) -> report.Row:
+    """What one `step` leaves held."""
+    return report.Row(label, lambda _: (measure(COUNT, step) / ends,))
+
+
+BENCH = report.Bench(
+    what="memory",
+    units=[("", ",.0f")],
+    groups=[
+        [
+            row("idle connection, one end: bytes", idle, 2),
+            row("handshake under way (SYN_RECV): bytes", half_open),
+            row("TIME-WAIT: bytes", waiting),
+            report.Row(f"{CROWD:,} idle connections, one end: MB resident", crowd),
+        ]
+    ],
+    ratios=[],
+    rounds=1,
+)
 
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, BENCH, lambda: None)

@@ -1,31 +1,57 @@
-"""A thousand stacks in one process: how long each takes to make, start and close, and what they hold together.
+"""What it takes to begin: the import, a stack, and a thousand of them in one process.
 
-python bench/stacks.py [--count N]
+    python bench/stacks.py [--rounds N] [--build B] [--only REGEX] [--quick]
+
+The import is what `import usernet` and the modules of a stack with a device take beyond a bare interpreter, with the
+byte code at hand. Printed: medians, the least and the greatest. Needs no privilege.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 
-import _net as net
+import _report as report
 
-import usernet
+COUNT = 1000
+BARE = "pass"
+IMPORT = "import usernet; usernet.Stack"
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000, help="how many stacks (default 1000)")
-    count = parser.parse_args().count
+def interpreter(program: str, cache: str) -> float:
+    """Milliseconds that a Python program takes from start to end: the least of ten after the first. cache: the folder
+    of its byte code."""
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    times = []
+    for _ in range(11):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+        times.append(time.perf_counter() - start)
+    return min(times[1:]) * 1e3
+
+
+def import_time(_: float) -> report.Figures:
+    """Of `import usernet` and what a stack needs."""
+    with tempfile.TemporaryDirectory() as cache:
+        return (interpreter(IMPORT, cache) - interpreter(BARE, cache),)
+
+
+def thousand(_: float) -> dict[str, float]:
+    """Make, start and close a thousand stacks."""
+    import usernet
+
     usernet.Stack("warm-up").start().close()
     threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     marks = [time.perf_counter()]
-    stacks = [usernet.Stack(f"stack{number}") for number in range(count)]
+    stacks = [usernet.Stack(f"stack{number}") for number in range(COUNT)]
     marks.append(time.perf_counter())
     for stack in stacks:
         stack.start()
@@ -37,17 +63,37 @@ def main() -> None:
     for stack in stacks:
         stack.close()
     marks.append(time.perf_counter())
-    print(f"{count} stacks. {net.describe()}\n")
-    rows = [
-        ("make one", f"{(marks[1] - marks[0]) / count * 1e6:,.0f} µs"),
-        ("start one", f"{(marks[2] - marks[1]) / count * 1e6:,.0f} µs"),
-        ("close one", f"{(marks[4] - marks[3]) / count * 1e6:,.0f} µs"),
-        ("memory of one", f"{held / count:,.0f} KiB"),
-        ("threads of all", f"{more_threads + 1}"),
-        ("descriptors of all beyond the runner's", f"{more_descriptors}"),
-    ]
-    net.table(("stacks", ""), rows)
+    return {
+        "make": (marks[1] - marks[0]) / COUNT * 1e6,
+        "start": (marks[2] - marks[1]) / COUNT * 1e6,
+        "close": (marks[4] - marks[3]) / COUNT * 1e6,
+        "memory": held / COUNT,
+        "threads": more_threads + 1,
+        "descriptors": more_descriptors,
+    }
 
+
+def of(key: str) -> Callable[[float], report.Figures]:
+    """One figure of a thousand stacks."""
+    return lambda seconds: (thousand(seconds)[key],)
+
+
+BENCH = report.Bench(
+    what="to begin",
+    units=[("", ",.0f")],
+    groups=[
+        [
+            report.Row("import usernet and what a stack needs, less the bare interpreter: ms", import_time),
+            report.Row("make a stack: µs", of("make")),
+            report.Row("start a stack: µs", of("start")),
+            report.Row("close a stack: µs", of("close")),
+            report.Row("memory of a stack: KiB", of("memory")),
+            report.Row("threads of a thousand started", of("threads")),
+            report.Row("descriptors of a thousand beyond the runner's", of("descriptors")),
+        ]
+    ],
+    ratios=[],
+)
 
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, BENCH, lambda: None)
