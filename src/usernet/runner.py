@@ -143,7 +143,7 @@ class Runner(Trampoline):
         self._looked: int = 0
         self._background: ThreadWaiter | None = None
         self._dormant: bool = False
-        self._thread: threading.Thread | None = None
+        self._own_thread: threading.Thread | None = None
         self._stopping: bool = False
         self._lead_count: int = 0
 
@@ -154,9 +154,9 @@ class Runner(Trampoline):
         try:
             with self._mutex:
                 self._loops.add(loop)
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run_background, name="usernet-runner", daemon=True)
-                    self._thread.start()
+                if self._own_thread is None:
+                    self._own_thread = threading.Thread(target=self._run_background, name="usernet-runner", daemon=True)
+                    self._own_thread.start()
             INTERRUPTS.add(loop)
             self.schedule(loop)
         finally:
@@ -190,7 +190,7 @@ class Runner(Trampoline):
 
     def close(self) -> None:
         """End the background thread and close the descriptors. Only with no stack started."""
-        thread = self._thread
+        thread = self._own_thread
         self._stopping = True
         if thread is not None:
             while thread.is_alive():
@@ -199,7 +199,7 @@ class Runner(Trampoline):
                     background.woken = True
                     background.nudge()
                 thread.join(MOMENT)
-            self._thread = None
+            self._own_thread = None
         while self._waiting:
             time.sleep(MOMENT)  # its stack was stopped, and it is on its way out
         self._epoll.close()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import time
 from typing import Final, final
 
+from usernet.core.native import mypyc_attr
+
 NSEC_PER_SEC: Final = 1_000_000_000
 NSEC_PER_MSEC: Final = 1_000_000
 NSEC_PER_USEC: Final = 1_000
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Clock:
     """The interface of a clock, and a base to subclass.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import threading
 
+from usernet.core.native import mypyc_attr
+
 
 def error(code: int, message: str = "") -> OSError:
     """An `OSError` of the right subclass.
@@ -29,9 +31,11 @@ def report(problem: BaseException) -> None:
     )
 
 
+@mypyc_attr(native_class=False)
 class UnusableStackError(RuntimeError):
     """The stack can't carry out a call: it is closed, nothing drives it, or it is the copy in a forked child."""
 
 
+@mypyc_attr(native_class=False)
 class ReentryError(RuntimeError):
     """Code that runs inside a stack (a signal handler, a probe) called that stack, or another one."""

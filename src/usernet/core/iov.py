@@ -11,11 +11,13 @@ import errno
 from collections.abc import Iterable
 
 from usernet.core.errors import error
+from usernet.core.native import mypyc_attr
 
 Payload = bytes | memoryview
 """What the stack keeps of data to be sent: memory that nobody writes to any more."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class IovIter:
     """Memory to read from (sending) or to write to (receiving), consumed from the front.
 

@@ -16,6 +16,7 @@ from typing import Final, TypeVar, final
 from usernet.core.clock import Clock
 from usernet.core.errors import ReentryError, UnusableStackError, report
 from usernet.core.interrupts import InterruptGuard
+from usernet.core.native import mypyc_attr
 from usernet.core.softirq import Napi, SoftIRQ
 from usernet.core.timer import NEVER, TimerQueue
 from usernet.core.wait import ALL_EVENTS, Blocking, Wait, Waiter
@@ -29,6 +30,7 @@ ENTERED: Final[dict[int, Loop]] = {}
 """Which loop each thread of the process is inside of, by the thread's identifier. A thread is inside one at most."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Trampoline:
     """Who drives a loop, and runs its blocked calls."""
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import final
 
+from usernet.core.native import mypyc_attr
 
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class MibGroup:
     """One line of /proc/net/snmp or netstat, readable as a mapping of counter names to values."""
 

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Final, final
 
 from usernet.core.errors import report
+from usernet.core.native import mypyc_attr
 
 NAPI_WEIGHT: Final = 64
 NETDEV_BUDGET: Final = 300
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Napi:
     """What can be scheduled to be polled. Subclassed by netdevice/napi.py."""
 

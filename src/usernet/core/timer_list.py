@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from usernet.core.errors import report
+from usernet.core.native import mypyc_attr
 from usernet.core.timer import NEVER, Timer, TimerQueue
 
 MAX_IDLE: Final = 64
 """Lists, one a length of time, above which those that are empty are let go of."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TimerEntry:
     """What can be armed; the base of an object that has no other. `armed`: when it was (ns)."""
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Final, TypeVar, final
 
+from usernet.core.native import mypyc_attr
+
 EPOLLIN: Final = 0x001
 EPOLLPRI: Final = 0x002
 EPOLLOUT: Final = 0x004
@@ -30,6 +32,7 @@ EPOLLET: Final = 1 << 31
 ALL_EVENTS: Final = 0x3FFF
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Waiter:
     """Something to be told when a queue is woken. Its `wake` runs inside the stack and may only schedule."""
 

@@ -31,22 +31,24 @@ if TYPE_CHECKING:
 MAX_BACKLOG: Final = 1000
 """Packets that wait to be received; one more is dropped with CPU_BACKLOG (Linux: net.core.netdev_max_backlog)."""
 
+_FEATURES: Final = (
+    NETIF_F_SG
+    | NETIF_F_HW_CSUM
+    | NETIF_F_TSO
+    | NETIF_F_TSO_ECN
+    | NETIF_F_GSO_ACCECN
+    | NETIF_F_TSO6
+    | NETIF_F_GSO_UDP_L4
+    | NETIF_F_LOOPBACK
+    | NETIF_F_RXCSUM
+)
+
 
 @final
 class Loopback(Driver):
     """`lo`. Does everything in hardware, for there is none."""
 
-    hw_features = (
-        NETIF_F_SG
-        | NETIF_F_HW_CSUM
-        | NETIF_F_TSO
-        | NETIF_F_TSO_ECN
-        | NETIF_F_GSO_ACCECN
-        | NETIF_F_TSO6
-        | NETIF_F_GSO_UDP_L4
-        | NETIF_F_LOOPBACK
-        | NETIF_F_RXCSUM
-    )
+    hw_features = _FEATURES
     link_type = ARPHRD_LOOPBACK
     mtu = 65536
     min_mtu = 0

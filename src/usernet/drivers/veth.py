@@ -52,21 +52,23 @@ def scrub(skb: SKBuff) -> None:
     skb.tstamp = skb.tx_flags = 0
     skb.mac_header = skb.network_header = skb.transport_header = -1
 
+_FEATURES: Final = (
+    NETIF_F_SG
+    | NETIF_F_HW_CSUM
+    | NETIF_F_TSO
+    | NETIF_F_TSO_ECN
+    | NETIF_F_GSO_ACCECN
+    | NETIF_F_TSO6
+    | NETIF_F_GSO_UDP_L4
+    | NETIF_F_RXCSUM
+)
+
 
 @final
 class Veth(Driver):
     """One end of the cable. `peer` is the other; both must be up for the carrier to be there."""
 
-    hw_features = (
-        NETIF_F_SG
-        | NETIF_F_HW_CSUM
-        | NETIF_F_TSO
-        | NETIF_F_TSO_ECN
-        | NETIF_F_GSO_ACCECN
-        | NETIF_F_TSO6
-        | NETIF_F_GSO_UDP_L4
-        | NETIF_F_RXCSUM
-    )
+    hw_features = _FEATURES
     queue_length = 0
     kind = "veth"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from usernet.core.native import mypyc_attr
 from usernet.skbuff.skbuff import SKBuff
 
 RTAX_LOCK: Final = 1
@@ -32,6 +33,7 @@ RTAX_FEATURE_ECN: Final = 1
 RTAX_FEATURE_TCP_USEC_TS: Final = 16
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Dst:
     """Where to and how. Subclassed by each network layer.
 

@@ -6,11 +6,13 @@ import errno
 from typing import TYPE_CHECKING, Any, final
 
 from usernet.core.errors import error
+from usernet.core.native import mypyc_attr
 
 if TYPE_CHECKING:
     from usernet.net.pernet import Net
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class NetProtoFamily:
     """A family of sockets."""
 

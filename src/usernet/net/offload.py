@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
+from usernet.core.native import mypyc_attr
 from usernet.skbuff.skbuff import SKBuff
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Train:
         raise NotImplementedError(f"{type(self).__name__} must define settle()")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Offload:
     """What a protocol does to split and to merge its packets."""
 

@@ -47,7 +47,7 @@ class Net:
     def close(self) -> None:
         """End every layer's state, the one made last first. Where one raises, the others are ended all the same."""
         problem: BaseException | None = None
-        for instance in reversed(list(self._states.values())):
+        for instance in list(self._states.values())[::-1]:
             close = getattr(instance, "close", None)
             if close is not None:
                 try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
+from usernet.core.native import mypyc_attr
 from usernet.skbuff.skbuff import SKBuff
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class ErrorReport:
         self.quench = False
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class NetProtocol:
     """A transport protocol towards the network layer."""
 

@@ -84,6 +84,15 @@ def fix_features(features: int) -> int:
     return features
 
 
+_LINK_STATS: Final = (
+    "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped",
+    "multicast", "collisions", "rx_length_errors", "rx_over_errors", "rx_crc_errors", "rx_frame_errors",
+    "rx_fifo_errors", "rx_missed_errors", "tx_aborted_errors", "tx_carrier_errors", "tx_fifo_errors",
+    "tx_heartbeat_errors", "tx_window_errors", "rx_compressed", "tx_compressed", "rx_nohandler",
+)  # fmt: skip
+"""The names of `LinkStats`, in Linux's order."""
+
+
 @final
 class LinkStats:
     """A device's counters (Linux: `struct rtnl_link_stats64`). Packets and bytes as the wire has them: a super-segment
@@ -118,7 +127,7 @@ class LinkStats:
 
     def as_dict(self) -> dict[str, int]:
         """All counters by Linux's names."""
-        return dict(vars(self))
+        return {name: getattr(self, name) for name in _LINK_STATS}
 
 
 @final

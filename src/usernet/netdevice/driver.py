@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from usernet.core.native import mypyc_attr
 from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKBuff
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ ARPHRD_LOOPBACK: Final = 772
 ARPHRD_NONE: Final = 0xFFFE
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Driver:
     """A NIC. Subclass, set `hw_features`, `link_type`, and define the methods.
 

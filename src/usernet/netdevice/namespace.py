@@ -136,5 +136,5 @@ class DeviceNamespace:
 
     def close(self) -> None:
         """The stack ends: remove all devices, the newest first."""
-        for dev in reversed(self.values()):
+        for dev in list(self.values())[::-1]:
             self.remove(dev)

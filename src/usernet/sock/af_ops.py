@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from usernet.core.iov import Payload
+from usernet.core.native import mypyc_attr
 from usernet.net.dst import Dst
 from usernet.skbuff.skbuff import SKBuff
 
@@ -57,6 +58,7 @@ class Flow:
         self.priority: int = 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AddressFamily:
     """The operations of one address family in one namespace."""
 

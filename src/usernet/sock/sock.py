@@ -12,6 +12,7 @@ import errno
 from typing import Any, Final
 
 from usernet.core.errors import error
+from usernet.core.native import mypyc_attr
 from usernet.core.sysctl import INT_MAX
 from usernet.core.timer import NEVER
 from usernet.core.wait import (
@@ -73,6 +74,7 @@ class SockNet:
         """Every socket that is open or still has work to do: for `ss`, and for leak checks."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Sock:
     """The protocol's side of one socket."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Final, final
 
 from usernet.ip.v4.fib4 import ANY, LOOPBACK, Fib4
 from usernet.ip.v4.icmp import Icmp
@@ -21,7 +21,7 @@ from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.icmp import ICMP_DEST_UNREACH, ICMP_PORT_UNREACH
 from usernet.wire.ipv4 import IP_HLEN, format_addr
 
-AF_INET = 2
+AF_INET: Final = 2
 
 
 @final

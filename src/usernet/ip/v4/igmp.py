@@ -85,7 +85,7 @@ class McDevice:
 
     def newest_first(self) -> list[McGroup]:
         """The groups in the order of Linux's list."""
-        return list(reversed(self.groups.values()))
+        return list(self.groups.values())[::-1]
 
 
 @final
@@ -338,7 +338,7 @@ class Igmp(NetProtocol):
     def _report_changes(self, mc: McDevice, now: int) -> None:
         """Linux: igmp_ifc_timer_expire, igmpv3_send_cr."""
         report = Report(mc.dev.mtu)
-        for group in list(reversed(mc.tomb.values())):
+        for group in list(mc.tomb.values())[::-1]:
             if self._silent(group.addr) or report.add_left(group):
                 del mc.tomb[group.addr]
         for group in mc.newest_first():

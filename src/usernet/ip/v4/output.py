@@ -142,7 +142,7 @@ class Ip4Output:
         neigh = dst.neigh
         if neigh is not None and dst.plain and not self._post_routing.entries and not self._local_out.entries:
             hh = neigh.hh
-            dev = dst.dev
+            dev: NetDevice = dst.dev
             # Above the device's MTU there is only a path MTU to look at where one was discovered.
             if hh is not None and (
                 skb.gso_size or (length <= dev.mtu and fib.exceptions is None and not dst.metric_mtu)
@@ -267,7 +267,8 @@ class Ip4Output:
                 self._ext.OutOctets += length
                 skb.push_header(hh + header if hh else header)
                 skb.network_header = len(hh)
-                return dst.dev.queue_xmit(skb)
+                dev: NetDevice = dst.dev
+                return dev.queue_xmit(skb)
         skb.push_header(header)
         skb.network_header = 0
         return self.local_out(skb, dst)

@@ -35,8 +35,6 @@ class Rtable(Dst):
     destination or source belongs to.
     """
 
-    dev: NetDevice
-
     def __init__(
         self, routes: Ipv4Routes, kind: int, fib: FibRoute, dev: NetDevice, daddr: bytes, saddr: bytes,
         gateway: bytes | None,
@@ -85,7 +83,7 @@ class Rtable(Dst):
         fib = self.fib
         if fib.exceptions is None:
             if not self.metric_mtu and not fib.mtu_lock:
-                mtu = self.dev.mtu
+                mtu: int = self.dev.mtu
                 return min(IP_MAX_MTU, mtu)
         else:
             found = self.exception()
@@ -95,7 +93,7 @@ class Rtable(Dst):
 
     def interface_mtu(self) -> int:
         """The MTU with nothing discovered: the route's metric, or the device's."""
-        mtu = self.metric_mtu
+        mtu: int = self.metric_mtu
         if not mtu:
             mtu = self.dev.mtu
             if self.fib.mtu_lock and self.gateway is not None and mtu > 576:

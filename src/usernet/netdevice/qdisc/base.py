@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from usernet.core.native import mypyc_attr
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from usernet.netdevice.device import NetDevice
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Qdisc:
     """A device's queue. Subclass and define `enqueue`, `dequeue`, `reset`.
 
@@ -19,10 +21,10 @@ class Qdisc:
 
     kind: str = "qdisc"
     can_bypass: bool = False
-    drop_reason: DropReason = DropReason.QDISC_DROP
-    """Why the packet that `enqueue` returned last is dropped."""
 
     def __init__(self) -> None:
+        self.drop_reason: DropReason = DropReason.QDISC_DROP
+        """Why the packet that `enqueue` returned last is dropped."""
         self.qlen: int = 0
         self.backlog: int = 0
         self.sent_packets: int = 0

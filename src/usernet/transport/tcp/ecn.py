@@ -235,7 +235,7 @@ def openreq_child(sk: TcpSock, request: RequestSock, skb: SKBuff) -> None:
             mode_set(sk, TCP_ECN_MODE_RFC3168)
         return
     mode_set(sk, TCP_ECN_MODE_ACCECN)
-    state = sk.ecn
+    state: EcnState | None = sk.ecn
     assert state is not None
     state.syn_ect_snt = request.syn_ect_snt
     state.fail_mode = request.accecn_fail_mode

@@ -95,7 +95,7 @@ class TcpMetrics:
 
     def entries(self) -> list[TcpMetric]:
         """All of them, the one changed last at first (`ip tcp_metrics show`)."""
-        return list(reversed(self._table.values()))
+        return list(self._table.values())[::-1]
 
     def find(self, saddr: bytes, daddr: bytes, dst: Dst | None, now: int) -> TcpMetric | None:
         """What is known, None for nothing (Linux: tcp_get_metrics)."""

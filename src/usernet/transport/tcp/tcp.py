@@ -63,8 +63,8 @@ IPPROTO_TCP: Final = 6
 TWKILL_MAX: Final = 4_000 * MSEC
 
 
-class TcpSettings:
-    """TCP's sysctls, net.ipv4.tcp_* (ip-sysctl.rst), with Linux's defaults."""
+class TcpSettings(NetProtocol):
+    """The part of `Tcp` that is its sysctls, net.ipv4.tcp_* (ip-sysctl.rst), with Linux's defaults."""
 
     def __init__(self, net: Net) -> None:
         self.tcp_sack: int = 1
@@ -172,7 +172,7 @@ class TcpSettings:
             "tcp_rto_max_ms": self._rto_max_changed,
         }
         congestion.CongestionNames(net)
-        for name in sorted(vars(self)):
+        for name in dir(self):
             if name == "tcp_congestion_control":
                 net.sysctl.register(f"net.ipv4.{name}", self, choices=congestion.available)
             elif name.startswith("cubic_"):
@@ -211,7 +211,7 @@ def _port_conflict(sk: TcpSock, other: Any, chosen: bool) -> bool:
 
 
 @final
-class Tcp(TcpSettings, NetProtocol):
+class Tcp(TcpSettings):
     """TCP of one namespace. `table` maps the four numbers to connections, requests and TIME-WAIT records."""
 
     def __init__(self, net: Net) -> None:

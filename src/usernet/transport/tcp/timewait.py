@@ -95,7 +95,9 @@ class TimeWaitSock(TimerEntry):
         size = self.af.addr_len
         return self.key[size : 2 * size]
 
-    rcv_saddr = saddr
+    @property
+    def rcv_saddr(self) -> bytes:
+        return self.saddr
 
     @property
     def ts_recent(self) -> int:
@@ -133,7 +135,9 @@ class TimeWaitSock(TimerEntry):
         """Our port."""
         return self._field(9)
 
-    sport = num
+    @property
+    def sport(self) -> int:
+        return self.num
 
     @property
     def dport(self) -> int:

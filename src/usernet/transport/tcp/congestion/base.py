@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from usernet.core.errors import error
+from usernet.core.native import mypyc_attr
 from usernet.net.pacing import SK_PACING_NEEDED, SK_PACING_NONE
 from usernet.net.pernet import Net
 
@@ -36,6 +37,7 @@ _INET_ECN_MASK: Final = 3
 _INET_ECN_ECT_0: Final = 2
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CongestionControl:
     """A congestion control. Define `ssthresh`, and `cong_avoid`, or `cong_control` to rule the window alone.
 
@@ -51,16 +53,16 @@ class CongestionControl:
 
     __slots__ = ()
 
-    name: str = ""
-    has_cong_control: bool = False
-    has_in_ack_event: bool = False
-    has_skb_marked_lost: bool = False
-    needs_pacing: bool = False
-    needs_ecn: bool = False
-    restricted: bool = False
-    needs_accecn: bool = False
-    no_fallback_rfc3168: bool = False
-    ect_1_negotiation: bool = False
+    name: ClassVar[str] = ""
+    has_cong_control: ClassVar[bool] = False
+    has_in_ack_event: ClassVar[bool] = False
+    has_skb_marked_lost: ClassVar[bool] = False
+    needs_pacing: ClassVar[bool] = False
+    needs_ecn: ClassVar[bool] = False
+    restricted: ClassVar[bool] = False
+    needs_accecn: ClassVar[bool] = False
+    no_fallback_rfc3168: ClassVar[bool] = False
+    ect_1_negotiation: ClassVar[bool] = False
 
     def init(self, sk: TcpSock) -> None:
         """The connection starts to use this controller."""

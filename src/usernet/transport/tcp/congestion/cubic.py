@@ -53,7 +53,6 @@ def cube_root(value: int) -> int:
         root = better
 
 
-@register
 @final
 class Cubic(CongestionControl):
     """CUBIC's state of one connection. Windows in packets, times in µs unless said otherwise."""
@@ -247,3 +246,6 @@ class Cubic(CongestionControl):
         if not rate:
             return 0
         return min(1000, 65536 * 4 * 1_000_000 // rate)
+
+
+register(Cubic)

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
 
 
-@register
 @final
 class Reno(CongestionControl):
     """Halve the window on loss, grow by one packet a round trip."""
@@ -24,3 +23,6 @@ class Reno(CongestionControl):
 
     def cong_avoid(self, sk: TcpSock, ack: int, acked: int) -> None:
         reno_cong_avoid(sk, acked)
+
+
+register(Reno)
