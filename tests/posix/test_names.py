@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket as standard
 from collections.abc import Callable
 from typing import Any
@@ -105,3 +106,18 @@ def test_names_that_nobody_knows(stack: Stack) -> None:
     assert socket.getnameinfo(("192.0.2.7", 7), socket.NI_NUMERICSERV) == ("192.0.2.7", "7")
     with pytest.raises(socket.gaierror):
         socket.getnameinfo(("192.0.2.7", 7), socket.NI_NAMEREQD)
+
+
+def test_a_stack_can_be_given_another_name_and_the_host_keeps_its_own(stack: Stack) -> None:
+    before = standard.gethostname()
+    socket.sethostname("other")
+    assert socket.gethostname() == "other"
+    socket.sethostname(b"bytes")  # type: ignore[arg-type]
+    assert socket.gethostname() == "bytes"
+    assert standard.gethostname() == before
+    with pytest.raises(OSError) as caught:
+        socket.sethostname("x" * 65)
+    assert caught.value.errno == errno.EINVAL
+    with pytest.raises(TypeError):
+        socket.sethostname(5)  # type: ignore[arg-type]
+    assert socket.gethostname() == "bytes"

@@ -19,6 +19,7 @@ from usernet.core.errors import UnusableStackError
 from usernet.posix.channel import Channel, channel_of, open_channel
 from usernet.posix.current import current
 from usernet.sock.msg import MSG_EOR, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_MORE, MSG_OOB, MSG_ZEROCOPY
+from usernet.sockets.arguments import c_int_alone
 from usernet.sockets.base import SocketBase
 from usernet.sockets.socket import Socket
 
@@ -105,7 +106,7 @@ class DescriptorSocket(_standard.socket):
         finally:
             loop.leave()
         nonblock = socket.nonblock
-        self._become(channel, socket, channel.take_app())
+        self._become(channel, socket, channel.take_app(), max(proto, 0))
         if nonblock:
             self.settimeout(0.0)
 
@@ -116,8 +117,8 @@ class DescriptorSocket(_standard.socket):
         self._become(channel, socket, channel.take_app())
         return self
 
-    def _become(self, channel: Channel, socket: Socket, fd: int) -> None:
-        super().__init__(socket.sk.family, socket.type, socket.protocol, fd)
+    def _become(self, channel: Channel, socket: Socket, fd: int, proto: int = -1) -> None:
+        super().__init__(socket.sk.family, socket.type, socket.protocol if proto < 0 else proto, fd)
         self._channel = channel
         self._stack = StackHandle.of(socket, self.gettimeout())
         reach_by(channel, fd)
@@ -201,7 +202,7 @@ class DescriptorSocket(_standard.socket):
         loop = socket.loop
         loop.enter()
         try:
-            self._channel.shutdown(how)
+            self._channel.shutdown(c_int_alone(how))
         finally:
             loop.leave()
 
@@ -291,7 +292,7 @@ class DescriptorSocket(_standard.socket):
 
     def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:
         ancdata = list(ancdata)
-        if self._channel.ready and not flags & _SENT_BY_CALL and not ancdata:
+        if self._channel.ready and not flags & _SENT_BY_CALL and not ancdata and address is None:
             return super().sendmsg(buffers, (), flags)
         self._drain()
         return self._stack.sendmsg(buffers, ancdata, flags, address)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import _socket
 import builtins
 import importlib.util
+import io
+import os
 import socket as _standard
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +27,7 @@ NAME: Final = "usernet.posix._library"
 
 _ENUMERATIONS: Final = ("AddressFamily", "SocketKind", "MsgFlag", "AddressInfo")
 _NAMES: Final = (
-    "getaddrinfo", "getnameinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "gethostname",
+    "getaddrinfo", "getnameinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "gethostname", "sethostname",
     "if_nameindex", "if_nametoindex", "if_indextoname",
 )  # fmt: skip
 
@@ -95,6 +97,7 @@ def _share(module: ModuleType) -> None:
             space[name] = member
     own, shared = space.get("_GLOBAL_DEFAULT_TIMEOUT"), getattr(_standard, "_GLOBAL_DEFAULT_TIMEOUT", None)
     space["_GLOBAL_DEFAULT_TIMEOUT"] = shared
+    space["_GiveupOnSendfile"] = vars(_standard)["_GiveupOnSendfile"]
     for value in space.values():
         if isinstance(value, FunctionType) and value.__defaults__:
             value.__defaults__ = tuple(shared if default is own else default for default in value.__defaults__)
@@ -103,11 +106,16 @@ def _share(module: ModuleType) -> None:
 def _adapt(module: ModuleType) -> None:
     """What the standard class does with a descriptor, where it has to be done with the socket."""
     kind: Any = vars(module)["socket"]
+    give_up: Any = vars(module)["_GiveupOnSendfile"]
     by_descriptor = getattr(kind, "_sendfile_use_sendfile", None)
 
     def _sendfile_use_sendfile(self: Any, file: Any, offset: int = 0, count: int | None = None) -> Any:
         if self.on_host and by_descriptor is not None:
             return by_descriptor(self, file, offset, count)
+        try:
+            os.fstat(file.fileno())
+        except (AttributeError, OSError, io.UnsupportedOperation) as problem:
+            raise give_up(problem) from None  # it is no file of the host's: `sendfile` goes on with `send`
         return send_file(self, file, offset, count)
 
     def __repr__(self: Any) -> str:

@@ -7,11 +7,14 @@ resolver, devices are the stack's, services and protocols the host's (/etc/servi
 from __future__ import annotations
 
 import _socket
+import errno
 import operator
+import os
 import sys
 from _socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, gaierror, herror
 from typing import TYPE_CHECKING, Any, Final
 
+from usernet.core.errors import error
 from usernet.netdevice.device import NetDevice
 from usernet.posix import resolver
 from usernet.posix.current import current
@@ -53,6 +56,9 @@ NI_DGRAM: Final = 16
 
 _KINDS: Final = ((SOCK_STREAM, 6, "tcp"), (SOCK_DGRAM, 17, "udp"), (SOCK_RAW, 0, ""))
 """Types of socket with their protocols, in the order of the answers; a raw socket takes any, and has no services."""
+
+HOST_NAME_MAX: Final = 64
+"""Bytes of a host's name (Linux: __NEW_UTS_LEN)."""
 
 AddressInfo = tuple[int, int, int, str, Any]
 
@@ -293,14 +299,23 @@ def gethostname() -> str:
     return current().name or _socket.gethostname()
 
 
+def sethostname(name: Any, /) -> None:
+    """Give the stack another name; the host keeps its own. Raises TypeError, OSError EINVAL above 64 bytes."""
+    encoded = name if isinstance(name, bytes) else os.fsencode(name)
+    if len(encoded) > HOST_NAME_MAX:
+        raise error(errno.EINVAL)
+    sys.audit("socket.sethostname", name)
+    current().net.name = os.fsdecode(encoded)
+
+
 def if_nameindex() -> list[tuple[int, str]]:
     """The stack's devices: index and name of each."""
     return [(dev.index, dev.name) for dev in current().devices.values()]
 
 
 def if_nametoindex(name: Any, /) -> int:
-    """The index of a device. Raises OSError where there is none of that name."""
-    dev = current().devices.get(name.decode() if isinstance(name, bytes) else name)
+    """The index of a device. Raises OSError where there is none of that name, TypeError for what is no name."""
+    dev = current().devices.get(os.fsdecode(name))
     if dev is None:
         raise OSError("no interface with this name")
     index: int = dev.index

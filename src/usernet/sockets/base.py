@@ -208,12 +208,12 @@ class SocketBase(SocketHandle):
 
     def sendmsg(self, buffers: Any, ancdata: Any = (), flags: Any = 0, address: Any = None, /) -> int:
         """sendmsg(2): a row of buffers, ancillary data as (level, type, data), flags, and where to."""
-        source = arguments.sources(buffers)
-        control = arguments.control_items(ancdata)
-        flags = c_int(flags)
         if self._sk is None:
             absent: int = self._absent("sendmsg", buffers, ancdata, flags, address)
             return absent
+        source = arguments.sources(buffers)
+        control = arguments.control_items(ancdata)
+        flags = c_int(flags)
         name = None if address is None else parse_address(self._net, self._family, address, "sendmsg")
         sys.audit("socket.sendmsg", self, address)
         return self._send(MsgHdr(source, name, control), flags)

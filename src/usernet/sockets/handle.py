@@ -71,6 +71,7 @@ class SocketHandle:
         finally:
             loop.leave()
         self._open(socket)
+        self._proto = numbers[2]  # as it was asked for: 0 is not resolved
 
     def _absent(self, call: str, *args: Any) -> Any:
         """There is no socket of a stack behind this object. Subclasses may have another one."""

@@ -101,6 +101,8 @@ class Readiness(Waiter):
 
     def detach(self, fd: int) -> None:
         """The descriptor has become a program's own, which may close it without a word."""
+        if fd not in self._descriptors:
+            return  # another holder of the same descriptor has closed it
         if self._spare < 0:
             self._spare = os.dup(fd)
         self._descriptors.remove(fd)
