@@ -1,4 +1,5 @@
-"""The two ends between which `programs.py` has programs work: a stack and a kernel, two stacks, or two kernels."""
+"""The two ends between which `programs.py` has programs work: a stack and a kernel, two stacks, two kernels, or
+slirp4netns and a kernel."""
 
 from __future__ import annotations
 
@@ -202,4 +203,24 @@ def on_kernel() -> Iterator[World]:
             world.close()
 
 
-WORLDS: Final = {"usernet": on_usernet, "kernel": on_kernel, "stacks": on_stacks}
+@contextmanager
+def on_slirp() -> Iterator[World]:
+    """Near in a namespace that slirp4netns joins to the other one; from there it can be called, and not be called."""
+    with namespace("near") as near, namespace("far") as far:
+        world = World(inside(near), inside(far), "10.0.2.100", "10.0.2.2")
+        world.asking = tuple(inside(near))
+        try:
+            world.start(
+                inside(far), "slirp4netns", "--configure", "--mtu=65520", "--netns-type=path", f"/run/netns/{near}",
+                "tap0",
+            )  # fmt: skip
+            show = ["ip", "-n", near, "-4", "addr", "show", "dev", "tap0"]
+            world.until(
+                lambda: b"10.0.2.100" in subprocess.run(show, capture_output=True, check=False).stdout, "slirp4netns"
+            )
+            yield world
+        finally:
+            world.close()
+
+
+WORLDS: Final = {"usernet": on_usernet, "kernel": on_kernel, "stacks": on_stacks, "slirp4netns": on_slirp}

@@ -1,6 +1,6 @@
 """Programs as they come, under `usernet run`, as clients and as servers, with the kernel on the other end.
 
-    python bench/programs.py [PROGRAM…] [--on usernet|kernel|stacks] [--list] [--verbose]
+    python bench/programs.py [PROGRAM…] [--exactly] [--on usernet|kernel|stacks|slirp4netns] [--list] [--verbose]
 
 Prints a table: what each program did, or why it did not. The program runs under `usernet run` on a stack (10.77.0.2)
 that a TAP device joins to a network namespace of the kernel's (10.77.0.1), where its counterpart runs. `--on stacks`:
@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from _worlds import PATIENCE, WORLDS, Failure, World
+from _worlds import PATIENCE, WORLDS, World
+from _worlds import Failure as Failure
 
 import usernet
 
@@ -441,16 +442,29 @@ def attempt(case: Callable[[World], str], role: str, where: str) -> str:
         return case(world if role == "client" else world.swapped())
 
 
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in Markdown."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for number, row in enumerate((header, *rows)):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+        if not number:
+            print("| " + " | ".join("-" * width for width in widths) + " |")
+
+
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="those whose name contains it (default: all)")
+    parser.add_argument("--exactly", action="store_true", help="those whose name it is")
     parser.add_argument("--on", choices=sorted(WORLDS), default="usernet")
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--verbose", "-v", action="store_true", help="show all that a program printed that failed")
     arguments = parser.parse_args()
     chosen = [
-        entry for entry in CASES if not arguments.programs or any(word in entry[0] for word in arguments.programs)
+        entry
+        for entry in CASES
+        if not arguments.programs
+        or any(word == entry[0] if arguments.exactly else word in entry[0] for word in arguments.programs)
     ]
     if arguments.list:
         print(*(name for name, *_ in chosen), sep="\n")
@@ -478,12 +492,7 @@ def main() -> int:
                     print(f"== {name}, as {role}: {first}\n{rest}", file=sys.stderr)
         rows.append((name, *results))
         print(f"{name}: {'; '.join(filter(None, results))}", file=sys.stderr)
-    header = ("program", "as client", "as server")
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(3)]
-    for number, row in enumerate((header, *rows)):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
-        if not number:
-            print("| " + " | ".join("-" * width for width in widths) + " |")
+    table(("program", "as client", "as server"), rows)
     print(f"\nusernet {usernet.__version__}; {len(rows)} programs, {failed} failures")
     return 1 if failed else 0
 
