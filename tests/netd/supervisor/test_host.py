@@ -223,6 +223,20 @@ class TestNames:
         assert dns.message.from_wire(ask(stack, good[:2] + b"\x20" + good[3:])).rcode() == dns.rcode.NOTIMP
 
 
+    @pytest.mark.parametrize("server", ["10.255.255.53", "127.0.0.53", "192.0.2.1"])
+    def test_it_can_be_other_nameservers(self, server):
+        with Host() as host, usernet.Stack("guest") as stack:
+            host.join(stack)
+            host.answer_as([server, "fe80::1", ADDRESS], stack)
+            stack.hosts = {}
+            stack.nameservers = [server]
+            with patched(stack):
+                assert socket.gethostbyname("host.usernet") == ADDRESS
+            with stack.socket() as sock:
+                sock.settimeout(10)
+                sock.connect((server, 53))
+
+
 class TestEcho:
     def test_tcp(self, stack):
         with stack.socket() as sock:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self, final
 
@@ -24,6 +26,7 @@ GUEST: Final = "10.0.2.15"
 GUEST_NAME: Final = "guest.usernet"
 LENGTH: Final = 24
 DEVICE: Final = "eth0"
+DNS_PORT: Final = 53
 LARGEST: Final = 65535
 
 
@@ -58,12 +61,13 @@ class Host:
         self.stack = Stack(NAME)
         self.stack.start()
         self._tasks = Tasks(self.stack)
+        self._near: list[Tasks] = []
         handshakes = Handshakes(self.stack.net)
-        nameserver = Nameserver(self.names, "usernet", NAME)
+        self._nameserver = nameserver = Nameserver(self.names, "usernet", NAME)
         self._tasks.listen(80, Web(handshakes).serve)
-        self._tasks.listen(53, nameserver.stream)
+        self._tasks.listen(DNS_PORT, nameserver.stream)
         self._tasks.listen(7, echo)
-        self._tasks.datagrams(53, nameserver.datagrams)
+        self._tasks.datagrams(DNS_PORT, nameserver.datagrams)
         self._tasks.datagrams(7, echo_datagrams)
         self._tasks.start()
 
@@ -77,9 +81,31 @@ class Host:
         for name, addresses in self.names.items():
             stack.hosts[name] = list(addresses)
 
+    def answer_as(self, nameservers: Sequence[str], stack: Stack) -> None:
+        """Be these nameservers, too, for `stack`, which is joined: for a command that could not be given a resolv.conf
+        of its own, and so asks the host's. One on the loopback is served on `stack` itself. Raises OSError where
+        something else serves there."""
+        near = Tasks(stack)
+        for text in nameservers:
+            address = ipaddress.ip_address(text)
+            if address.version != 4 or text == ADDRESS:
+                continue
+            if not address.is_loopback:
+                self.stack.add_address("lo", f"{text}/32")
+                stack.add_route(f"{text}/32", via=ADDRESS)
+            tasks = near if address.is_loopback else self._tasks
+            # Each has a socket of its own, so that its answers come from where the questions went.
+            tasks.datagrams(DNS_PORT, self._nameserver.datagrams, text)
+            if address.is_loopback:
+                tasks.listen(DNS_PORT, self._nameserver.stream, text)
+        near.start()
+        self._near.append(near)
+
     def close(self) -> None:
+        """End it. The stacks that it is joined to have ended before."""
         self.stack.close()
-        self._tasks.join()
+        for tasks in (self._tasks, *self._near):
+            tasks.join()
 
     def __enter__(self) -> Self:
         return self

@@ -92,8 +92,8 @@ def nsswitch(text: str) -> str:
     return changed if count else text.rstrip("\n") + "\n" + line
 
 
-def host_nameservers() -> list[str]:
-    """The nameservers of the host that another stack could reach: resolv.conf's, but for those on its loopback."""
+def host_nameservers(loopback: bool = False) -> list[str]:
+    """The nameservers of the host's resolv.conf. loopback: also those that no other stack could reach."""
     found = []
     for line in _read(RESOLV_CONF).splitlines():
         words = line.split()
@@ -102,9 +102,9 @@ def host_nameservers() -> list[str]:
                 address = ipaddress.ip_address(words[1])
             except ValueError:
                 continue
-            if not address.is_loopback:
+            if loopback or not address.is_loopback:
                 found.append(words[1])
-    return found
+    return found or (["127.0.0.1"] if loopback else [])
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from _socket import SO_REUSEADDR, SOL_SOCKET
 from collections.abc import Callable, Generator
 from typing import Any, Final, TypeAlias, final
 
@@ -82,19 +83,29 @@ class Tasks:
     def served(self) -> int:
         return len(self._served) - self._fixed
 
-    def listen(self, port: int, handler: Handler) -> None:
-        """Serve the connections to a port."""
+    def listen(self, port: int, handler: Handler, address: str = "") -> None:
+        """Serve the connections to a port. Raises OSError."""
         listener = self._stack.socket()
-        listener.bind(("", port))
+        try:
+            listener.bind((address, port))
+        except OSError:
+            listener.close()
+            raise
         listener.listen(128)
         listener.setblocking(False)
         self._listeners[listener] = handler
         self._epoll.register(listener, EPOLLIN)
 
-    def datagrams(self, port: int, handler: Handler) -> None:
-        """Have a task serve the datagrams to a port; its peer is None."""
+    def datagrams(self, port: int, handler: Handler, address: str = "") -> None:
+        """Have a task serve the datagrams to a port; its peer is None. Raises OSError."""
         sock = self._stack.socket(type=2)
-        sock.bind(("", port))
+        try:
+            # One of a certain address may stand beside the one of all.
+            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            sock.bind((address, port))
+        except OSError:
+            sock.close()
+            raise
         sock.setblocking(False)
         served = _Served(sock, handler(sock, None))
         served.used = FOREVER
