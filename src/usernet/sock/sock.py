@@ -173,6 +173,10 @@ class Sock:
     def accept(self, flags: int, deadline: int) -> Blocking[Sock] | Sock:
         raise error(errno.EOPNOTSUPP)
 
+    def unaccept(self, child: Sock) -> None:
+        """Undo accept(): `child`, which nobody has used, goes back to the head of the queue."""
+        raise error(errno.EOPNOTSUPP)
+
     def getsockname(self) -> Name:
         raise error(errno.EOPNOTSUPP)
 

@@ -93,6 +93,10 @@ class Socket:
         """The socket of a connection that this one accepted."""
         return Socket(self.net, sk, self.type, self.protocol)
 
+    def unaccept(self, sk: Sock) -> None:
+        """The undoing of `accept`: `sk`, which nobody has used, is the next to be accepted again."""
+        self.sk.unaccept(sk)
+
     def sendmsg(self, msg: MsgHdr, flags: int) -> Blocking[int] | int:
         """sendmsg(2), for as long as O_NONBLOCK, MSG_DONTWAIT and SO_SNDTIMEO allow."""
         return self.sk.sendmsg(msg, flags | MSG_DONTWAIT if self.nonblock else flags, self._deadline(self.sk.sndtimeo))

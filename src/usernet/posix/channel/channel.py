@@ -70,7 +70,8 @@ class Channel(Napi):
 
     fd_app: the application's end, -1 once it was released. inode: by which that end is recognised in any process.
     ready: data goes through it. reach: gives a duplicate of that end, to be closed by who asked; -1 where there is
-    none. over: the stack's end is closed.
+    none. held: nothing is moved before `start`. over: the stack's end is closed; then `ended` was called, with whether
+    it was the application who closed its end first.
     """
 
     def __init__(self, socket: Socket, kind: int) -> None:
@@ -83,7 +84,9 @@ class Channel(Napi):
         self.socket: Socket = socket
         self.loop = loop
         self.reach: Callable[[], int] | None = None
+        self.ended: Callable[[bool], None] | None = None
         self.over: bool = False
+        self.held: bool = False
         self.ready: bool = False
         self.fd_app: int = app.detach()
         self.inode: int = os.fstat(self.fd_app).st_ino
@@ -134,7 +137,7 @@ class Channel(Napi):
         self.fd_app = -1
         return fd
 
-    def _at_app(self, action: Callable[[socket], object]) -> bool:
+    def at_app(self, action: Callable[[socket], object]) -> bool:
         """Do something at the application's end. False where it is out of reach."""
         fd = -1
         if self.fd_app >= 0:
@@ -177,6 +180,11 @@ class Channel(Napi):
         deadline: ns, None to wait without end. Raises OSError EAGAIN when it has passed.
         """
         return None
+
+    def limit_send(self, size: int) -> None:
+        """SO_SNDBUF was set to `size`: hold no more than that of what the application writes."""
+        if self.ready:
+            self.at_app(lambda app: set_send_buffer(app, size))
 
     def limit_receive(self, size: int) -> None:
         """SO_RCVBUF was set to `size`: hold no more than that for the application to read."""
@@ -234,7 +242,23 @@ class Channel(Napi):
         self._hung = gone
         return gone
 
-    # -- the end
+    # -- the start and the end
+
+    def start(self) -> None:
+        """The end of `held`."""
+        if self.held:
+            self.held = False
+            if not self.over:
+                self._readable = self._told = True
+                self.loop.softirq.schedule(self)
+
+    def give_back(self) -> Socket:
+        """End a channel that was held from its start, and so has moved nothing. Its socket, with its reference, goes
+        to the caller."""
+        socket = self.socket
+        self.ended = None
+        self._let_go()
+        return socket
 
     def abort(self) -> None:
         """Close the stack's end, so that the application sees a reset, and let go of the socket."""
@@ -243,6 +267,19 @@ class Channel(Napi):
     def _end(self) -> None:
         if self.over:
             return
+        ended = self.ended
+        self.ended = None
+        gone = self._app_gone()
+        socket = self.socket
+        self._let_go()
+        lingering = socket.put()
+        if lingering is not None:
+            lingering.close()  # nobody is there to wait
+        if ended is not None:
+            ended(gone)
+
+    def _let_go(self) -> None:
+        """Close the pair, and leave all tables."""
         self.over = True
         socket = self.socket
         socket.wait_queue().remove(self._waiter)
@@ -256,9 +293,6 @@ class Channel(Napi):
         self._own.close()
         self.release_app()
         self.reach = None
-        lingering = socket.put()
-        if lingering is not None:
-            lingering.close()  # nobody is there to wait
 
 
 def set_send_buffer(end: socket, size: int) -> None:

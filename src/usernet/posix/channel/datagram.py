@@ -46,6 +46,9 @@ class DatagramChannel(Channel):
         """A datagram that the pair has no room for."""
         self._pending: bytes | None = None
         """One that the socket has no room for."""
+        self._returned: list[tuple[bytes, MsgHdr]] = []
+        self.receivers: int = 0
+        """How many calls wait for a datagram: what comes stays in the receive queue for them."""
         self._again = False
         super().__init__(opened, SOCK_SEQPACKET)
         self.ready = True
@@ -53,7 +56,7 @@ class DatagramChannel(Channel):
 
     def _prepare(self) -> None:
         set_send_buffer(self._own, PAIR_BUFFER)
-        self._at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
+        self.at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
 
     # -- what is told
 
@@ -77,7 +80,7 @@ class DatagramChannel(Channel):
         itself is to be asked. flags: MSG_PEEK and MSG_TRUNC count."""
         last = self._last
         if self.over or last is None or not self._in_pair():
-            return None
+            return self._receive_returned(size, flags)
         got: list[tuple[bytes, int]] = []
 
         def take(app: socket) -> None:
@@ -86,7 +89,7 @@ class DatagramChannel(Channel):
             got.append((bytes(buffer[:length]), length))
 
         try:
-            if not self._at_app(take):
+            if not self.at_app(take):
                 return None
         except BlockingIOError:
             return None  # the application was faster
@@ -99,7 +102,7 @@ class DatagramChannel(Channel):
     # -- the pump
 
     def poll(self, budget: int) -> int:
-        if self.over:
+        if self.over or self.held:
             return 0
         self._again = False
         if self._told:
@@ -113,11 +116,31 @@ class DatagramChannel(Channel):
             self.loop.softirq.schedule(self)
         return min(1 + moved, budget - 1 if budget > 1 else budget)
 
+    def _receive_returned(self, size: int, flags: int) -> tuple[bytes, int, MsgHdr] | None:
+        if not self._returned:
+            return None
+        data, kept = self._returned[-1]
+        if not flags & MSG_PEEK:
+            self._returned.pop()
+        msg = MsgHdr(CollectIter(0), kept.name, kept.control)
+        msg.flags = kept.flags | (MSG_TRUNC if len(data) > size else 0)
+        return data[:size], len(data), msg
+
+    def put_back(self, data: bytes, msg: MsgHdr) -> None:
+        """A datagram that was taken for a call which came to nothing is the next one again."""
+        if not self.over:
+            self._returned.append((data, msg))
+            self.loop.softirq.schedule(self)
+
     def _in_pair(self) -> bool:
         """Whether the application has still to read something."""
         count = array("i", [0])
         ioctl(self._own_fd, TIOCOUTQ, count)
         return count[0] > 0
+
+    def _waiting(self) -> bool:
+        """Whether there is something to be put into the pair."""
+        return self.sk.receive_queue.first is not None or self._held is not None or bool(self._returned)
 
     def _one_by_one(self) -> bool:
         """Whether what goes with each datagram has to be remembered."""
@@ -133,7 +156,9 @@ class DatagramChannel(Channel):
     def _to_app(self) -> int:
         sk = self.sk
         single = self._one_by_one()
-        waits = sk.receive_queue.first is not None or self._held is not None
+        if self.receivers:
+            return 0
+        waits = self._waiting()
         if single and waits and self._last is not None and self._in_pair():
             # An edge tells when it has been read.
             self._want_out(True)
@@ -144,7 +169,7 @@ class DatagramChannel(Channel):
         while moved < BURST:
             data = self._held
             if data is None:
-                if sk.receive_queue.first is None:
+                if not (self._returned or sk.receive_queue.first is not None):
                     break
                 data = self._next()
                 if data is None:
@@ -163,11 +188,14 @@ class DatagramChannel(Channel):
                 break
         else:
             self._again = True
-        self._want_out(full or (single and sk.receive_queue.first is not None))
+        self._want_out(full or (single and self._waiting()))
         return moved
 
     def _next(self) -> bytes | None:
         """The first datagram of the receive queue; what goes with it is remembered."""
+        if self._returned:
+            data, self._last = self._returned.pop()
+            return data
         sk = self.sk
         sink = CollectIter(LARGEST)
         msg = MsgHdr(sink)

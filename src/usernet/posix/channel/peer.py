@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import sys
 from _socket import AF_NETLINK, AF_UNIX, SOCK_CLOEXEC, SOCK_RAW, socket
+from collections.abc import Collection
 from struct import Struct
 from typing import Final
 
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
 _NLM_F_REQUEST: Final = 1
+_NLM_F_DUMP: Final = 0x300
 _UDIAG_SHOW_PEER: Final = 4
 _UNIX_DIAG_PEER: Final = 2
 _NLMSGHDR: Final = Struct("=IHHII")
@@ -24,6 +27,9 @@ _REQUEST: Final = Struct("=BBHIIIII")
 _MESSAGE: Final = 16
 """Bytes of struct unix_diag_msg."""
 _ATTRIBUTE: Final = Struct("=HH")
+
+ONE_BY_ONE: Final = 8
+"""Sockets up to which each is asked about; the kernel looks for one by walking over all."""
 
 
 def _ask(inode: int) -> bytes:
@@ -56,3 +62,35 @@ def is_open(inode: int) -> bool:
     """Whether the UNIX socket `inode` is still open somewhere. Raises OSError where the kernel can't be asked."""
     return bool(_ask(inode))
 
+
+
+def which_are_open(inodes: Collection[int]) -> set[int]:
+    """Those of `inodes` that are still open somewhere. Raises OSError where the kernel can't be asked."""
+    if len(inodes) <= ONE_BY_ONE:
+        return {inode for inode in inodes if is_open(inode)}
+    return _all_open().intersection(inodes)
+
+
+def _all_open() -> set[int]:
+    """The inodes of all UNIX sockets of this network namespace."""
+    found: set[int] = set()
+    request = _REQUEST.pack(AF_UNIX, 0, 0, 0xFFFFFFFF, 0, 0, 0xFFFFFFFF, 0xFFFFFFFF)
+    header = _NLMSGHDR.pack(_NLMSGHDR.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
+    asker = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    try:
+        asker.send(header + request)
+        while True:
+            answer: bytes = asker.recv(65536)
+            offset = 0
+            while len(answer) - offset >= _NLMSGHDR.size:
+                length, kind = _NLMSGHDR.unpack_from(answer, offset)[:2]
+                if kind == _NLMSG_DONE or length < _NLMSGHDR.size:
+                    return found
+                if kind == _NLMSG_ERROR:
+                    code = -int.from_bytes(answer[offset + 16 : offset + 20], sys.byteorder, signed=True)
+                    raise OSError(code, os.strerror(code))
+                # struct unix_diag_msg: family, type, state, padding, inode
+                found.add(int.from_bytes(answer[offset + 20 : offset + 24], sys.byteorder))
+                offset += (length + 3) & ~3
+    finally:
+        asker.close()

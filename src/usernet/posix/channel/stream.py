@@ -102,7 +102,7 @@ class StreamChannel(Channel):
 
     def _prepare(self) -> None:
         set_send_buffer(self._own, PAIR_BUFFER)
-        self._at_app(self._fill)
+        self.at_app(self._fill)
 
     def _fill(self, app: socket) -> None:
         if self.state == CONNECTED:
@@ -127,7 +127,7 @@ class StreamChannel(Channel):
         self.ready = True
         self._waiter.mask = INTEREST
         # First the room, then the event that says so.
-        self._at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
+        self.at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
         self._own.recv(1)
         self._readable = True
         self.loop.softirq.schedule(self)
@@ -194,7 +194,7 @@ class StreamChannel(Channel):
     # -- the pump
 
     def poll(self, budget: int) -> int:
-        if self.over:
+        if self.over or self.held:
             return 0
         if self._busy:
             # A look at the devices, on the way to an answer, has come back here.
@@ -435,7 +435,7 @@ class StreamChannel(Channel):
                 return  # the application has closed its end
             self._marked = True
             return
-        if self._at_app(_take_mark):
+        if self.at_app(_take_mark):
             self._marked = False
 
 

@@ -247,6 +247,23 @@ def _take_child(sk: TcpSock) -> TcpSock:
     return child
 
 
+def tcp_unaccept(sk: TcpSock, child: TcpSock) -> None:
+    """Put a connection that accept() gave, and that nobody has used, back to the head of the queue. One whose listener
+    has stopped listening is reset, as those are that wait then."""
+    child.ss_state = SS_UNCONNECTED
+    if sk.accept_queue is None:
+        child.dead = True
+        if child.state != TCP_CLOSE:
+            send_active_reset(child)
+            child.done()
+        else:
+            child.destroy()
+        return
+    child.listener = sk
+    sk.accept_queue.appendleft(child)
+    sk.data_ready()
+
+
 def _wait_accept(sk: TcpSock, deadline: int) -> Blocking[Sock]:
     while True:
         if sk.loop.now >= deadline:

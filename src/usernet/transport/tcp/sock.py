@@ -34,7 +34,7 @@ from usernet.transport.tcp import sendmsg as _sendmsg
 from usernet.transport.tcp import sockopt as _sockopt
 from usernet.transport.tcp import timer as _timer
 from usernet.transport.tcp.ack import rtt_estimator, set_rto
-from usernet.transport.tcp.calls import stream_connect, tcp_accept, tcp_listen, tcp_poll
+from usernet.transport.tcp.calls import stream_connect, tcp_accept, tcp_listen, tcp_poll, tcp_unaccept
 from usernet.transport.tcp.close import tcp_close, tcp_disconnect, tcp_shutdown
 from usernet.transport.tcp.completion import freed_all
 from usernet.transport.tcp.congestion.base import start
@@ -513,6 +513,10 @@ class TcpSock(TcpState):
 
     def accept(self, flags: int, deadline: int) -> Blocking[Sock] | Sock:
         return tcp_accept(self, flags, deadline)
+
+    def unaccept(self, child: Sock) -> None:
+        assert isinstance(child, TcpSock)
+        tcp_unaccept(self, child)
 
 
 

@@ -1,0 +1,597 @@
+"""The system calls of one client on the sockets of a stack, each with a real descriptor and with no thread of its own.
+
+What interface.py asks for, carried out here: below the service (a session of a client is one `Calls`) and below the
+supervisor of a command whose stack is in the same process. A call is a plain attempt under the stack's lock; where it
+has to wait it is a `Deferred` (core/deferred.py), and its answer comes when it is done. Nothing that is asked for under
+the lock touches a client's memory: that was read before, and is written afterwards.
+
+A socket is held by its channel, and by the table here, so that it can be asked for SO_ERROR after its channel has ended
+with the connection. It goes when the application has closed its end. A channel that is over does not hear of that, so
+those are asked about (sweep.py).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, Final, final
+
+from usernet.core.deferred import Deferred, Done
+from usernet.core.errors import UnusableStackError, error
+from usernet.core.iov import BytesIter, CollectIter
+from usernet.core.loop import Loop
+from usernet.core.timer import NEVER
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Blocking, Wait
+from usernet.net.pernet import Net
+from usernet.netd.interface import Backend, Opened, Pending, Reach, Received, SpentChannelError
+from usernet.netd.layouts import (
+    AF_UNSPEC,
+    NAME_MAX,
+    NO_ADDRESS,
+    family_of,
+    pack_control,
+    unpack_control,
+    unpack_name,
+)
+from usernet.netd.part import PartIter
+from usernet.netd.sweep import Sweep
+from usernet.posix.channel import Channel, DatagramChannel, StreamChannel, open_channel
+from usernet.posix.channel.datagram import LARGEST
+from usernet.sock.inet import InetSock
+from usernet.sock.msg import (
+    MSG_CTRUNC,
+    MSG_DONTWAIT,
+    MSG_ERRQUEUE,
+    MSG_FASTOPEN,
+    MSG_NOSIGNAL,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MsgHdr,
+    SockAddr,
+)
+from usernet.sock.optval import pack_name
+from usernet.sock.sock import Sock
+from usernet.sock.sockopt import SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF, SO_SNDBUFFORCE, SOL_SOCKET
+from usernet.sockets.socket import SOCK_CLOEXEC, SOCK_NONBLOCK, Socket
+
+SOL_TCP: Final = 6
+SIOCOUTQ: Final = 0x5411
+SIOCOUTQNSD: Final = 0x894B
+
+
+@final
+class OpenSocket:
+    """A socket in the table. listener: whose queue it was taken from, as long as it may go back there. renewed: the
+    channel that is to take the place of one that is spent. taken: the datagram that a call received last."""
+
+    __slots__ = ("channel", "handle", "listener", "pending", "renewed", "socket", "taken")
+
+    def __init__(self, handle: int, socket: Socket, channel: Channel, listener: OpenSocket | None) -> None:
+        self.handle = handle
+        self.socket = socket
+        self.channel = channel
+        self.listener = listener
+        self.renewed: Channel | None = None
+        self.taken: tuple[bytes, MsgHdr] | None = None
+        self.pending: set[Waiting] = set()
+
+
+@final
+class Later:
+    """What a call returns in place of its result when it has to wait."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Generator[Wait, None, Any]) -> None:
+        self.call = call
+
+
+@final
+class Waiting(Pending):
+    """A call that waits, of one socket."""
+
+    __slots__ = ("_calls", "deferred", "done")
+
+    def __init__(self, calls: Calls, done: Done) -> None:
+        self._calls = calls
+        self.done = done
+        self.deferred: Deferred | None = None
+
+    def cancel(self) -> bool:
+        return self._calls.cancel(self)
+
+
+class Calls(Backend):
+    """The sockets of one client, and its calls. Without the stack's lock held."""
+
+    def __init__(self, net: Net, admit: Callable[[], None] | None = None) -> None:
+        """admit: asked before each new socket, under the lock; raises OSError (ENFILE, ENOBUFS) where there is to be no
+        more."""
+        self.net = net
+        self.loop: Loop = net.loop
+        self.table: dict[int, OpenSocket] = {}
+        self.closed: Callable[[int], None] | None = None
+        self._admit = admit
+        self._serial = 0
+        self._sweep = Sweep(net.loop)
+
+    # -- how a call runs
+
+    def _call(self, handle: int, work: Callable[[OpenSocket], Any], done: Done) -> Pending | None:
+        """Do it, and answer; or have it answered later."""
+        loop = self.loop
+        result: Any = None
+        problem: BaseException | None = None
+        try:
+            loop.enter()
+        except UnusableStackError as ended:
+            done(None, ended)
+            return None
+        try:
+            opened = self.table.get(handle)
+            if opened is None:
+                raise error(errno.EBADF)
+            result = work(opened)
+            if type(result) is Later:
+                return self._wait(opened, result, done)
+        except (OSError, UnusableStackError) as failed:
+            problem = failed
+        finally:
+            loop.leave()
+        done(result, problem)
+        return None
+
+    def _wait(self, opened: OpenSocket, later: Later, done: Done) -> Pending:
+        waiting = Waiting(self, done)
+        opened.pending.add(waiting)
+        waiting.deferred = Deferred(self.loop, _until_over(opened, waiting, later.call), done)
+        return waiting
+
+    def cancel(self, waiting: Waiting) -> bool:
+        """See `Pending.cancel`."""
+        loop = self.loop
+        try:
+            loop.enter()
+        except UnusableStackError:
+            return False
+        try:
+            deferred = waiting.deferred
+            if deferred is None or deferred.over:
+                return False
+            deferred.cancel()
+            return True
+        finally:
+            loop.leave()
+
+    # -- sockets that come
+
+    def socket(self, family: int, kind: int, protocol: int, done: Done) -> Pending | None:
+        loop = self.loop
+        opened: Opened | None = None
+        problem: BaseException | None = None
+        try:
+            loop.enter()
+        except UnusableStackError as ended:
+            done(None, ended)
+            return None
+        try:
+            if self._admit is not None:
+                self._admit()
+            socket = Socket.create(self.net, family, kind, protocol)
+            try:
+                opened = self._open(socket, None, b"")
+            except BaseException:
+                socket.put()
+                raise
+        except (OSError, UnusableStackError) as failed:
+            problem = failed
+        finally:
+            loop.leave()
+        done(opened, problem)
+        return None
+
+    def _open(self, socket: Socket, listener: OpenSocket | None, name: bytes) -> Opened:
+        """Give it a channel, and a place in the table."""
+        channel = open_channel(socket)
+        channel.held = True
+        socket.get()
+        self._serial += 1
+        opened = OpenSocket(self._serial, socket, channel, listener)
+        self.table[opened.handle] = opened
+        channel.ended = partial(self._ended, opened)
+        return _prepared(opened, channel, name)
+
+    def accept(self, handle: int, flags: int, nonblock: bool, done: Done) -> Pending | None:
+        def work(opened: OpenSocket) -> Opened | Later:
+            if flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC):
+                raise error(errno.EINVAL)
+            if self._admit is not None:
+                self._admit()
+            socket = opened.socket
+            socket.nonblock = nonblock
+            accepted = socket.accept()
+            if isinstance(accepted, Sock):
+                return self._take(opened, accepted, flags)
+            return Later(self._accept_later(opened, accepted, flags))
+
+        return self._call(handle, work, done)
+
+    def _accept_later(self, opened: OpenSocket, accepted: Blocking[Sock], flags: int) -> Blocking[Opened]:
+        return self._take(opened, (yield from accepted), flags)
+
+    def _take(self, listener: OpenSocket, sk: Sock, flags: int) -> Opened:
+        """Prepare a connection that was taken from the queue."""
+        socket = listener.socket.adopt(sk)
+        socket.nonblock = bool(flags & SOCK_NONBLOCK)
+        name = pack_name(SockAddr(sk.family, sk.daddr, sk.dport)) if isinstance(sk, InetSock) else b""
+        try:
+            if self._admit is not None:
+                self._admit()
+            opened = self._open(socket, listener, name)
+        except BaseException:
+            listener.socket.unaccept(sk)
+            raise
+        listener.channel.accepted()
+        return opened
+
+    def renew(self, handle: int, done: Done) -> Pending | None:
+        def work(opened: OpenSocket) -> Opened | None:
+            if not opened.channel.over or opened.renewed is not None:
+                return None
+            socket = opened.socket
+            socket.get()
+            try:
+                channel = open_channel(socket)
+            except BaseException:
+                socket.put()
+                raise
+            channel.held = True
+            opened.renewed = channel
+            return _prepared(opened, channel, b"")
+
+        return self._call(handle, work, done)
+
+    def commit(self, handle: int, reach: Reach) -> None:
+        def work(opened: OpenSocket) -> None:
+            opened.listener = None
+            if opened.renewed is not None:
+                self._sweep.discard(opened.channel.inode)
+                opened.channel, opened.renewed = opened.renewed, None
+                opened.channel.ended = partial(self._ended, opened)
+            opened.channel.reach = reach
+            opened.channel.start()
+
+        self._call(handle, work, _ignore)
+
+    def give_back(self, handle: int) -> None:
+        def work(opened: OpenSocket) -> None:
+            if opened.renewed is not None:
+                channel, opened.renewed = opened.renewed, None
+                channel.give_back().put()
+                return
+            listener = opened.listener
+            if listener is None or opened.channel.over:
+                self._drop(opened)
+                return
+            self._forget(opened)
+            listener.socket.unaccept(opened.channel.give_back().sk)
+
+        self._call(handle, work, _ignore)
+
+    # -- sockets that go
+
+    def _ended(self, opened: OpenSocket, gone: bool) -> None:
+        """Its channel is over. gone: the application has closed its end."""
+        if gone or opened.listener is not None:
+            self._drop(opened)
+        else:
+            self._sweep.add(opened.channel.inode, partial(self._drop, opened))
+
+    def _drop(self, opened: OpenSocket) -> None:
+        """The application has let go of it."""
+        if self.table.get(opened.handle) is not opened:
+            return
+        self._forget(opened)
+        channel = opened.channel
+        channel.ended = None
+        if not channel.over:
+            channel.abort()
+        renewed, opened.renewed = opened.renewed, None
+        if renewed is not None:
+            renewed.abort()
+        lingering = opened.socket.put()
+        if lingering is not None:
+            lingering.close()  # nobody is there to wait
+
+    def _forget(self, opened: OpenSocket) -> None:
+        """Take it out of the table; calls on it end with EBADF."""
+        self.table.pop(opened.handle, None)
+        self._sweep.discard(opened.channel.inode)
+        for waiting in tuple(opened.pending):
+            deferred = waiting.deferred
+            if deferred is not None and not deferred.over:
+                deferred.cancel()
+                self.loop.after(partial(waiting.done, None, error(errno.EBADF)))
+        closed = self.closed
+        if closed is not None:
+            self.loop.after(partial(closed, opened.handle))
+
+    def close(self) -> None:
+        loop = self.loop
+        try:
+            loop.enter()
+        except UnusableStackError:
+            return  # its end has closed the channels
+        try:
+            self.closed = None
+            for opened in tuple(self.table.values()):
+                self._drop(opened)
+            self._sweep.close()
+        finally:
+            loop.leave()
+
+    # -- calls on a socket
+
+    def bind(self, handle: int, name: bytes, done: Done) -> Pending | None:
+        def work(opened: OpenSocket) -> int:
+            sk = opened.socket.sk
+            sk.bind(unpack_name(sk, _short(name)))
+            opened.channel.follow()
+            return 0
+
+        return self._call(handle, work, done)
+
+    def listen(self, handle: int, backlog: int, done: Done) -> Pending | None:
+        def work(opened: OpenSocket) -> int:
+            channel = _unspent(opened)
+            # Linux takes it as unsigned.
+            opened.socket.sk.listen(backlog if backlog >= 0 else opened.socket.sk.settings.somaxconn)
+            channel.follow()
+            return 0
+
+        return self._call(handle, work, done)
+
+    def connect(self, handle: int, name: bytes, nonblock: bool, done: Done) -> Pending | None:
+        def work(opened: OpenSocket) -> int | Later:
+            socket = opened.socket
+            to = NO_ADDRESS if family_of(_short(name)) == AF_UNSPEC else unpack_name(socket.sk, name)
+            channel = _unspent(opened)
+            socket.nonblock = nonblock
+            try:
+                waiting = socket.connect(to)
+            finally:
+                channel.follow()
+            return 0 if waiting is None else Later(_connect_later(opened, waiting))
+
+        return self._call(handle, work, done)
+
+    def getsockname(self, handle: int, done: Done) -> Pending | None:
+        return self._call(handle, lambda opened: pack_name(opened.socket.sk.getsockname()), done)
+
+    def getpeername(self, handle: int, done: Done) -> Pending | None:
+        return self._call(handle, lambda opened: pack_name(opened.socket.sk.getpeername()), done)
+
+    def shutdown(self, handle: int, how: int, done: Done) -> Pending | None:
+        def work(opened: OpenSocket) -> int:
+            if not 0 <= how <= 2:
+                raise error(errno.EINVAL)
+            channel = opened.channel
+            if channel.over:
+                opened.socket.sk.shutdown(how)
+            else:
+                channel.shutdown(how)
+            return 0
+
+        return self._call(handle, work, done)
+
+    def getsockopt(
+        self, handle: int, level: int, option: int, length: int, value: bytes | None, done: Done
+    ) -> Pending | None:
+        def work(opened: OpenSocket) -> bytes:
+            sk = opened.socket.sk
+            if length < 0:
+                raise error(errno.EINVAL)
+            if value is not None:
+                return sk.getsockopt_from(level, option, value)
+            return sk.getsockopt(level, option, length)
+
+        return self._call(handle, work, done)
+
+    def setsockopt(self, handle: int, level: int, option: int, value: bytes, done: Done) -> Pending | None:
+        def work(opened: OpenSocket) -> int:
+            channel = opened.channel
+            if level == SOL_TCP and not channel.over:
+                channel.drain(self.loop.now)  # what was written before it (TCP_CORK), as far as there is room
+            opened.socket.sk.setsockopt(level, option, value)
+            if level == SOL_SOCKET and not channel.over and len(value) >= 4:
+                size = int.from_bytes(value[:4], "little", signed=True)
+                if option in (SO_SNDBUF, SO_SNDBUFFORCE):
+                    channel.limit_send(max(size, 0))
+                elif option in (SO_RCVBUF, SO_RCVBUFFORCE):
+                    channel.limit_receive(max(size, 0))
+            return 0
+
+        return self._call(handle, work, done)
+
+    def ioctl(self, handle: int, request: int, argument: bytes, done: Done) -> Pending | None:
+        if not handle:
+            done(None, error(errno.ENOTTY))
+            return None
+
+        def work(opened: OpenSocket) -> bytes:
+            channel = opened.channel
+            if request in (SIOCOUTQ, SIOCOUTQNSD) and not channel.over:
+                channel.drain(self.loop.now)
+            return (opened.socket.sk.ioctl(request) & 0xFFFFFFFF).to_bytes(4, "little")
+
+        return self._call(handle, work, done)
+
+    # -- data
+
+    def sendmsg(
+        self,
+        handle: int,
+        data: bytes,
+        size: int,
+        flags: int,
+        name: bytes | None,
+        control: bytes,
+        nonblock: bool,
+        done: Done,
+    ) -> Pending | None:
+        def work(opened: OpenSocket) -> int | Later:
+            socket = opened.socket
+            sk = socket.sk
+            stream = isinstance(opened.channel, StreamChannel)
+            to = None
+            if name is not None and (not stream or flags & MSG_FASTOPEN):
+                to = unpack_name(sk, _short(name))
+            items = unpack_control(control) if control else None
+            msg = MsgHdr(BytesIter(data) if size == len(data) else PartIter(data, size), to, items)
+            socket.nonblock = nonblock
+            if not stream:
+                sent = socket.sendmsg(msg, flags | MSG_NOSIGNAL)
+                return sent if isinstance(sent, int) else Later(sent)
+            channel = opened.channel
+            if channel.ready and not channel.over:
+                waits = not nonblock and not flags & MSG_DONTWAIT
+                drained = channel.drain(min(self.loop.now + sk.sndtimeo, NEVER) if waits else self.loop.now)
+                if drained is not None:
+                    return Later(_send_behind(drained, socket, msg, flags))
+            try:
+                sent = socket.sendmsg(msg, flags | MSG_NOSIGNAL)
+            finally:
+                channel.follow()
+            return sent if isinstance(sent, int) else Later(sent)
+
+        return self._call(handle, work, done)
+
+    def recvmsg(
+        self, handle: int, size: int, flags: int, control: int, nonblock: bool, done: Done
+    ) -> Pending | None:
+        def work(opened: OpenSocket) -> Received | Later:
+            socket = opened.socket
+            channel = opened.channel
+            if isinstance(channel, DatagramChannel) and not channel.over and not flags & MSG_ERRQUEUE:
+                got = _receive(opened, channel, size, flags, control)
+                if got is not None:
+                    return got
+                if nonblock or flags & MSG_DONTWAIT:
+                    raise error(errno.EAGAIN)
+                return Later(_receive_later(opened, channel, size, flags, control))
+            sink = CollectIter(size)
+            msg = MsgHdr(sink)
+            socket.nonblock = nonblock
+            result = socket.recvmsg(msg, flags)
+            if isinstance(result, int):
+                return _received(sink.getvalue(), result, msg, control)
+            return Later(_read_later(result, sink, msg, control))
+
+        return self._call(handle, work, done)
+
+    def unreceive(self, handle: int) -> None:
+        def work(opened: OpenSocket) -> None:
+            taken, opened.taken = opened.taken, None
+            if taken is not None and isinstance(opened.channel, DatagramChannel):
+                opened.channel.put_back(*taken)
+
+        self._call(handle, work, _ignore)
+
+
+def _ignore(result: object, problem: BaseException | None) -> None:
+    """Nobody waits for the answer; one who is asked of a socket that is gone meanwhile has nothing to do."""
+
+
+def _prepared(opened: OpenSocket, channel: Channel, name: bytes) -> Opened:
+    stream = isinstance(channel, StreamChannel)
+    return Opened(opened.handle, channel.take_app(), channel.inode, opened.socket.sk.family, stream, name)
+
+
+def _until_over(opened: OpenSocket, waiting: Waiting, call: Generator[Wait, None, Any]) -> Blocking[Any]:
+    try:
+        return (yield from call)
+    finally:
+        opened.pending.discard(waiting)
+
+
+def _short(name: bytes) -> bytes:
+    """Raises OSError EINVAL for what is no address's length (Linux: move_addr_to_kernel)."""
+    if len(name) > NAME_MAX:
+        raise error(errno.EINVAL, f"address: expected at most {NAME_MAX} bytes, not {len(name)}")
+    return name
+
+
+def _unspent(opened: OpenSocket) -> Channel:
+    if opened.channel.over:
+        raise SpentChannelError
+    return opened.channel
+
+
+def _connect_later(opened: OpenSocket, waiting: Blocking[None]) -> Blocking[int]:
+    yield from waiting
+    if not opened.channel.over:
+        opened.channel.connected()
+    return 0
+
+
+def _send_behind(drained: Blocking[None], socket: Socket, msg: MsgHdr, flags: int) -> Blocking[int]:
+    """Send behind what was written to the descriptor."""
+    yield from drained
+    sent = socket.sendmsg(msg, flags | MSG_NOSIGNAL)
+    return sent if isinstance(sent, int) else (yield from sent)
+
+
+def _read_later(waiting: Blocking[int], sink: CollectIter, msg: MsgHdr, room: int) -> Blocking[Received]:
+    result = yield from waiting
+    return _received(sink.getvalue(), result, msg, room)
+
+
+def _received(data: bytes, result: int, msg: MsgHdr, room: int) -> Received:
+    control, cut = pack_control(msg.control, room)
+    name = b"" if msg.name is None else pack_name(msg.name)
+    return Received(data, result, name, control, msg.flags | MSG_CTRUNC if cut else msg.flags)
+
+
+def _receive(opened: OpenSocket, channel: DatagramChannel, size: int, flags: int, room: int) -> Received | None:
+    """A datagram, from the pair or from the receive queue; None where there is none."""
+    socket = opened.socket
+    sk = socket.sk
+    sk.raise_error()
+    got = channel.receive(max(size, 65536), flags & ~MSG_TRUNC)
+    if got is not None:
+        data, length, msg = got
+    else:
+        sink = CollectIter(LARGEST)
+        msg = MsgHdr(sink)
+        try:
+            sk.recvmsg(msg, flags & ~MSG_TRUNC | MSG_DONTWAIT, socket.loop.now)
+        except BlockingIOError:
+            return None
+        data = sink.getvalue()
+        length = len(data)
+    opened.taken = None if flags & MSG_PEEK else (data, msg)
+    answer = _received(data[:size], length if flags & MSG_TRUNC else min(length, size), msg, room)
+    answer.flags = answer.flags & ~MSG_TRUNC | (MSG_TRUNC if length > size else 0)
+    return answer
+
+
+def _receive_later(
+    opened: OpenSocket, channel: DatagramChannel, size: int, flags: int, room: int
+) -> Blocking[Received]:
+    sk = opened.socket.sk
+    loop = opened.socket.loop
+    deadline = NEVER if sk.rcvtimeo >= NEVER else loop.now + sk.rcvtimeo
+    channel.receivers += 1
+    try:
+        while True:
+            got = _receive(opened, channel, size, flags, room)
+            if got is not None:
+                return got
+            if loop.now >= deadline:
+                raise error(errno.EAGAIN)
+            yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
+    finally:
+        channel.receivers -= 1
+        if not channel.receivers and not channel.over:
+            loop.softirq.schedule(channel)
