@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from usernet.netd.supervisor.nameserver import Nameserver
 from usernet.netd.supervisor.web import Request
 
-SERVER = Nameserver({"host.usernet": ["10.0.2.2"], "many.usernet": [f"10.1.0.{n}" for n in range(200)]}, "usernet", "ns")
+MANY = [f"10.1.0.{number}" for number in range(200)]
+SERVER = Nameserver({"host.usernet": ["10.0.2.2"], "many.usernet": MANY}, "usernet", "ns")
 GOOD = dns.message.make_query("host.usernet", "A").to_wire()
 
 

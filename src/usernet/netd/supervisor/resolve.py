@@ -50,10 +50,9 @@ class NameFiles:
                 if name not in names:
                     names.append(name)
         machine = os.uname().nodename
-        for address in own[:1]:
-            names = by_address.setdefault(address, [])
-            if machine and machine not in hosts:
-                names.append(machine)
+        if machine and machine not in hosts:
+            for address in own[:1]:
+                by_address.setdefault(address, []).append(machine)
         self.hosts = "".join(f"{address}\t{' '.join(names)}\n" for address, names in by_address.items())
         self.nsswitch_conf = nsswitch(_read(NSSWITCH_CONF))
 
