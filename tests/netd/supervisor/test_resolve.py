@@ -34,7 +34,7 @@ def test_hosts():
     machine = os.uname().nodename
     assert NameFiles({}, [], own=["10.0.0.9", "10.0.0.8"]).hosts == f"127.0.0.1\tlocalhost\n10.0.0.9\t{machine}\n"
     # Somebody says where the machine's name leads to.
-    assert NameFiles({machine: ["10.0.0.7"]}, [], own=["10.0.0.9"]).hosts.count(machine) == 1
+    assert NameFiles({machine: ["10.0.0.7"]}, [], own=["10.0.0.9"]).hosts.split().count(machine) == 1
 
 
 def test_resolv_conf():
