@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from usernet.ip.v4.train import IPPROTO_TCP
-from usernet.netdevice.gso import cut_payload
 from usernet.skbuff.skbuff import SKB_GSO_TCP_ACCECN, SKB_GSO_TCPV4, SKBuff
 from usernet.wire import checksum, ipv4, tcp
 from usernet.wire.ipv4 import IP_HLEN, IP_MF, IP_OFFSET
 from usernet.wire.tcp import CWR, FIN, PSH, TCP_HLEN
-
-if TYPE_CHECKING:
-    from usernet.core.iov import Payload
 
 _from_bytes: Final = int.from_bytes
 
@@ -37,15 +33,13 @@ def _layout(link: int, options: int) -> Struct:
     return Struct(f"!{link + 2}sHH4sH12sIIHHH{2 + options}s")
 
 
-def _payload_sum(piece: list[Payload]) -> int:
-    first = piece[0]
-    total = checksum.csum(first, 0, len(first))
-    if len(piece) > 1:
-        offset = len(first)
-        for part in piece[1:]:
-            total = checksum.csum_block_add(total, checksum.csum(part, 0, len(part)), offset)
-            offset += len(part)
-    return total
+def _payload(skb: SKBuff, start: int) -> bytes:
+    """What is behind byte `start` of `head`, in one piece."""
+    frags = skb.frags
+    if start == skb.tail and frags and len(frags) == 1:
+        only = frags[0]
+        return only if isinstance(only, bytes) else bytes(only)
+    return b"".join((skb.head[start : skb.tail], *(frags or ())))
 
 
 def tcp_frames(skb: SKBuff) -> list[bytes] | None:
@@ -69,8 +63,9 @@ def tcp_frames(skb: SKBuff) -> list[bytes] | None:
     if frag_off & (IP_MF | IP_OFFSET) or header_len < TCP_HLEN or start > skb.tail:
         return None
     mss = skb.gso_size
-    pieces = cut_payload(skb, start, mss)
-    if not pieces[0]:
+    payload = _payload(skb, start)
+    size = len(payload)
+    if not size:
         return None
     pack = _layout(network - data, header_len - TCP_HLEN).pack
     prefix = head[data : network + 2]
@@ -85,13 +80,15 @@ def tcp_frames(skb: SKBuff) -> list[bytes] | None:
     # FIN and PSH are of the last; CWR of the first, or part of a counter with accurate ECN (RFC 9768).
     middle = flags & ~(FIN | PSH)
     once = 0 if skb.gso_type & SKB_GSO_TCP_ACCECN else CWR
-    length = header_len + mss
-    last = len(pieces) - 1
+    csum = checksum.csum
     frames: list[bytes] = []
-    for index, piece in enumerate(pieces):
-        if index == last:
-            length = skb.len - (transport - data) - index * mss
-            middle = flags if not index else flags & ~once
+    at = 0
+    while at < size:
+        end = at + mss
+        if end >= size:
+            end = size
+            middle = flags & ~once if at else flags
+        length = header_len + end - at
         doff_flags = offset | middle
         header = pack(
             prefix,
@@ -104,11 +101,12 @@ def tcp_frames(skb: SKBuff) -> list[bytes] | None:
             ack,
             doff_flags,
             window,
-            -(transport_sum + length + seq + doff_flags + _payload_sum(piece)) % 0xFFFF,
+            -(transport_sum + length + seq + doff_flags + csum(payload, at, end)) % 0xFFFF,
             rest,
         )
-        frames.append(header + piece[0] if len(piece) == 1 else b"".join((header, *piece)))
+        frames.append(header + payload[at:end])
         ident = ident + 1 & 0xFFFF
         seq = seq + mss & 0xFFFFFFFF
         middle &= ~once
+        at = end
     return frames
