@@ -38,6 +38,7 @@ from usernet.sock.af_ops import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UN
 from usernet.sock.sock import SockNet
 from usernet.sockets.address import Names
 from usernet.sockets.inet import InetFamily
+from usernet.sockets.netlink.netlink import Netlink
 from usernet.sockets.packet import PacketFamily
 from usernet.transport.ping import Ping
 from usernet.transport.raw import Raw
@@ -83,7 +84,7 @@ class Stack:
         self._addresses = net.get(Devinet)
         self._routes = net.get(Ipv4Routes)
         self._neighbours = net.get(Arp).table
-        for state in (SockNet, Tcp, Udp, Raw, Ping, InetFamily, PacketFamily):
+        for state in (SockNet, Tcp, Udp, Raw, Ping, InetFamily, PacketFamily, Netlink):
             net.get(state)
         self.add_device(Loopback(), "lo", "127.0.0.1/8")
 

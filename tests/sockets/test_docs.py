@@ -13,6 +13,7 @@ import pytest
 from usernet.ip.v4 import sockglue
 from usernet.sock import sockopt
 from usernet.sockets import packet
+from usernet.sockets.netlink import af_netlink
 from usernet.sockets.user import UserSocket
 from usernet.stack import Stack
 from usernet.transport import raw, udp_sock
@@ -26,14 +27,14 @@ NUMBERS = {
     "PACKET_FANOUT": 18, "PACKET_RX_RING": 5, "PACKET_VNET_HDR": 15, "SO_TXTIME": 61, "SO_PEERSEC": 31,
 }  # fmt: skip
 """Of options that no module here has a name for."""
-LEVELS = {"SO": 1, "IP": 0, "TCP": 6, "UDP": 17, "ICMP": 255, "PACKET": 263}
+LEVELS = {"SO": 1, "IP": 0, "TCP": 6, "UDP": 17, "ICMP": 255, "PACKET": 263, "NETLINK": 270}
 
-_ROW = r"^\| `((?:SO|IP|TCP|UDP|ICMP|PACKET)_[A-Z0-9_]+)` \| (yes|no) \| (yes|no) \| (.*) \|$"
+_ROW = r"^\| `((?:SO|IP|TCP|UDP|ICMP|PACKET|NETLINK)_[A-Z0-9_]+)` \| (yes|no) \| (yes|no) \| (.*) \|$"
 ROWS = re.findall(_ROW, TEXT, re.MULTILINE)
 
 
 def number(name: str) -> int:
-    for module in (sockopt, sockglue, tcp_sockopt, udp_sock, raw, packet):
+    for module in (sockopt, sockglue, tcp_sockopt, udp_sock, raw, packet, af_netlink):
         value = getattr(module, name, None)
         if value is not None:
             return int(value)
@@ -44,13 +45,13 @@ def number(name: str) -> int:
 def sockets() -> Iterator[dict[str, list[UserSocket]]]:
     with Stack("docs") as stack:
         stream, datagram = stack.socket(2, 1), stack.socket(2, 2)
-        raw_icmp, tap = stack.socket(2, 3, 1), stack.socket(17, 3, 3)
+        raw_icmp, tap, netlink = stack.socket(2, 3, 1), stack.socket(17, 3, 3), stack.socket(16, 3)
         datagram.connect(("127.0.0.1", 9))
         yield {
             "SO": [datagram, stream], "IP": [raw_icmp, datagram, stream], "TCP": [stream], "UDP": [datagram],
-            "ICMP": [raw_icmp], "PACKET": [tap],
+            "ICMP": [raw_icmp], "PACKET": [tap], "NETLINK": [netlink],
         }  # fmt: skip
-        for sock in (stream, datagram, raw_icmp, tap):
+        for sock in (stream, datagram, raw_icmp, tap, netlink):
             sock.close()
 
 

@@ -54,6 +54,11 @@ KIND_NAMES: Final = {
 }  # fmt: skip
 
 
+ROUTE_ADDED: Final = 1
+ROUTE_REPLACED: Final = 2
+ROUTE_APPENDED: Final = 3
+ROUTE_DELETED: Final = 4
+
 NO_METRICS: Final[dict[int, int]] = {}
 """The metrics of all routes that have none, so that a million of them take no memory. Never written to."""
 
@@ -136,7 +141,8 @@ class FibRoute:
 
 @final
 class FibTable:
-    """One routing table: `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`."""
+    """One routing table: `RT_TABLE_MAIN`, `RT_TABLE_LOCAL`. `on_change` is called with each route that came or
+    went and ROUTE_*, but for those that a device took with it (Linux: rtmsg_fib)."""
 
     def __init__(self, ident: int, addr_len: int) -> None:
         """addr_len: bytes of an address, 4 or 16."""
@@ -146,6 +152,7 @@ class FibTable:
         # (bits to drop, routes by what is left), longest prefix first: fewest bits dropped.
         self._levels: list[tuple[int, dict[int, FibRoute]]] = []
         self._count: int = 0
+        self.on_change: Callable[[FibRoute, int], None] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -160,11 +167,14 @@ class FibTable:
                 yield route
                 route = route.next
 
-    def insert(self, route: FibRoute, replace: bool = False, append: bool = False) -> FibRoute | None:
+    def insert(
+        self, route: FibRoute, replace: bool = False, append: bool = False, prepend: bool = False
+    ) -> FibRoute | None:  # fmt: skip
         """Enter `route`; returns the one it replaced.
 
-        replace: in place of the route of the same prefix and metric, if there is one. append: behind it. Raises
-        OSError EEXIST where there is one and neither is asked for, or where the very same is there already.
+        replace: in place of the route of the same prefix and metric, if there is one. append: behind it. prepend:
+        before it. Raises OSError EEXIST where there is one and none of them is asked for, or where the very same is
+        there already.
         """
         routes = self._by_length.get(route.length)
         if routes is None:
@@ -177,13 +187,19 @@ class FibTable:
         while at is not None and at.metric < route.metric:
             before, at = at, at.next
         replaced: FibRoute | None = None
+        event = ROUTE_ADDED
         if at is not None and at.metric == route.metric:
             if replace:
                 replaced = at
                 at = at.next
+                event = ROUTE_REPLACED
+            elif prepend:
+                if any(route.same(other) for other in self.find(route.prefix, route.length)):
+                    raise error(errno.EEXIST, f"{route!r} is there already")
             elif not append:
                 raise error(errno.EEXIST, f"there is a route to {format_address(route.prefix)}/{route.length} already")
             else:
+                event = ROUTE_APPENDED
                 while at is not None and at.metric == route.metric:
                     if at.same(route):
                         raise error(errno.EEXIST, f"{at!r} is there already")
@@ -198,10 +214,17 @@ class FibTable:
         else:
             replaced.dead = True
             replaced.next = None
+        if self.on_change is not None:
+            self.on_change(route, event)
         return replaced
 
     def delete(self, route: FibRoute) -> None:
         """Take `route`, which is in this table, out."""
+        self._unlink(route)
+        if self.on_change is not None:
+            self.on_change(route, ROUTE_DELETED)
+
+    def _unlink(self, route: FibRoute) -> None:
         routes = self._by_length[route.length]
         key = int.from_bytes(route.prefix, "big") >> (self.bits - route.length)
         at = routes[key]
@@ -236,7 +259,7 @@ class FibTable:
         """Take out all routes of which `unwanted` says so; returns how many."""
         victims = [route for route in self if unwanted(route)]
         for route in victims:
-            self.delete(route)
+            self._unlink(route)
         return len(victims)
 
     def lookup(self, addr: bytes, oif: int = 0, scope: int = RT_SCOPE_UNIVERSE) -> FibRoute | None:

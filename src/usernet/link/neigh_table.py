@@ -7,7 +7,7 @@ Who sends looks a neighbour up here once, and keeps it; garbage collection takes
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, final
 
 from usernet.core.errors import error
@@ -36,7 +36,8 @@ class NeighbourTable:
 
     Bounds: gc_thresh1 entries are never collected; above gc_thresh2 old ones are, at once, when another is made; at
     gc_thresh3 there is no room for one more: it isn't made, and what was to be sent is dropped (`table_fulls`).
-    Permanent entries don't count.
+    Permanent entries don't count. `on_change` is called with each neighbour whose state or address is another now
+    (True), or that was forgotten (False).
     """
 
     def __init__(self, net: Net, ops: NeighOps, prefix: str) -> None:
@@ -50,6 +51,7 @@ class NeighbourTable:
         self.gc_thresh1: int = 128
         self.gc_thresh2: int = 512
         self.gc_thresh3: int = 1024
+        self.on_change: Callable[[Neighbour, bool], None] | None = None
         self.table_fulls: int = 0
         self.unres_discards: int = 0
         self.res_failed: int = 0
@@ -108,10 +110,14 @@ class NeighbourTable:
                 self._arm()
         return neigh
 
-    def add(self, dev: NetDevice, addr: bytes, mac: bytes | None, state: int = NUD_PERMANENT) -> Neighbour:
-        """As an administrator: enter, or replace, a neighbour (`ip neigh replace`).
+    def add(
+        self, dev: NetDevice, addr: bytes, mac: bytes | None, state: int = NUD_PERMANENT, override: bool = True
+    ) -> Neighbour:  # fmt: skip
+        """As an administrator: enter, or replace, a neighbour (`ip neigh replace`). override: another link address than
+        it has is believed.
 
-        Raises ValueError for a bad address, OSError ENOBUFS where the table is full.
+        Raises ValueError for a bad address, OSError: ENOBUFS where the table is full, EINVAL where a link address is
+        missing.
         """
         if mac is not None and len(mac) != len(dev.mac):
             raise ValueError(f"link address: expected {len(dev.mac)} bytes for {dev.name}, not {len(mac)}")
@@ -119,7 +125,9 @@ class NeighbourTable:
         if neigh is None:
             raise error(errno.ENOBUFS, f"neighbour table is full: {self.gc_thresh3} entries ({self.prefix})")
         permanent = neigh.state & NUD_PERMANENT
-        neigh.update(mac, state, NEIGH_UPDATE_F_OVERRIDE | NEIGH_UPDATE_F_ADMIN)
+        flags = NEIGH_UPDATE_F_ADMIN | (NEIGH_UPDATE_F_OVERRIDE if override else 0)
+        if not neigh.update(mac, state, flags):
+            raise error(errno.EINVAL, "No link layer address given")
         self._permanent += bool(neigh.state & NUD_PERMANENT) - bool(permanent)
         return neigh
 
@@ -135,6 +143,8 @@ class NeighbourTable:
         self._entries.pop((neigh.dev.index, neigh.addr), None)
         if neigh.state & NUD_PERMANENT:
             self._permanent -= 1
+        if self.on_change is not None:
+            self.on_change(neigh, False)
         neigh.kill()
 
     def flush(self, dev: NetDevice, permanent: bool = True) -> None:

@@ -281,6 +281,8 @@ class Neighbour:
             self.hh = None
         if self.table.trace.probes:
             self.table.trace.fire(self, old, state)
+        if self.table.on_change is not None:
+            self.table.on_change(self, True)
 
     # -- time
 

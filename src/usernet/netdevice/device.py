@@ -216,6 +216,10 @@ class NetDevice:
         self.napi = DeviceNapi(self)
         self.transmit = Transmit(self)
         self.qdisc: Qdisc = PfifoFast(driver.queue_length) if driver.queue_length else NoQueue()
+        self.tx_queue_len: int = driver.queue_length or 1000
+        """What a queue is made for, in packets, where it isn't said (Linux: the same name)."""
+        self.gflags: int = 0
+        """IFF_PROMISC and IFF_ALLMULTI, as an administrator has set them."""
         self.stopped: bool = False
         self.attached: dict[type, Any] = {}
         self._packet_types = net.get(PacketTypes)
@@ -306,6 +310,11 @@ class NetDevice:
         """Count those who want all frames (Linux: dev_set_promiscuity)."""
         self._promiscuous = max(self._promiscuous + delta, 0)
         self.flags = self.flags | IFF_PROMISC if self._promiscuous else self.flags & ~IFF_PROMISC
+
+    @property
+    def promiscuity(self) -> int:
+        """How many want all frames."""
+        return self._promiscuous
 
     def set_gso_max_size(self, size: int) -> None:
         """Send no super-segment above `size` bytes from now on (Linux: netif_set_gso_max_size)."""

@@ -63,7 +63,20 @@ class PacketAddr:
         self.addr = addr
 
 
-Name = SockAddr | PacketAddr
+@final
+class NetlinkAddr:
+    """A netlink socket's address (Linux: `struct sockaddr_nl`): the port of one (0 is the kernel's), and a mask of
+    multicast groups."""
+
+    __slots__ = ("family", "groups", "portid")
+
+    def __init__(self, portid: int = 0, groups: int = 0) -> None:
+        self.family = 16
+        self.portid = portid
+        self.groups = groups
+
+
+Name = SockAddr | PacketAddr | NetlinkAddr
 Control = tuple[int, int, bytes]
 """One item of ancillary data: level, type, and the data as Linux lays it out."""
 

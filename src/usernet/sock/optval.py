@@ -7,7 +7,7 @@ from struct import Struct
 from typing import Final
 
 from usernet.core.errors import error
-from usernet.sock.msg import PacketAddr, SockAddr
+from usernet.sock.msg import Name, NetlinkAddr, PacketAddr
 
 UINT_MAX: Final = 0xFFFFFFFF
 _INT: Final = Struct("=i")
@@ -48,9 +48,11 @@ def encode_int_or_byte(value: int, length: int) -> bytes:
     return encode_int(value, length)
 
 
-def pack_name(name: SockAddr | PacketAddr) -> bytes:
-    """An address as `struct sockaddr_in`, `sockaddr_in6` or `sockaddr_ll`; `sockaddr` of AF_UNSPEC for no address."""
+def pack_name(name: Name) -> bytes:
+    """An address as `struct sockaddr_in`, `_in6`, `_ll` or `_nl`; `sockaddr` of AF_UNSPEC for no address."""
     family = name.family.to_bytes(2, "little")
+    if isinstance(name, NetlinkAddr):
+        return family + bytes(2) + _UINT.pack(name.portid) + _UINT.pack(name.groups)
     if isinstance(name, PacketAddr):
         return (
             family

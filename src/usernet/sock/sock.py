@@ -85,7 +85,7 @@ class Sock:
         "rcvlowat", "rcvtimeo", "rcvtstamp", "receive_queue", "reuse", "reuseport", "reuseport_filter", "rmem_alloc",
         "rxq_ovfl", "settings", "shutdown_mask", "sndbuf", "sndbuf_locked", "sndtimeo", "sock_flags", "stamp",
         "state", "tsflags", "tskey", "wait", "wmem_alloc", "zerocopy",
-        "omem_alloc", "wmem_queued", "zckey",
+        "ino", "omem_alloc", "uid", "wmem_queued", "zckey",
     )  # fmt: skip
 
     family: int = 0
@@ -153,6 +153,10 @@ class Sock:
         self.sock_flags: int = 0
         """SOCK_* bits of options seldom set (sock/options.py)."""
         self.cookie: int = 0
+        self.ino: int = 0
+        """The inode of the descriptor that the application has, by which `ss -p` finds who that is; 0 for none."""
+        self.uid: int = 0
+        """The user whose socket it is, as far as that was told."""
         self.reuseport_filter: Any = None
         """A classic BPF program that picks a socket of a reuseport group (SO_ATTACH_REUSEPORT_CBPF)."""
         self.dst: Dst | None = None

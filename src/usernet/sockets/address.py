@@ -7,6 +7,7 @@ way up, with the argument checks of the standard module (CPython: getsockaddrarg
 from __future__ import annotations
 
 import errno
+import operator
 from _socket import gaierror, inet_aton, inet_ntop, inet_pton
 from collections.abc import Callable
 from importlib import import_module
@@ -15,12 +16,13 @@ from typing import Any, Final, final
 from usernet.core.errors import error
 from usernet.net.pernet import Net
 from usernet.netdevice.namespace import DeviceNamespace
-from usernet.sock.msg import Name, PacketAddr, SockAddr
+from usernet.sock.msg import Name, NetlinkAddr, PacketAddr, SockAddr
 from usernet.sockets.arguments import c_int_alone
 
 AF_UNSPEC: Final = 0
 AF_INET: Final = 2
 AF_INET6: Final = 10
+AF_NETLINK: Final = 16
 AF_PACKET: Final = 17
 
 EAI_NONAME: Final = -2
@@ -190,6 +192,8 @@ def parse_address(net: Net, family: int, address: Any, call: str) -> Name:
         return _parse_inet6(net, address, call)
     if family == AF_PACKET:
         return _parse_packet(net, address, call)
+    if family == AF_NETLINK:
+        return _parse_netlink(address, call)
     raise OSError(f"{call}(): bad family")
 
 
@@ -235,9 +239,18 @@ def _parse_packet(net: Net, address: Any, call: str) -> Name:
     return PacketAddr(protocol, ifindex, hatype, pkttype, link)
 
 
+def _parse_netlink(address: Any, call: str) -> Name:
+    if not isinstance(address, tuple):
+        raise TypeError(f"{call}(): AF_NETLINK address must be tuple, not {type(address).__name__}")
+    if len(address) != 2:
+        raise TypeError("AF_NETLINK address must be a pair (pid, groups)")
+    # C cuts both to 32 bits without a word.
+    return NetlinkAddr(operator.index(address[0]) & 0xFFFFFFFF, operator.index(address[1]) & 0xFFFFFFFF)
+
+
 def format_address(net: Net, name: Name | None) -> Any:
     """An address as the standard module gives it: `(host, port)`, with flow and scope for IPv6, a tuple of five for
-    packet sockets; None where there is none."""
+    packet sockets, `(port, groups)` for netlink; None where there is none."""
     if name is None:
         return None
     if isinstance(name, SockAddr):
@@ -247,5 +260,7 @@ def format_address(net: Net, name: Name | None) -> Any:
         if len(addr) == 16:
             return (inet_ntop(AF_INET6, addr), name.port, name.flowinfo, name.scope_id)
         return None
+    if isinstance(name, NetlinkAddr):
+        return (name.portid, name.groups)
     device = net.get(DeviceNamespace).by_index(name.ifindex) if name.ifindex else None
     return (device.name if device is not None else "", name.protocol, name.pkttype, name.hatype, name.addr)

@@ -78,6 +78,7 @@ class Readiness(Waiter):
         """The user's end while no holder has it, or one that only we know where a holder may close his at any time."""
         self._descriptors: list[int] = []
         self.inode: int = os.fstat(self._spare).st_ino
+        socket.sk.ino = self.inode
         self._readable = False
         self._urgent = False
         self._writable = True

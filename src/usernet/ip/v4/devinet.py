@@ -52,20 +52,28 @@ def network(addr: bytes, length: int) -> bytes:
 
 @final
 class IfAddr:
-    """An address of a device (Linux: `struct in_ifaddr`). conflict: the link address of another host that was heard to
-    use it (RFC 5227), b"" for none."""
+    """An address of a device (Linux: `struct in_ifaddr`). peer: the other end's, where the prefix is of that; the
+    address itself on all other links. prefix_route: whether it brings a route to its network. conflict: the link
+    address of another host that was heard to use it (RFC 5227), b"" for none."""
 
-    __slots__ = ("addr", "broadcast", "conflict", "dev", "label", "mask", "network", "prefixlen", "scope", "secondary")
+    __slots__ = (
+        "addr", "broadcast", "conflict", "dev", "label", "mask", "network", "peer", "prefix_route", "prefixlen",
+        "scope", "secondary",
+    )  # fmt: skip
 
-    def __init__(self, dev: NetDevice, addr: bytes, prefixlen: int, broadcast: bytes, label: str, scope: int) -> None:
+    def __init__(
+        self, dev: NetDevice, addr: bytes, prefixlen: int, broadcast: bytes, label: str, scope: int, peer: bytes,
+    ) -> None:  # fmt: skip
         self.dev = dev
         self.addr = addr
+        self.peer = peer
         self.prefixlen = prefixlen
         self.broadcast = broadcast
         self.label = label
         self.scope = scope
         self.mask: int = mask_of(prefixlen)
-        self.network: int = int.from_bytes(addr, "big") & self.mask
+        self.network: int = int.from_bytes(peer, "big") & self.mask
+        self.prefix_route: bool = True
         self.secondary: bool = False
         self.conflict: bytes = b""
 
@@ -79,11 +87,14 @@ class IfAddr:
 
 ADDR_ADDED: Final = 1
 ADDR_REMOVED: Final = 2
+ADDR_PROMOTED: Final = 3
+"""It was secondary."""
 
 
 @final
 class Devinet:
-    """The IPv4 addresses of one namespace. `notifiers` are called with (ADDR_ADDED or ADDR_REMOVED, IfAddr)."""
+    """The IPv4 addresses of one namespace. `notifiers` are called with ADDR_* and the IfAddr; with ADDR_ADDED also when
+    its device goes up."""
 
     def __init__(self, net: Net) -> None:
         self.net = net
@@ -115,11 +126,13 @@ class Devinet:
 
     def add(
         self, dev: NetDevice, addr: bytes, prefixlen: int, broadcast: bytes | None = None, label: str = "",
-        scope: int | None = None,
+        scope: int | None = None, peer: bytes | None = None, prefix_route: bool = True,
     ) -> IfAddr:  # fmt: skip
         """Give `dev` an address; it is usable at once (Linux: inet_insert_ifa).
 
         broadcast: the network's own where None. scope: RT_SCOPE_*; where None, HOST for 127/8 and UNIVERSE for others.
+        peer: the address of the other end of the link, if the prefix is of that. prefix_route: whether a route to the
+        network comes with it.
         Raises ValueError for no unicast address or prefix length, OSError EEXIST where `dev` has it already.
         """
         if len(addr) != 4 or addr[0] & 0xF0 == 0xE0 or addr == BROADCAST or addr[0] == 0:
@@ -134,7 +147,8 @@ class Devinet:
         if broadcast is None:
             made = dev.flags & IFF_BROADCAST and prefixlen < 31
             broadcast = self._broadcast(addr, prefixlen) if made else ANY
-        ifa = IfAddr(dev, addr, prefixlen, broadcast, label or dev.name, scope)
+        ifa = IfAddr(dev, addr, prefixlen, broadcast, label or dev.name, scope, peer or addr)
+        ifa.prefix_route = prefix_route
         self._insert(in_dev, ifa)
         self._by_addr.setdefault(addr, []).append(ifa)
         self._add_routes(ifa)
@@ -192,6 +206,10 @@ class Devinet:
                 in_dev.addrs.remove(promoted)
                 promoted.secondary = False
                 in_dev.addrs.insert(in_dev.addrs.index(ifa), promoted)
+                self._drop(in_dev, ifa)
+                for notifier in tuple(self.notifiers):
+                    notifier(ADDR_PROMOTED, promoted)
+                return
         self._drop(in_dev, ifa)
 
     def _drop(self, in_dev: InDevice, ifa: IfAddr) -> None:
@@ -231,12 +249,14 @@ class Devinet:
             routes.append((local, self._route(ifa.broadcast, 32, RTN_BROADCAST, dev, source)))
         prefix = ifa.network.to_bytes(4, "big")
         if prefix[0] and not ifa.secondary and (prefix != ifa.addr or ifa.prefixlen < 32):
-            if dev.loopback:
+            if not ifa.prefix_route:
+                pass
+            elif dev.loopback:
                 routes.append((local, self._route(prefix, ifa.prefixlen, RTN_LOCAL, dev, source)))
             else:
                 routes.append((self._fib.main, self._route(prefix, ifa.prefixlen, RTN_UNICAST, dev, source)))
             if ifa.prefixlen < 31:
-                last = self._broadcast(ifa.addr, ifa.prefixlen)
+                last = self._broadcast(ifa.peer, ifa.prefixlen)
                 routes.append((local, self._route(last, 32, RTN_BROADCAST, dev, source)))
         return routes
 

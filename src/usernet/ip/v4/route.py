@@ -102,6 +102,7 @@ class Ipv4Routes:
         kind: int = RTN_UNICAST, metric: int = 0, prefsrc: bytes | None = None, metrics: dict[int, int] | None = None,
         congestion_control: str = "", onlink: bool = False, mtu_lock: bool = False, replace: bool = False,
         append: bool = False, scope: int | None = None, proto: int = RTPROT_BOOT, congestion_locked: bool = False,
+        prepend: bool = False, local: bool | None = None,
     ) -> FibRoute:  # fmt: skip
         """Add a route (`ip route add`).
 
@@ -109,7 +110,8 @@ class Ipv4Routes:
         destination is on the link of `dev`. kind: RTN_*; those that lead nowhere have neither. metric: the smaller is
         preferred. prefsrc: source address, one of ours. metrics: RTAX_* → value. onlink: believe that the gateway is on
         the link of `dev`. replace: in place of the one of the same prefix and metric. congestion_locked: no socket
-        may choose another congestion control than the route's.
+        may choose another congestion control than the route's. local: into the local table, or not; by its kind where
+        None.
 
         Raises OSError as Linux does: EEXIST, EINVAL (host bits set, no valid gateway or source), ENODEV, ENETDOWN,
         ENETUNREACH (the gateway is not on a link).
@@ -135,8 +137,10 @@ class Ipv4Routes:
             if self.fib.addr_type(prefsrc) != RTN_LOCAL and not (kind == RTN_LOCAL and prefsrc == prefix):
                 raise error(errno.EINVAL, f"route {name}: {format_addr(prefsrc)} is no address of this host")
             route.prefsrc = prefsrc
-        table = self.fib.local if kind in (RTN_LOCAL, RTN_BROADCAST) else self.fib.main
-        table.insert(route, replace, append)
+        if local is None:
+            local = kind in (RTN_LOCAL, RTN_BROADCAST)
+        table = self.fib.local if local else self.fib.main
+        table.insert(route, replace, append, prepend)
         self.fib.flush()
         return route
 

@@ -114,6 +114,7 @@ class Channel(Napi):
             own.close()
             self.release_app()
             raise
+        socket.sk.ino = self.inode
         OWN_ENDS[self._own_fd] = self
         BY_INODE[self.inode] = self
         socket.net.get(Channels).channels.add(self)
