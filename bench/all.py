@@ -29,6 +29,7 @@ PROGRAMS = {
     "bulk": 16,
     "streams": 8,
     "channel": 3,
+    "channel_requests": 5,
     "connections": 5,
     "latency": 5,
     "ping": 3,

@@ -16,6 +16,7 @@ import pstats
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -64,11 +65,12 @@ def kernel(seconds: float) -> report.Figures:
         return (rate / 1e9,)
 
 
-def application(program: str, connection: Any, *arguments: str) -> subprocess.Popen[str]:
-    """A process that has the descriptor of `connection` and nothing else; it is closed here."""
-    fd = connection.fileno()
-    process = net.start([sys.executable, "-c", program, *arguments, str(fd)], pass_fds=(fd,))
-    connection.close()
+def application(program: str, connections: Sequence[Any], *arguments: str) -> subprocess.Popen[str]:
+    """A process that has the descriptors of `connections` and nothing else; they are closed here."""
+    fds = [connection.fileno() for connection in connections]
+    process = net.start([sys.executable, "-c", program, *arguments, *map(str, fds)], pass_fds=fds)
+    for connection in connections:
+        connection.close()
     return process
 
 
@@ -80,7 +82,7 @@ def receives(seconds: float) -> report.Figures:
         listener.listen()
         sender = net.peer(name, SENDER, str(seconds), str(net.CHUNK), "10.77.0.2", str(PORT))
         connection, _ = listener.accept()
-        receiver = application(RECEIVER, connection, str(net.CHUNK))
+        receiver = application(RECEIVER, [connection], str(net.CHUNK))
         rate = net.answer(receiver, seconds + 30)[0]
         net.answer(sender)
         listener.close()
@@ -93,14 +95,14 @@ def sends(seconds: float) -> report.Figures:
         receiver = net.peer(name, RECEIVER, str(net.CHUNK), "-1", str(PORT))
         connection = socket.socket()
         connection.connect(("10.77.0.1", PORT))
-        sender = application(SENDER, connection, str(seconds), str(net.CHUNK))
+        sender = application(SENDER, [connection], str(seconds), str(net.CHUNK))
         rate = net.answer(receiver, seconds + 30)[0]
         net.answer(sender)
         return (rate / 1e9,)
 
 
 def profile(measure: report.Measure, seconds: float) -> None:
-    """Print where the thread that drives the stack spends its time, function by function."""
+    """Print what is measured, and where the thread that drives the stack spends its time, function by function."""
     profiler = cProfile.Profile()
 
     def begin(frame: FrameType, event: str, arg: object) -> None:
@@ -110,8 +112,7 @@ def profile(measure: report.Measure, seconds: float) -> None:
 
     close_process_runner()
     threading.setprofile(begin)
-    rate = measure(seconds)[0]
-    print(f"{rate:.2f} Gbit/s under the profiler")
+    print("under the profiler:", measure(seconds))
     pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
 
 
