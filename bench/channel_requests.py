@@ -138,7 +138,7 @@ BENCH = report.Bench(
     what="64 B there and back, of a process",
     units=[("per second", ",.0f"), ("median µs", ",.0f"), ("99 % µs", ",.0f"), ("CPU µs", ",.0f")],
     groups=[group(1, "1 connection"), group(MANY, f"{MANY} connections")],
-    setting="TCP, TCP_NODELAY, one request under way on each connection, TAP with offload. CPU: of the stack's process.",
+    setting="TCP, TCP_NODELAY, one request under way on each connection, TAP. CPU: of the stack's process.",
 )
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import socket
 import struct
 import threading
+import time
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from typing import Any
 
@@ -64,6 +66,29 @@ def test_bytes_go_both_ways(net: Net):
     os.close(fd)
     assert peer.recv(100) == b""
     peer.close()
+
+
+def test_writes_of_all_sizes_at_all_moments(net: Net):
+    chance = random.Random(4)
+    fd, other = net.both()
+    data = chance.randbytes(1 << 20) * 12
+
+    def write() -> None:
+        view = memoryview(data)
+        while view:
+            size = chance.choice((1, 2, chance.randrange(1, 4096), chance.randrange(1, 700_000)))
+            for _ in range(chance.choice((1, 1, 20))):
+                view = view[os.write(fd, view[:size]) :]
+            if chance.random() < 0.1:
+                time.sleep(0.002)
+        shutdown(fd, socket.SHUT_WR)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert read_all(other) == data
+    writer.join()
+    os.close(fd)
+    os.close(other)
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000, 4097, 1 << 20, 5_000_003])
@@ -401,6 +426,20 @@ def test_urgent_data_is_out_of_band(net: Net):
     assert got == b"abcdef"
     sock.close()
     peer.close()
+
+
+def test_urgent_data_sent_by_number_is_data(net: Net):
+    fd, other = net.both()
+    sock = socket.socket(fileno=fd)
+    for _ in range(3):
+        sock.sendall(b"abc")
+        sock.send(b"!", socket.MSG_OOB)
+        sock.sendall(b"d" * 5000)
+        sock.send(b"!", socket.MSG_OOB)
+    sock.shutdown(socket.SHUT_WR)
+    assert read_all(other) == (b"abc!" + b"d" * 5000 + b"!") * 3
+    sock.close()
+    os.close(other)
 
 
 def test_shutdown_by_a_call_comes_behind_what_is_written(net: Net):

@@ -27,14 +27,15 @@ from _socket import (
     SHUT_RD,
     SHUT_RDWR,
     SHUT_WR,
+    SO_OOBINLINE,
     SO_SNDBUF,
     SOCK_STREAM,
     SOL_SOCKET,
     socket,
 )
-from array import array
 from errno import EAGAIN, EPIPE
 from fcntl import ioctl
+from struct import Struct
 from termios import FIONREAD
 from typing import Final, final
 
@@ -63,6 +64,8 @@ IOV_MAX: Final = 1024
 
 SMALL: Final = 2048
 """Bytes up to which what was read is made one piece before it is sent."""
+
+_INT: Final = Struct("=i")
 
 FILLER: Final = b"\0"
 MARK: Final = b"a"
@@ -102,6 +105,8 @@ class StreamChannel(Channel):
 
     def _prepare(self) -> None:
         set_send_buffer(self._own, PAIR_BUFFER)
+        # What is sent with MSG_OOB by number is a byte like others; only a call sends it as urgent.
+        self._own.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
         self.at_app(self._fill)
 
     def _fill(self, app: socket) -> None:
@@ -229,10 +234,11 @@ class StreamChannel(Channel):
                 self._end()
             return 0
         moved = 0
-        if not self._doomed:
+        if self._doomed:
+            if self._app_gone():
+                self._end()
+        elif self._readable or self._pending is not None or self._eof or self._hung or sk.err or sk.state == TCP_CLOSE:
             moved = self._to_net()
-        elif self._app_gone():
-            self._end()
         if not self.over:
             moved += self._to_app()
         return moved
@@ -244,20 +250,25 @@ class StreamChannel(Channel):
             if not self._writable:
                 return 0
             self._full = False
-        moved = 0
-        for _ in range(CHUNKS):
+        moved = chunks = 0
+        queue = sk.receive_queue
+        while queue.first is not None:
             if sk.urg_data & TCP_URG_VALID and sk.urg_seq == sk.copied_seq and not self._urgent():
+                break
+            if chunks == CHUNKS:
+                self._again = True
                 break
             shown, taken = read_sock(sk, CHUNK, self._write)
             moved += taken
             if taken < shown:
                 self._full = True
-            if not shown or self._full:
                 break
-        else:
-            self._again = True
-        self._want_out(self._full)
-        if not self._full and not self._again:
+            if not shown:
+                break
+            chunks += 1
+        if self._full != self._wants_out:
+            self._want_out(self._full)
+        if (sk.fin_received or sk.err or sk.state == TCP_CLOSE) and not (self._full or self._again):
             self._look_at_end()
         return moved
 
@@ -342,10 +353,13 @@ class StreamChannel(Channel):
             sk.linger = 0
             self._end()
             return 0
-        moved = 0
-        for _ in range(CHUNKS):
+        moved = chunks = 0
+        while self._pending is not None or self._readable or self._eof or hung:
             if not sk.poll() & EPOLLOUT:
                 self._waiter.mask = INTEREST | EPOLLOUT
+                return moved
+            if chunks == CHUNKS:
+                self._again = True
                 return moved
             source = self._pending
             if source is None:
@@ -353,9 +367,7 @@ class StreamChannel(Channel):
                 if source is None:
                     break
             moved += self._send(source)
-        else:
-            self._again = True
-            return moved
+            chunks += 1
         self._waiter.mask = INTEREST
         if hung:
             self._end()
@@ -368,8 +380,6 @@ class StreamChannel(Channel):
 
         One byte stays unread: with more behind it, one that has still to be forwarded; else the last one is looked at.
         """
-        if not (self._readable or self._eof or self._hung):
-            return None
         self._readable = False
         guard = self._guard
         there = self._unread()
@@ -386,6 +396,11 @@ class StreamChannel(Channel):
                 source.read(guard)
                 return source
         data = own.recv(there - 1) if there > 1 else b""
+        if len(data) < there - 1:
+            # It ends at a byte that the application has sent with MSG_OOB.
+            self._readable = True
+            self._guard = 0
+            return BytesIter(data[guard:])
         last = own.recv(1, MSG_PEEK)
         self._guard = 1
         if fresh <= SMALL:
@@ -404,9 +419,7 @@ class StreamChannel(Channel):
 
     def _unread(self) -> int:
         """How many bytes lie in the pair for the stack."""
-        count = array("i", [0])
-        ioctl(self._own_fd, FIONREAD, count)
-        return count[0]
+        return _INT.unpack(ioctl(self._own_fd, FIONREAD, bytes(4)))[0]  # type: ignore[no-any-return]
 
     def _send(self, source: IovIter) -> int:
         """Give the send buffer what was read, as much as it takes."""
