@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import select
-from _socket import AF_UNIX, SO_SNDBUF, SOL_SOCKET, socket, socketpair
+from _socket import AF_UNIX, SO_SNDBUF, SOCK_NONBLOCK, SOL_SOCKET, socket, socketpair
 from collections.abc import Callable
 from typing import Final, final
 
@@ -80,7 +80,7 @@ class Channel(Napi):
         trampoline = loop.trampoline
         if trampoline is None:
             raise UnusableStackError("a descriptor of a socket needs a stack that is driven: start it (`with stack:`)")
-        app, own = socketpair(AF_UNIX, kind)
+        app, own = socketpair(AF_UNIX, kind | SOCK_NONBLOCK)
         self.socket: Socket = socket
         self.loop = loop
         self.reach: Callable[[], int] | None = None
@@ -88,10 +88,11 @@ class Channel(Napi):
         self.over: bool = False
         self.held: bool = False
         self.ready: bool = False
-        self.fd_app: int = app.detach()
+        self.fd_app: int = app.fileno()
         self.inode: int = os.fstat(self.fd_app).st_ino
         self._own = own
         self._own_fd: int = own.fileno()
+        self._kind: int = kind
         self._waiter = _SocketWaiter(self)
         self._shut: int = 0
         """1, 2: the application has shut down receiving, sending, by way of `shutdown`."""
@@ -106,21 +107,22 @@ class Channel(Napi):
         self._failed: bool = False
         self._wants_out: bool = False
         try:
-            own.setblocking(False)
-            os.set_blocking(self.fd_app, not socket.nonblock)
-            self._prepare()
+            if not socket.nonblock:
+                app.setblocking(True)
+            self._prepare(app)
             trampoline.watch(self._own_fd, loop, self, edge=True)
         except BaseException:
             own.close()
-            self.release_app()
+            app.close()
             raise
+        app.detach()
         socket.sk.ino = self.inode
         OWN_ENDS[self._own_fd] = self
         BY_INODE[self.inode] = self
         socket.net.get(Channels).channels.add(self)
         socket.wait_queue().add(self._waiter)
 
-    def _prepare(self) -> None:
+    def _prepare(self, app: socket) -> None:
         """What is to be so at the ends before anyone watches them."""
 
     # -- the application's end
@@ -147,7 +149,7 @@ class Channel(Napi):
             fd = self.reach()
         if fd < 0:
             return False
-        app = socket(fileno=fd)
+        app = socket(AF_UNIX, self._kind, 0, fd)
         try:
             action(app)
         finally:

@@ -54,9 +54,9 @@ class DatagramChannel(Channel):
         self.ready = True
         self.loop.softirq.schedule(self)
 
-    def _prepare(self) -> None:
+    def _prepare(self, app: socket) -> None:
         set_send_buffer(self._own, PAIR_BUFFER)
-        self.at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
+        set_send_buffer(app, PAIR_BUFFER)
 
     # -- what is told
 

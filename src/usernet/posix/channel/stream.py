@@ -103,13 +103,10 @@ class StreamChannel(Channel):
             self.ready = True
             self.loop.softirq.schedule(self)
 
-    def _prepare(self) -> None:
+    def _prepare(self, app: socket) -> None:
         set_send_buffer(self._own, PAIR_BUFFER)
         # What is sent with MSG_OOB by number is a byte like others; only a call sends it as urgent.
         self._own.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
-        self.at_app(self._fill)
-
-    def _fill(self, app: socket) -> None:
         if self.state == CONNECTED:
             set_send_buffer(app, PAIR_BUFFER)
         else:
