@@ -46,6 +46,14 @@ class Channels:
 
     def __init__(self, net: Net) -> None:
         self.channels: set[Channel] = set()
+        self._scratch: memoryview | None = None
+
+    def scratch(self, size: int) -> memoryview:
+        """Memory of `size` bytes to read into, for a moment under the lock: `recv` would have to get as much each time
+        as there could be."""
+        if self._scratch is None:
+            self._scratch = memoryview(bytearray(size))
+        return self._scratch
 
     def close(self) -> None:
         for channel in tuple(self.channels):

@@ -20,7 +20,7 @@ from typing import Final, final
 
 from usernet.core.iov import BytesIter, CollectIter
 from usernet.core.wait import EPOLLOUT
-from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, set_send_buffer
+from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, Channels, set_send_buffer
 from usernet.sock.msg import MSG_PEEK, MSG_TRUNC, SEND_SHUTDOWN, MsgHdr
 from usernet.sock.sockopt import SOCK_RCVMARK
 from usernet.sockets.socket import Socket
@@ -50,6 +50,7 @@ class DatagramChannel(Channel):
         self.receivers: int = 0
         """How many calls wait for a datagram: what comes stays in the receive queue for them."""
         self._again = False
+        self._scratch = opened.net.get(Channels).scratch(LARGEST)
         super().__init__(opened, SOCK_SEQPACKET)
         self.ready = True
         self.loop.softirq.schedule(self)
@@ -107,7 +108,9 @@ class DatagramChannel(Channel):
         self._again = False
         if self._told:
             self._ask()
-        moved = self._to_net()
+        moved = 0
+        if self._readable or self._pending is not None or self._eof or self._hung:
+            moved = self._to_net()
         if self._hung and self._pending is None and not self._again and self._app_gone():
             self._end()
             return moved
@@ -188,7 +191,9 @@ class DatagramChannel(Channel):
                 break
         else:
             self._again = True
-        self._want_out(full or (single and self._waiting()))
+        wanted = full or (single and self._waiting())
+        if wanted != self._wants_out:
+            self._want_out(wanted)
         return moved
 
     def _next(self) -> bytes | None:
@@ -214,6 +219,7 @@ class DatagramChannel(Channel):
     def _to_net(self) -> int:
         sk = self.sk
         moved = 0
+        scratch = self._scratch
         # Cleared before the reading: what comes meanwhile sets it again.
         readable = self._readable or self._eof or self._hung
         self._readable = False
@@ -223,7 +229,7 @@ class DatagramChannel(Channel):
                 if not readable:
                     break
                 try:
-                    data = self._own.recv(LARGEST)
+                    data = bytes(scratch[: self._own.recv_into(scratch)])
                 except OSError:
                     break
                 if not data and self._ended():
