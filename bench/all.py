@@ -30,6 +30,7 @@ PROGRAMS = {
     "streams": 8,
     "channel": 3,
     "channel_requests": 5,
+    "channel_udp": 3,
     "connections": 5,
     "latency": 5,
     "ping": 3,
