@@ -2,10 +2,13 @@
 
 `Stack` is a network namespace with devices, routes, sockets, sysctls and counters of its own. Everything public is
 loaded when first named (PEP 562), so that `import usernet` costs next to nothing and pulls in no surface.
+
+The floors may be compiled; USERNET_PURE=1 in the environment has them run interpreted all the same.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Lab", "Stack", "__version__", "drivers", "lab", "patched", "socket", "use", "using"]
+
+if os.environ.get("USERNET_PURE", "0") not in ("", "0"):
+    from usernet.core import pure
+
+    pure.install()
 
 _LAZY = {
     "Stack": ("usernet.stack", "Stack"),

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 import usernet
 from tests.support import netns
 from usernet.cli.app import TOOLS, cli
+from usernet.core.compiled import COMPILED
 
 PROGRAM = (sys.executable, "-c", "from usernet.cli.main import main; main()")
 
@@ -20,7 +21,8 @@ def invoke(*args: str) -> Result:
 
 
 def test_version_and_help():
-    assert invoke("--version").output == f"usernet {usernet.__version__}\n"
+    how = "compiled" if COMPILED else "interpreted"
+    assert invoke("--version").output == f"usernet {usernet.__version__} ({how})\n"
     for command in ["demo", "python", "packetdrill", *TOOLS]:
         assert command in invoke("--help").output
         assert invoke(command, "--help").exit_code == 0

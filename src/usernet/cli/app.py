@@ -12,10 +12,13 @@ import click
 from usernet import __version__
 from usernet.cli import params, tools
 from usernet.cli.build import StackOptions, stack_options
+from usernet.core.compiled import COMPILED
+
+_VERSION: Final = f"%(prog)s %(version)s ({'compiled' if COMPILED else 'interpreted'})"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, "--version", "-V", prog_name="usernet", message="%(prog)s %(version)s")
+@click.version_option(__version__, "--version", "-V", prog_name="usernet", message=_VERSION)
 def cli() -> None:
     """A network stack in user space: the demo, the tools, programs on a stack."""
 

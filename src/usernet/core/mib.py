@@ -6,10 +6,16 @@ A counter is an attribute with a default of 0 on the class, so that a counter ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import final
 
 from usernet.core.native import mypyc_attr
+
+
+def _names(group: type) -> Collection[str]:
+    """The counters of a group, in the order of their definition, interpreted or compiled."""
+    names: Collection[str] = getattr(group, "__mypyc_attrs__", ()) or group.__annotations__
+    return names
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -17,16 +23,16 @@ class MibGroup:
     """One line of /proc/net/snmp or netstat, readable as a mapping of counter names to values."""
 
     def __getitem__(self, name: str) -> int:
-        if name not in type(self).__annotations__:
+        if name not in _names(type(self)):
             raise KeyError(f"no counter named {name!r} in {type(self).__name__}")
         value: int = getattr(self, name)
         return value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(type(self).__annotations__)
+        return iter(_names(type(self)))
 
     def __len__(self) -> int:
-        return len(type(self).__annotations__)
+        return len(_names(type(self)))
 
     def increment(self, name: str, by: int = 1) -> None:
         """Add to a counter whose name is computed; KeyError where there is none of that name."""

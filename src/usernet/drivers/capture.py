@@ -23,13 +23,13 @@ from usernet.netdevice.namespace import DeviceNamespace
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import PACKET_OUTGOING, SKBuff
 from usernet.wire import ethernet, pcapng
+from usernet.wire.pcapng import enhanced_packet as _enhanced_packet
 
 NO_DEVICE: Final = "none"
 """The interface under which packets are filed that were dropped before they had a device or a link header."""
 
 _INBOUND = pcapng.EPB_INBOUND
 _OUTBOUND = pcapng.EPB_OUTBOUND
-_enhanced_packet = pcapng.enhanced_packet
 
 
 @final

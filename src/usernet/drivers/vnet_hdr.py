@@ -29,6 +29,8 @@ from usernet.wire.virtio_net import (
     VIRTIO_NET_HDR_GSO_UDP_L4,
     VIRTIO_NET_HDR_LEN,
 )
+from usernet.wire.virtio_net import build as _build
+from usernet.wire.virtio_net import parse as _parse
 
 UDP_MAX_SEGMENTS: Final = 128
 """A UDP super-segment stands for at most so many datagrams (Linux, same name)."""
@@ -38,8 +40,6 @@ TCP_MIN_GSO_SIZE: Final = 48
 
 _SIMPLEST_IP_HEADER: Final = 20
 
-_parse = virtio_net.parse
-_build = virtio_net.build
 
 
 def receive_header(skb: SKBuff, hard_header_len: int) -> bool:

@@ -14,7 +14,12 @@ any non-negative int. Verifying: the fold of the sum over all bytes, with the fi
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from usernet.core.compiled import COMPILED
+
+if TYPE_CHECKING:
+    from usernet.core.native import i64
 
 _from_bytes: Final = int.from_bytes
 
@@ -23,39 +28,81 @@ _from_bytes: Final = int.from_bytes
 _BLOCK: Final = 4096
 
 
-def csum(b: bytes | memoryview, start: int, end: int, seed: int = 0) -> int:
-    """Sum the 16-bit words of `b[start:end]`, as if they started at an even offset (Linux: `csum_partial`).
+if COMPILED:
 
-    Args:
-        b: the bytes.
-        start: first byte, inclusive.
-        end: last byte, exclusive; an odd last byte counts as the high half of a word.
-        seed: a partial sum to add.
+    def _sum(b: bytes, start: i64, end: i64, seed: int) -> int:
+        """A loop over 32-bit words; the range is within `b`."""
+        total: i64 = 0
+        at: i64 = start
+        last: i64 = end - 7
+        while at < last:
+            b0: i64 = b[at]
+            b1: i64 = b[at + 1]
+            b2: i64 = b[at + 2]
+            b3: i64 = b[at + 3]
+            b4: i64 = b[at + 4]
+            b5: i64 = b[at + 5]
+            b6: i64 = b[at + 6]
+            b7: i64 = b[at + 7]
+            total += (b0 << 24 | b1 << 16 | b2 << 8 | b3) + (b4 << 24 | b5 << 16 | b6 << 8 | b7)
+            at += 8
+        last = end - 1
+        while at < last:
+            b0 = b[at]
+            b1 = b[at + 1]
+            total += b0 << 8 | b1
+            at += 2
+        if at < end:
+            b0 = b[at]
+            total += b0 << 8
+        result: int = total + seed
+        return result % 0xFFFF or (result and 0xFFFF)
 
-    Returns:
-        The partial sum, 0 to 0xFFFF.
-    """
-    size = end - start
-    if size <= _BLOCK:
-        total = _from_bytes(b[start:end], "big")
-    else:
-        total = 0
-        last = end - _BLOCK
-        while start < last:
-            middle = start + _BLOCK
-            total += _from_bytes(b[start:middle], "big")
-            start = middle
-        if size & 1:
-            # The blocks are whole words; only the last one, with the odd byte, is shifted below.
-            total += _from_bytes(b[start : end - 1], "big")
-            total += b[end - 1] << 8
-            size = 0
+    def csum(b: bytes | memoryview, start: int, end: int, seed: int = 0) -> int:
+        """See below."""
+        if not isinstance(b, bytes):
+            b = bytes(b[start:end])
+            end -= start
+            start = 0
+        if start < 0 or end > len(b):
+            start, end, _ = slice(start, end).indices(len(b))
+        return _sum(b, start, end, seed)
+
+else:
+
+    def csum(b: bytes | memoryview, start: int, end: int, seed: int = 0) -> int:
+        """Sum the 16-bit words of `b[start:end]`, as if they started at an even offset (Linux: `csum_partial`).
+
+        Args:
+            b: the bytes.
+            start: first byte, inclusive.
+            end: last byte, exclusive; an odd last byte counts as the high half of a word.
+            seed: a partial sum to add.
+
+        Returns:
+            The partial sum, 0 to 0xFFFF.
+        """
+        size = end - start
+        if size <= _BLOCK:
+            total = _from_bytes(b[start:end], "big")
         else:
-            total += _from_bytes(b[start:end], "big")
-    if size & 1:
-        total <<= 8
-    total += seed
-    return total % 0xFFFF or (total and 0xFFFF)
+            total = 0
+            last = end - _BLOCK
+            while start < last:
+                middle = start + _BLOCK
+                total += _from_bytes(b[start:middle], "big")
+                start = middle
+            if size & 1:
+                # The blocks are whole words; only the last one, with the odd byte, is shifted below.
+                total += _from_bytes(b[start : end - 1], "big")
+                total += b[end - 1] << 8
+                size = 0
+            else:
+                total += _from_bytes(b[start:end], "big")
+        if size & 1:
+            total <<= 8
+        total += seed
+        return total % 0xFFFF or (total and 0xFFFF)
 
 
 def csum_block_add(total: int, part: int, offset: int) -> int:
@@ -94,20 +141,41 @@ def csum_fold(total: int) -> int:
     return -total % 0xFFFF if total else 0xFFFF
 
 
-def pseudo_sum(saddr: bytes, daddr: bytes, protocol: int, length: int) -> int:
-    """Sum the pseudo header of IPv4 or IPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1; Linux: `csum_tcpudp_nofold`).
+if COMPILED:
 
-    Args:
-        saddr: source, 4 or 16 bytes.
-        daddr: destination, as long as `saddr`.
-        protocol: IP protocol number.
-        length: bytes of the transport header and its payload.
+    def _load32(b: bytes) -> i64:
+        b0: i64 = b[0]
+        b1: i64 = b[1]
+        b2: i64 = b[2]
+        b3: i64 = b[3]
+        return b0 << 24 | b1 << 16 | b2 << 8 | b3
 
-    Returns:
-        The partial sum, 0 to 0xFFFF.
-    """
-    total = _from_bytes(saddr + daddr, "big") + protocol + length
-    return total % 0xFFFF or (total and 0xFFFF)
+    def pseudo_sum(saddr: bytes, daddr: bytes, protocol: int, length: int) -> int:
+        """See below."""
+        if len(saddr) == 4 and len(daddr) == 4:
+            total: i64 = _load32(saddr) + _load32(daddr) + protocol + length
+            result: i64 = total % 0xFFFF
+            return result if result or not total else 0xFFFF
+        return _sum(saddr + daddr, 0, 2 * len(saddr), protocol + length)
+
+else:
+
+    def pseudo_sum(saddr: bytes, daddr: bytes, protocol: int, length: int) -> int:
+        """Sum the pseudo header of IPv4 or IPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1).
+
+        Linux: `csum_tcpudp_nofold`.
+
+        Args:
+            saddr: source, 4 or 16 bytes.
+            daddr: destination, as long as `saddr`.
+            protocol: IP protocol number.
+            length: bytes of the transport header and its payload.
+
+        Returns:
+            The partial sum, 0 to 0xFFFF.
+        """
+        total = _from_bytes(saddr + daddr, "big") + protocol + length
+        return total % 0xFFFF or (total and 0xFFFF)
 
 
 def csum_replace2(check: int, old: int, new: int) -> int:

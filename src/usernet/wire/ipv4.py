@@ -9,9 +9,10 @@ What follows the link header of an ETH_P_IP frame. Linux: `ip_rcv`, `ip_build_an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from struct import Struct
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from usernet.core.compiled import COMPILED
 
 # The sorter would give each renamed import a statement of its own.
 # isort: off
@@ -54,6 +55,9 @@ from usernet.wire.ipv4_options import (
 )
 # isort: on
 
+if TYPE_CHECKING:
+    from usernet.core.native import i64
+
 IPVERSION: Final = 4
 IP_HLEN: Final = 20
 IP_MAX_HLEN: Final = 60
@@ -74,11 +78,27 @@ _from_bytes: Final = int.from_bytes
 
 Ipv4Header: TypeAlias = tuple[int, int, int, int, int, int, int, int, bytes, bytes]
 
-parse: Final[Callable[[bytes, int], Ipv4Header]] = _HDR.unpack_from
-"""`parse(b, o) -> (ver_ihl, tos, tot_len, ident, frag_off, ttl, protocol, check, saddr, daddr)`.
+if COMPILED:
 
-The caller has checked for IP_HLEN bytes at `o`. The header's length is `(ver_ihl & 15) * 4`.
-"""
+    def _load16(b: bytes, o: i64) -> i64:
+        high: i64 = b[o]
+        low: i64 = b[o + 1]
+        return high << 8 | low
+
+    def parse(b: bytes, o: int) -> Ipv4Header:
+        """`parse(b, o) -> (ver_ihl, tos, tot_len, ident, frag_off, ttl, protocol, check, saddr, daddr)`.
+
+        The caller has checked for IP_HLEN bytes at `o`. The header's length is `(ver_ihl & 15) * 4`.
+        """
+        at: i64 = o
+        return (
+            b[at], b[at + 1], _load16(b, at + 2), _load16(b, at + 4), _load16(b, at + 6), b[at + 8], b[at + 9],
+            _load16(b, at + 10), b[o + 12 : o + 16], b[o + 16 : o + 20],
+        )  # fmt: skip
+
+else:
+    # The method of Struct itself, with no Python frame around it: a third off the price of a call.
+    parse = _HDR.unpack_from  # type: ignore[assignment]
 
 
 def build(
@@ -122,19 +142,33 @@ def build(
     return _pack(0x45, tos, tot_len, ident, frag_off, ttl, protocol, -(total + 0x4500) % 0xFFFF, saddr, daddr)
 
 
-def header_csum_ok(b: bytes, o: int, hlen: int) -> bool:
-    """Verify a header's checksum (Linux: `ip_fast_csum` is 0).
+if COMPILED:
 
-    Args:
-        b: the packet.
-        o: where the header starts.
-        hlen: its length with options, bytes.
+    def header_csum_ok(b: bytes, o: int, hlen: int) -> bool:
+        """See below."""
+        total: i64 = 0
+        at: i64 = o
+        end: i64 = o + hlen - 1
+        while at < end:
+            total += _load16(b, at)
+            at += 2
+        return total % 0xFFFF == 0 and total != 0
 
-    Returns:
-        Whether the words sum to 0xFFFF.
-    """
-    total = _from_bytes(b[o : o + hlen], "big")
-    return total % 0xFFFF == 0 and total != 0
+else:
+
+    def header_csum_ok(b: bytes, o: int, hlen: int) -> bool:
+        """Verify a header's checksum (Linux: `ip_fast_csum` is 0).
+
+        Args:
+            b: the packet.
+            o: where the header starts.
+            hlen: its length with options, bytes.
+
+        Returns:
+            Whether the words sum to 0xFFFF.
+        """
+        total = _from_bytes(b[o : o + hlen], "big")
+        return total % 0xFFFF == 0 and total != 0
 
 
 def decrease_ttl(header: bytes) -> bytes:

@@ -15,7 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 from struct import error as StructError
-from typing import Final, TypeAlias, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+from usernet.core.compiled import COMPILED
+
+if TYPE_CHECKING:
+    from usernet.core.native import i64
 
 TCP_HLEN: Final = 20
 TCP_MAX_HLEN: Final = 60
@@ -91,20 +96,45 @@ _SACKOK_TS: Final = 0x0402080A  # kind 4, length 2, kind 8, length 10
 TcpHeader: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
 
 
-def parse(b: bytes, o: int) -> TcpHeader:
-    """Unpack a header.
+if COMPILED:
 
-    Args:
-        b: the packet.
-        o: where the header starts; the caller has checked for TCP_HLEN bytes.
+    def _load16(b: bytes, o: i64) -> i64:
+        high: i64 = b[o]
+        low: i64 = b[o + 1]
+        return high << 8 | low
 
-    Returns:
-        (sport, dport, seq, ack, doff, flags, window, check, urg_ptr). `doff` is the header's length in bytes, 0 to 60,
-        and not yet checked to be at least TCP_HLEN or within the packet; `flags` are nine bits, FIN to AE; `window` is
-        not scaled.
-    """
-    sport, dport, seq, ack, doff_flags, window, check, urg_ptr = _unpack(b, o)
-    return sport, dport, seq, ack, doff_flags >> 10 & 0x3C, doff_flags & 0x1FF, window, check, urg_ptr
+    def _load32(b: bytes, o: i64) -> i64:
+        b0: i64 = b[o]
+        b1: i64 = b[o + 1]
+        b2: i64 = b[o + 2]
+        b3: i64 = b[o + 3]
+        return b0 << 24 | b1 << 16 | b2 << 8 | b3
+
+    def parse(b: bytes, o: int) -> TcpHeader:
+        """See below."""
+        at: i64 = o
+        doff_flags: i64 = _load16(b, at + 12)
+        return (
+            _load16(b, at), _load16(b, at + 2), _load32(b, at + 4), _load32(b, at + 8), doff_flags >> 10 & 0x3C,
+            doff_flags & 0x1FF, _load16(b, at + 14), _load16(b, at + 16), _load16(b, at + 18),
+        )  # fmt: skip
+
+else:
+
+    def parse(b: bytes, o: int) -> TcpHeader:
+        """Unpack a header.
+
+        Args:
+            b: the packet.
+            o: where the header starts; the caller has checked for TCP_HLEN bytes.
+
+        Returns:
+            (sport, dport, seq, ack, doff, flags, window, check, urg_ptr). `doff` is the header's length in bytes, 0 to
+            60, and not yet checked to be at least TCP_HLEN or within the packet; `flags` are nine bits, FIN to AE;
+            `window` is not scaled.
+        """
+        sport, dport, seq, ack, doff_flags, window, check, urg_ptr = _unpack(b, o)
+        return sport, dport, seq, ack, doff_flags >> 10 & 0x3C, doff_flags & 0x1FF, window, check, urg_ptr
 
 
 def build(
@@ -156,21 +186,32 @@ def build_ts(
     return _pack_ts(sport, dport, seq, ack, 0x8000 | flags, window, check, 0, _NOP_NOP_TS, tsval, tsecr)
 
 
-def parse_ts(b: bytes, o: int) -> tuple[int, int] | None:
-    """Read the options of an ordinary segment (Linux: `tcp_parse_aligned_timestamp`).
+if COMPILED:
 
-    Args:
-        b: the packet.
-        o: where the options start; the caller knows from `doff` that 12 bytes of them are there.
+    def parse_ts(b: bytes, o: int) -> tuple[int, int] | None:
+        """See below."""
+        at: i64 = o
+        if at + 12 > len(b) or _load32(b, at) != _NOP_NOP_TS:
+            return None
+        return _load32(b, at + 4), _load32(b, at + 8)
 
-    Returns:
-        (tsval, tsecr) if the options start with NOP, NOP, timestamp; otherwise, or if `b` ends before, None.
-    """
-    try:
-        head, tsval, tsecr = _unpack_ts(b, o)
-    except StructError:
-        return None
-    return (tsval, tsecr) if head == _NOP_NOP_TS else None
+else:
+
+    def parse_ts(b: bytes, o: int) -> tuple[int, int] | None:
+        """Read the options of an ordinary segment (Linux: `tcp_parse_aligned_timestamp`).
+
+        Args:
+            b: the packet.
+            o: where the options start; the caller knows from `doff` that 12 bytes of them are there.
+
+        Returns:
+            (tsval, tsecr) if the options start with NOP, NOP, timestamp; otherwise, or if `b` ends before, None.
+        """
+        try:
+            head, tsval, tsecr = _unpack_ts(b, o)
+        except StructError:
+            return None
+        return (tsval, tsecr) if head == _NOP_NOP_TS else None
 
 
 @final

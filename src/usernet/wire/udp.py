@@ -14,7 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from usernet.core.compiled import COMPILED
+
+if TYPE_CHECKING:
+    from usernet.core.native import i64
 
 UDP_HLEN: Final = 8
 UDP_CHECK_OFFSET: Final = 6  # for `csum_offset` of devices that fill the field
@@ -22,8 +27,20 @@ UDP_MAX_LENGTH: Final = 0xFFFF
 
 _HDR: Final = Struct("!HHHH")
 
-parse: Final[Callable[[bytes, int], tuple[int, int, int, int]]] = _HDR.unpack_from
-"""`parse(b, o) -> (sport, dport, length, check)`: the caller has checked for UDP_HLEN bytes."""
+if COMPILED:
+
+    def _load16(b: bytes, o: i64) -> i64:
+        high: i64 = b[o]
+        low: i64 = b[o + 1]
+        return high << 8 | low
+
+    def parse(b: bytes, o: int) -> tuple[int, int, int, int]:
+        """`parse(b, o) -> (sport, dport, length, check)`: the caller has checked for UDP_HLEN bytes."""
+        at: i64 = o
+        return _load16(b, at), _load16(b, at + 2), _load16(b, at + 4), _load16(b, at + 6)
+
+else:
+    parse = _HDR.unpack_from  # type: ignore[assignment]
 
 build: Final[Callable[[int, int, int, int], bytes]] = _HDR.pack
 """`build(sport, dport, length, check) -> bytes`: UDP_HLEN bytes; `length` counts the header."""

@@ -15,7 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from usernet.core.compiled import COMPILED
+
+if TYPE_CHECKING:
+    from usernet.core.native import i64
 
 VIRTIO_NET_HDR_LEN: Final = 10
 VIRTIO_NET_HDR_MRG_RXBUF_LEN: Final = 12  # with num_buffers: virtio 1.0 and merged receive buffers
@@ -33,8 +38,20 @@ VIRTIO_NET_HDR_GSO_ECN: Final = 0x80  # a bit beside the type: some segment has 
 
 _HDR: Final = Struct("<BBHHHH")
 
-parse: Final[Callable[[bytes, int], tuple[int, int, int, int, int, int]]] = _HDR.unpack_from
-"""`parse(b, o) -> (flags, gso_type, hdr_len, gso_size, csum_start, csum_offset)`: VIRTIO_NET_HDR_LEN bytes."""
+if COMPILED:
+
+    def _load16(b: bytes, o: i64) -> i64:
+        low: i64 = b[o]
+        high: i64 = b[o + 1]
+        return high << 8 | low
+
+    def parse(b: bytes, o: int) -> tuple[int, int, int, int, int, int]:
+        """`parse(b, o) -> (flags, gso_type, hdr_len, gso_size, csum_start, csum_offset)`: VIRTIO_NET_HDR_LEN bytes."""
+        at: i64 = o
+        return b[at], b[at + 1], _load16(b, at + 2), _load16(b, at + 4), _load16(b, at + 6), _load16(b, at + 8)
+
+else:
+    parse = _HDR.unpack_from  # type: ignore[assignment]
 
 build: Final[Callable[[int, int, int, int, int, int], bytes]] = _HDR.pack
 """`build(flags, gso_type, hdr_len, gso_size, csum_start, csum_offset) -> bytes`: VIRTIO_NET_HDR_LEN bytes."""

@@ -35,7 +35,6 @@ from usernet.skbuff.skbuff import (
     SKBuff,
 )
 from usernet.sock.af_ops import AddressFamily
-from usernet.wire import ipv4
 from usernet.wire.icmp import (
     ICMP_DEST_UNREACH,
     ICMP_HOST_UNREACH,
@@ -44,8 +43,8 @@ from usernet.wire.icmp import (
     ICMP_PROT_UNREACH,
 )
 from usernet.wire.ipv4 import IP_HLEN, IP_MF, IP_OFFSET
+from usernet.wire.ipv4 import parse as _parse
 
-_parse = ipv4.parse
 _from_bytes = int.from_bytes
 
 _FRAGMENT: Final = IP_MF | IP_OFFSET

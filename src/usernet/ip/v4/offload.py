@@ -16,8 +16,8 @@ from usernet.skbuff.skbuff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, SKBuff
 from usernet.wire import ipv4
 from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MF, IP_OFFSET
+from usernet.wire.ipv4 import parse as _parse
 
-_parse = ipv4.parse
 _from_bytes = int.from_bytes
 
 _TSTAMP: Final = b"\1\1\x08\x0a"
