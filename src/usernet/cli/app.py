@@ -111,6 +111,8 @@ def run_tool(tool: str, options: StackOptions, args: tuple[str, ...]) -> int:
     try:
         if tool == "tcpdump" and _reads_capture(args):
             text = function(None, *args, out=click.echo)
+        elif options.only_named():
+            text = _run_served(tool, options.stack, args)
         else:
             with options.open(tool) as stack:
                 if tool == "ping":
@@ -137,6 +139,42 @@ def run_tool(tool: str, options: StackOptions, args: tuple[str, ...]) -> int:
     return status
 
 
+def _run_served(tool: str, stack: str, args: tuple[str, ...]) -> Any:
+    """Run a tool on the stack of a service."""
+    from usernet.cli import served
+
+    with _client(stack) as client:
+        if tool == "ping":
+            return served.run(client, tool, ("-c", FOREVER, *args), out=click.echo)
+        if tool in ("traceroute", "tcpdump"):
+            return served.run(client, tool, args, out=click.echo)
+        if tool == "nc":
+            return served.run(
+                client, tool, args, input=sys.stdin.buffer, output=sys.stdout.buffer,
+                out=lambda line: click.echo(line, err=True),
+            )  # fmt: skip
+        text = served.run(client, tool, args)
+        if text:
+            click.echo(text)
+        return text
+
+
+def _client(stack: str) -> Any:
+    """A client of the service of that stack."""
+    try:
+        from usernet.netd.client import Client
+    except ModuleNotFoundError as missing:
+        if missing.name != "msgspec":
+            raise
+        raise click.ClickException("--stack needs msgspec: pip install 'usernet[netd]'") from None
+    try:
+        return Client(stack)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), param_hint="--stack") from None
+    except OSError as problem:
+        raise click.ClickException(str(problem.strerror or problem)) from None
+
+
 def _reads_capture(args: tuple[str, ...]) -> bool:
     """Whether -r is among tcpdump's options, alone or behind others: `-r FILE`, `-nr FILE`, `-rFILE`."""
     return any(arg[:1] == "-" and "r" in arg.partition("w")[0] for arg in args)
@@ -156,6 +194,22 @@ for _tool, _about in TOOLS.items():
     _add_tool(_tool, _about)
 
 
+@cli.command()
+@stack_options
+@click.option("--config", "-c", "path", type=click.Path(), default=None, metavar="FILE",
+              help="The configuration; by default usernet.toml, where there is one.")
+@click.option("--check", is_flag=True, help="Only check the configuration.")
+def up(options: StackOptions, path: str | None, check: bool) -> None:
+    """Run stacks as a service, until SIGTERM or Ctrl-C.
+
+    What they are is said by a configuration, or for one stack by options; --stack gives it a name. Programs and tools
+    then use it by that name: `usernet ip --stack NAME addr`.
+    """
+    from usernet.cli.up import bring_up
+
+    sys.exit(bring_up(options, path, check))
+
+
 @cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @stack_options
 @click.option("-m", "module", default="", metavar="MODULE", help="Run a module, as python -m does.")
@@ -171,6 +225,8 @@ def python(options: StackOptions, module: str, args: tuple[str, ...]) -> None:
         raise click.BadParameter("expected a file, or -m MODULE", param_hint="SCRIPT")
     if not module and not os.path.exists(args[0]):
         raise click.BadParameter(f"expected a file, and there is no {args[0]}", param_hint="SCRIPT")
+    if options.only_named():
+        raise click.BadParameter("the stack of a service is another process's; use `usernet run`", param_hint="--stack")
     with options.open("python") as stack, patched(stack):
         sys.argv = [module, *args] if module else list(args)
         if module:

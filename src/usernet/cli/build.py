@@ -13,7 +13,7 @@ from usernet.cli import params
 from usernet.netdevice.driver import Driver
 from usernet.stack import Stack
 
-NAMES = ("tap", "tun", "addresses", "routes", "host_address", "mtu", "capture")
+NAMES = ("stack", "tap", "tun", "addresses", "routes", "host_address", "mtu", "capture")
 
 
 @final
@@ -21,11 +21,12 @@ class StackOptions:
     """What the options said. Raises click.UsageError where they don't go together."""
 
     def __init__(
-        self, tap: str, tun: str, addresses: tuple[str, ...], routes: tuple[params.Route, ...],
+        self, stack: str, tap: str, tun: str, addresses: tuple[str, ...], routes: tuple[params.Route, ...],
         host_address: str | None, mtu: int | None, capture: str,
     ) -> None:  # fmt: skip
         if tap and tun:
             raise click.BadParameter("expected one of --tap and --tun, not both", param_hint="--tun")
+        self.stack = stack
         self.kind = "tap" if tap else "tun" if tun else ""
         self.host_name = tap or tun
         given = (("--address", addresses), ("--route", routes), ("--host-address", host_address), ("--mtu", mtu))
@@ -37,6 +38,13 @@ class StackOptions:
         self.host_address = host_address
         self.mtu = mtu
         self.capture = capture
+
+    def only_named(self) -> bool:
+        """Whether they name the stack of a service. Raises click.UsageError where they say more of it."""
+        if self.stack and (self.kind or self.capture):
+            text = "expected without --tap, --tun and --capture: the stack of a service has its own"
+            raise click.BadParameter(text, param_hint="--stack")
+        return bool(self.stack)
 
     @contextmanager
     def open(self, name: str) -> Iterator[Stack]:
@@ -102,6 +110,7 @@ def stack_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="An address of the stack's device. May be repeated."),
         click.option("--tun", default="", metavar="NAME", help="Join the stack to the host's TUN interface NAME."),
         click.option("--tap", default="", metavar="NAME", help="Join the stack to the host's TAP interface NAME."),
+        click.option("--stack", default="", metavar="NAME", help="The stack of a running service (`usernet up`)."),
     ):  # fmt: skip
         wrapped = option(wrapped)
     return wrapped

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO, Final
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, Final
 
 from usernet.cli.filter import FilterError, compile_filter
 from usernet.cli.packet import Packet
@@ -34,30 +35,7 @@ def tcpdump(stack: Stack | None, *args: str, out: Out | None = None, duration: f
 
     Returns what it prints. Raises UsageError; OSError where a file can't be read or written.
     """
-    options = Options("tcpdump", "tcpdump [-neSvt] [-c COUNT] [-i DEVICE] [-r FILE | -w FILE] [FILTER]")
-    options.add_argument("-r", dest="read", metavar="FILE")
-    options.add_argument("-w", dest="write", metavar="FILE")
-    options.add_argument("-i", dest="device", metavar="DEVICE")
-    options.add_argument("-c", dest="count", type=number("a number of packets", 1, 1 << 62))
-    for flag, name in (("n", "numeric"), ("e", "ethernet"), ("S", "absolute"), ("l", "lines"), ("q", "quiet")):
-        options.add_argument(f"-{flag}", dest=name, action="store_true")
-    options.add_argument("-v", dest="verbose", action="count", default=0)
-    options.add_argument("-t", dest="stamp", action="count", default=0)
-    options.add_argument("filter", nargs="*")
-    chosen = options.parse(args)
-    if chosen.stamp not in (0, 1, 2, 5):
-        raise UsageError("-t: expected -t, -tt or -ttttt")
-    try:
-        wanted = compile_filter(chosen.filter)
-    except FilterError as problem:
-        raise UsageError(str(problem)) from None
-    printer = Printer(
-        ethernet=chosen.ethernet,
-        verbose=chosen.verbose > 0,
-        absolute=chosen.absolute,
-        stamp={0: "time", 1: "none", 2: "epoch", 5: "start"}[chosen.stamp],
-        ports=None if chosen.numeric else PORTS,
-    )
+    chosen, wanted, printer = _choose(args)
     lines = Lines(out)
     if chosen.read is not None:
         with open(chosen.read, "rb") as file:
@@ -85,6 +63,45 @@ def tcpdump(stack: Stack | None, *args: str, out: Out | None = None, duration: f
         except KeyboardInterrupt:
             pass  # enough
     return lines.text()
+
+
+def _choose(args: Sequence[str]) -> tuple[Any, Callable[[Packet], bool], Printer]:
+    """The options, what they want to see, and how. Raises UsageError."""
+    options = Options("tcpdump", "tcpdump [-neSvt] [-c COUNT] [-i DEVICE] [-r FILE | -w FILE] [FILTER]")
+    options.add_argument("-r", dest="read", metavar="FILE")
+    options.add_argument("-w", dest="write", metavar="FILE")
+    options.add_argument("-i", dest="device", metavar="DEVICE")
+    options.add_argument("-c", dest="count", type=number("a number of packets", 1, 1 << 62))
+    for flag, name in (("n", "numeric"), ("e", "ethernet"), ("S", "absolute"), ("l", "lines"), ("q", "quiet")):
+        options.add_argument(f"-{flag}", dest=name, action="store_true")
+    options.add_argument("-v", dest="verbose", action="count", default=0)
+    options.add_argument("-t", dest="stamp", action="count", default=0)
+    options.add_argument("filter", nargs="*")
+    chosen = options.parse(args)
+    if chosen.stamp not in (0, 1, 2, 5):
+        raise UsageError("-t: expected -t, -tt or -ttttt")
+    try:
+        wanted = compile_filter(chosen.filter)
+    except FilterError as problem:
+        raise UsageError(str(problem)) from None
+    printer = Printer(
+        ethernet=chosen.ethernet,
+        verbose=chosen.verbose > 0,
+        absolute=chosen.absolute,
+        stamp={0: "time", 1: "none", 2: "epoch", 5: "start"}[chosen.stamp],
+        ports=None if chosen.numeric else PORTS,
+    )
+    return chosen, wanted, printer
+
+
+def read_live(args: Sequence[str], out: Out | None) -> tuple[Any, Callable[[BinaryIO], Text]]:
+    """For a capture that another process makes, as it comes: the options, and what shows it, of a file.
+
+    Raises UsageError.
+    """
+    chosen, wanted, printer = _choose(args)
+    lines = Lines(out)
+    return chosen, lambda file: _read(file, "-", wanted, printer, chosen.count or 0, None, lines)
 
 
 def _write(stack: Stack, path: str, device: str | None, duration: float | None) -> Text:

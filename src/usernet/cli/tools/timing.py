@@ -33,12 +33,28 @@ class Pause:
         self._queue.wake_all(EPOLLIN)
 
 
-def now(stack: Stack) -> float:
+class Elsewhere:
+    """A stack in another process, as far as a tool needs it: its time is that of this one."""
+
+    def now(self) -> float:
+        """Seconds, for differences."""
+        raise NotImplementedError
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        raise NotImplementedError
+
+
+def now(stack: Stack | Elsewhere) -> float:
     """The stack's time in seconds, for differences."""
+    if isinstance(stack, Elsewhere):
+        return stack.now()
     return stack.loop.clock.now() / NSEC_PER_SEC
 
 
-def sleep(stack: Stack, seconds: float) -> None:
+def sleep(stack: Stack | Elsewhere, seconds: float) -> None:
     """Let time pass on the stack's clock."""
-    if seconds > 0:
+    if isinstance(stack, Elsewhere):
+        stack.sleep(max(seconds, 0.0))
+    elif seconds > 0:
         Pause(stack).wait(seconds)

@@ -182,6 +182,9 @@ class Channel(Napi):
         """shutdown(2), which the application asked for by a call. Raises OSError ENOTCONN, EINVAL."""
         self.socket.sk.shutdown(how)
 
+    def within_reach(self) -> None:
+        """The application's end is in reach for a moment, and has not been before: do what had to wait for that."""
+
     def follow(self) -> None:
         """A call was made that may have changed what the socket is: find out."""
 

@@ -98,6 +98,8 @@ class StreamChannel(Channel):
         """The connection has failed, and the application has still to read what came before."""
         self._again = False
         self._busy = False
+        self._narrow = False
+        """The application's end, out of reach, has still the smallest send buffer."""
         super().__init__(opened, SOCK_STREAM)
         if self.state == CONNECTED:
             self.ready = True
@@ -129,7 +131,7 @@ class StreamChannel(Channel):
         self.ready = True
         self._waiter.mask = INTEREST
         # First the room, then the event that says so.
-        self.at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
+        self._narrow = not self.at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
         self._own.recv(1)
         self._readable = True
         self.loop.softirq.schedule(self)
@@ -141,6 +143,14 @@ class StreamChannel(Channel):
 
     def accepted(self) -> None:
         if not self.over:
+            self._mark()
+
+    def within_reach(self) -> None:
+        if self.over:
+            return
+        if self._narrow:
+            self._narrow = not self.at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
+        if self.state == LISTENING:
             self._mark()
 
     def shutdown(self, how: int) -> None:
