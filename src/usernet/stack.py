@@ -44,6 +44,7 @@ from usernet.transport.ping import Ping
 from usernet.transport.raw import Raw
 from usernet.transport.tcp.tcp import Tcp
 from usernet.transport.udp import Udp
+from usernet.transport.udplite import UdpLite
 from usernet.wire import ethernet
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Stack:
         self._addresses = net.get(Devinet)
         self._routes = net.get(Ipv4Routes)
         self._neighbours = net.get(Arp).table
-        for state in (SockNet, Tcp, Udp, Raw, Ping, InetFamily, PacketFamily, Netlink):
+        for state in (SockNet, Tcp, Udp, UdpLite, Raw, Ping, InetFamily, PacketFamily, Netlink):
             net.get(state)
         self.add_device(Loopback(), "lo", "127.0.0.1/8")
 

@@ -24,7 +24,7 @@ def test_each_stack_has_its_own():
 
 def test_groups_by_the_names_of_proc():
     mib = Mib()
-    assert list(mib) == ["Ip", "Icmp", "Tcp", "Udp", "IpExt", "TcpExt", "IcmpMsg"]
+    assert list(mib) == ["Ip", "Icmp", "Tcp", "Udp", "UdpLite", "IpExt", "TcpExt", "IcmpMsg"]
     with pytest.raises(KeyError, match="no group of counters named 'Dccp'; there are: Ip, "):
         mib["Dccp"]
 

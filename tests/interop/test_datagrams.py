@@ -268,3 +268,31 @@ def test_the_kernel_learns_the_stacks_address():
         bed.client.run("ip", "neigh", "flush", "all")
         bed.client.run("ping", "-c1", "-W1", HOST, check=False)
         assert MAC not in bed.client.run("ip", "neigh").stdout
+
+
+def test_udp_lite_with_coverage_both_ways():
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136).close()
+    except OSError:
+        pytest.skip("this kernel has no UDP-Lite")
+    with stack_bed() as bed:
+        with bed.client.entered():
+            kernel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136)
+        with kernel, bed.stack.socket(socket.AF_INET, socket.SOCK_DGRAM, 136) as ours:
+            kernel.bind((KERNEL, PORT))
+            ours.bind((HOST, PORT))
+            for coverage in (0, 8, 9, 20, 2000):
+                for one, other, to in ((ours, kernel, KERNEL), (kernel, ours, HOST)):
+                    one.setsockopt(136, 10, coverage)
+                    other.settimeout(10)
+                    for size in (0, 1, 100, 1473):
+                        one.sendto(b"u" * size, (to, PORT))
+                        assert other.recv(2000) == b"u" * size
+            ours.setsockopt(136, 11, 100)
+            kernel.setsockopt(136, 10, 50)
+            kernel.sendto(bytes(200), (HOST, PORT))
+            kernel.setsockopt(136, 10, 100)
+            kernel.sendto(b"x" * 200, (HOST, PORT))
+            assert ours.recv(2000) == b"x" * 200
+        assert bed.stack.mib["UdpLite"]["InErrors"] == 1
+        assert bed.stack.mib["UdpLite"]["InCsumErrors"] == 0

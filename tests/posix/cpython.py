@@ -14,22 +14,13 @@ import unittest
 from collections.abc import Iterator
 from typing import Any
 
-UDP_LITE = "UDP-Lite (RFC 3828) is not there: EPROTONOSUPPORT. Linux calls it deprecated, and is about to remove it"
-
 # By `Class.test`, or `Class.*` for all of one.
 DIFFERENCES = {
     "GeneralModuleTests.testRefCountGetNameInfo": "counts references that a traceback through Python code holds",
     "GeneralModuleTests.test_SocketType_is_socketobject": "asks for the host's own `_socket.socket`",
     "GeneralModuleTests.test_socket_close": "`close(fd)` leaves to a socket object what is its own: EBADF",
     "GeneralModuleTests.test_unknown_socket_family_repr": "a stack's socket is of the family that it is of",
-    **{
-        f"{name}.*": UDP_LITE
-        for name in (
-            "BasicUDPLITETest", "UDPLITETimeoutTest", "SendmsgUDPLITETest", "RecvmsgUDPLITETest",
-            "RecvmsgIntoUDPLITETest",
-        )
-    },
-}  # fmt: skip
+}
 
 # Besides, where sockets are not descriptors: what `fileno()` gives only tells of readiness.
 _SHARED = "objects made of one descriptor hold the socket one by one, and none misses it when another closes"

@@ -19,6 +19,7 @@ from usernet.transport.ping import PingSock
 from usernet.transport.raw import RawSock
 from usernet.transport.tcp.sock import TcpSock
 from usernet.transport.udp import UdpSock
+from usernet.transport.udplite import UdpLiteSock
 
 STREAM, DGRAM, RAW = standard.SOCK_STREAM, standard.SOCK_DGRAM, standard.SOCK_RAW
 
@@ -34,6 +35,7 @@ def stack() -> Any:
 @pytest.mark.parametrize(
     ("kind", "protocol", "expected", "number"),
     [
+        (DGRAM, 136, UdpLiteSock, 136),
         (STREAM, 0, TcpSock, 6), (STREAM, 6, TcpSock, 6), (DGRAM, 0, UdpSock, 17), (DGRAM, 17, UdpSock, 17),
         (DGRAM, 1, PingSock, 1), (RAW, 1, RawSock, 1), (RAW, 255, RawSock, 255), (RAW, 6, RawSock, 6),
     ],
@@ -41,7 +43,7 @@ def stack() -> Any:
 def test_each_protocol(stack: Stack, kind: int, protocol: int, expected: type[Sock], number: int) -> None:
     with stack.socket(2, kind, protocol) as sock:
         assert type(sock._sk) is expected
-        assert sock.proto == number
+        assert sock.proto == protocol  # as it was asked for
         assert sock.getsockopt(standard.SOL_SOCKET, standard.SO_PROTOCOL) == number
         assert sock.getsockopt(standard.SOL_SOCKET, standard.SO_TYPE) == kind
         assert sock.getsockopt(standard.SOL_SOCKET, standard.SO_DOMAIN) == 2

@@ -326,6 +326,7 @@ class Mib:
         self.icmp = IcmpMib()
         self.tcp = TcpMib()
         self.udp = UdpMib()
+        self.udp_lite = UdpMib()
         self.ip_ext = IpExtMib()
         self.tcp_ext = TcpExtMib()
         self.icmp_msg = IcmpMsgMib()
@@ -334,6 +335,7 @@ class Mib:
             "Icmp": self.icmp,
             "Tcp": self.tcp,
             "Udp": self.udp,
+            "UdpLite": self.udp_lite,
             "IpExt": self.ip_ext,
             "TcpExt": self.tcp_ext,
             "IcmpMsg": self.icmp_msg,

@@ -53,6 +53,7 @@ from usernet.sock.msg import (
 from usernet.sock.optval import pack_name
 from usernet.sock.sock import Sock
 from usernet.sock.sockopt import SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF, SO_SNDBUFFORCE, SOL_SOCKET
+from usernet.sockets.ifreq import interface_ioctl, is_interface_request
 from usernet.sockets.socket import SOCK_CLOEXEC, SOCK_NONBLOCK, Socket
 
 SOL_TCP: Final = 6
@@ -416,16 +417,35 @@ class Calls(Backend):
 
     def ioctl(self, handle: int, request: int, argument: bytes, done: Done) -> Pending | None:
         if not handle:
-            done(None, error(errno.ENOTTY))
+            self._ask_interfaces(request, argument, done)
             return None
 
         def work(opened: OpenSocket) -> bytes:
             channel = opened.channel
+            if is_interface_request(request):
+                return interface_ioctl(self.net, opened.socket.sk.family, request, argument)
             if request in (SIOCOUTQ, SIOCOUTQNSD) and not channel.over:
                 channel.drain(self.loop.now)
             return (opened.socket.sk.ioctl(request) & 0xFFFFFFFF).to_bytes(4, "little")
 
         return self._call(handle, work, done)
+
+    def _ask_interfaces(self, request: int, argument: bytes, done: Done) -> None:
+        """A request on a socket that is none of the stack's."""
+        answer: bytes | None = None
+        problem: BaseException | None = None
+        try:
+            self.loop.enter()
+        except UnusableStackError as ended:
+            done(None, ended)
+            return
+        try:
+            answer = interface_ioctl(self.net, AF_UNSPEC, request, argument)
+        except (OSError, UnusableStackError) as failed:
+            problem = failed
+        finally:
+            self.loop.leave()
+        done(answer, problem)
 
     # -- data
 

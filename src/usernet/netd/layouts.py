@@ -13,12 +13,13 @@ from struct import Struct
 from typing import Final
 
 from usernet.core.errors import error
-from usernet.sock.msg import Control, Name, PacketAddr, SockAddr
+from usernet.sock.msg import Control, Name, NetlinkAddr, PacketAddr, SockAddr
 from usernet.sock.sock import Sock
 
 AF_UNSPEC: Final = 0
 AF_INET: Final = 2
 AF_INET6: Final = 10
+AF_NETLINK: Final = 16
 AF_PACKET: Final = 17
 NAME_MAX: Final = 128
 """Bytes of the longest address (Linux: sizeof(struct sockaddr_storage))."""
@@ -26,6 +27,7 @@ NAME_MAX: Final = 128
 _SOCKADDR_IN: Final = 16
 _SOCKADDR_IN6: Final = 28
 _SOCKADDR_LL: Final = Struct("=HHiHBB8s")
+_SOCKADDR_NL: Final = Struct("=HHII")
 _CMSGHDR: Final = Struct("=Qii")
 
 
@@ -63,7 +65,20 @@ def _unpack_packet(data: bytes) -> PacketAddr:
     return PacketAddr(data[2] << 8 | data[3], ifindex, hatype, pkttype, addr[: min(size, 8)])
 
 
-UNPACK: Final[dict[int, Callable[[bytes], Name]]] = {AF_INET: _unpack_inet, AF_PACKET: _unpack_packet}
+def _unpack_netlink(data: bytes) -> NetlinkAddr:
+    if len(data) < _SOCKADDR_NL.size:
+        raise error(errno.EINVAL, f"address: expected struct sockaddr_nl (12 bytes), not {len(data)} bytes")
+    family, _, portid, groups = _SOCKADDR_NL.unpack_from(data)
+    if family != AF_NETLINK:
+        raise error(errno.EINVAL, f"address: expected one of AF_NETLINK, not of family {family}")
+    return NetlinkAddr(portid, groups)
+
+
+UNPACK: Final[dict[int, Callable[[bytes], Name]]] = {
+    AF_INET: _unpack_inet,
+    AF_NETLINK: _unpack_netlink,
+    AF_PACKET: _unpack_packet,
+}
 """By the family of the socket."""
 
 NO_ADDRESS: Final = SockAddr(AF_UNSPEC, b"", 0)

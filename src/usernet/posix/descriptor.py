@@ -226,9 +226,9 @@ class DescriptorSocket(_standard.socket):
             elif optname == _socket.SO_RCVBUF and not self._channel.over:
                 self._channel.limit_receive(max(value, 0))
 
-    def ioctl(self, request: int, /) -> int:
-        """ioctl(2) with one int as result, of the socket. See docs/sockets.md."""
-        return self._stack.ioctl(request)
+    def ioctl(self, request: int, argument: Any = b"", /) -> Any:
+        """ioctl(2) of the socket. See docs/sockets.md."""
+        return self._stack.ioctl(request, argument)
 
     def settimeout(self, value: Any, /) -> None:
         super().settimeout(value)

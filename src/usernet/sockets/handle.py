@@ -22,6 +22,7 @@ from usernet.sock.sock import O_NONBLOCK, Sock
 from usernet.sockets import arguments
 from usernet.sockets.address import format_address, parse_address
 from usernet.sockets.arguments import c_int
+from usernet.sockets.ifreq import interface_ioctl, is_interface_request
 from usernet.sockets.readiness import Readiness
 from usernet.sockets.socket import Socket
 
@@ -433,9 +434,12 @@ class SocketHandle:
         finally:
             _leave(socket)
 
-    def ioctl(self, request: Any, /) -> int:
-        """ioctl(2) with one int as result: SIOCINQ (FIONREAD), SIOCOUTQ, SIOCATMARK. Not in the standard module, where
-        `fcntl.ioctl` does it, which can't reach a stack. Raises OSError ENOTTY."""
+    def ioctl(self, request: Any, argument: Any = b"", /) -> Any:
+        """ioctl(2). Not in the standard module, where `fcntl.ioctl` does it, which can't reach a stack.
+
+        SIOCINQ (FIONREAD), SIOCOUTQ, SIOCATMARK give an int. Requests about interfaces take a `struct ifreq` as bytes,
+        and give bytes (sockets/ifreq.py; netdevice(7)). Raises OSError: ENOTTY, and what the request raises.
+        """
         socket, sk = self._socket, self._sk
         if socket is None or sk is None:
             raise error(errno.EBADF)
@@ -443,7 +447,10 @@ class SocketHandle:
         loop.enter()
         try:
             check_open(socket)
-            return sk.ioctl(c_int(request))
+            number = c_int(request)
+            if is_interface_request(number):
+                return interface_ioctl(self._net, sk.family, number, bytes(memoryview(argument)))
+            return sk.ioctl(number)
         finally:
             loop.leave()
 

@@ -16,12 +16,14 @@ from usernet.transport.ping import PingSock
 from usernet.transport.raw import RawSock
 from usernet.transport.tcp.sock import TcpSock
 from usernet.transport.udp import UdpSock
+from usernet.transport.udplite import UdpLiteSock
 
 AF_INET: Final = 2
 IPPROTO_IP: Final = 0
 IPPROTO_ICMP: Final = 1
 IPPROTO_TCP: Final = 6
 IPPROTO_UDP: Final = 17
+IPPROTO_UDPLITE: Final = 136
 IPPROTO_MAX: Final = 263
 
 Factory = Callable[[Net, AddressFamily, int], Sock]
@@ -34,6 +36,10 @@ def _tcp(net: Net, af: AddressFamily, protocol: int) -> Sock:
 
 def _udp(net: Net, af: AddressFamily, protocol: int) -> Sock:
     return UdpSock(net, af)
+
+
+def _udplite(net: Net, af: AddressFamily, protocol: int) -> Sock:
+    return UdpLiteSock(net, af)
 
 
 def _ping(net: Net, af: AddressFamily, protocol: int) -> Sock:
@@ -55,6 +61,7 @@ class InetFamily(NetProtoFamily):
         self._switch: dict[int, list[tuple[int, Factory]]] = {}
         self.register_protosw(SOCK_STREAM, IPPROTO_TCP, _tcp)
         self.register_protosw(SOCK_DGRAM, IPPROTO_UDP, _udp)
+        self.register_protosw(SOCK_DGRAM, IPPROTO_UDPLITE, _udplite)
         self.register_protosw(SOCK_DGRAM, IPPROTO_ICMP, _ping)
         self.register_protosw(SOCK_RAW, IPPROTO_IP, _raw)
         net.get(Families).register(self)

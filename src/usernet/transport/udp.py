@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, final
 
+from usernet.core.mib import UdpMib
 from usernet.net.pernet import Net
 from usernet.net.protocols import ErrorReport, NetProtocol, Protocols
 from usernet.skbuff.dropreason import DropReason
@@ -35,18 +36,15 @@ if TYPE_CHECKING:
 UDP_HLEN: Final = udp.UDP_HLEN
 
 
-@final
-class Udp(NetProtocol):
-    """UDP of one namespace: protocol 17 of every network layer."""
+class UdpProtocol(NetProtocol):
+    """What UDP and UDP-Lite share: one namespace's protocol of every network layer."""
 
-    def __init__(self, net: Net) -> None:
-        self.table = net.get(UdpTable)
-        self.udp_early_demux: int = 1
+    def __init__(self, net: Net, table: UdpTable, mib: UdpMib) -> None:
+        self.table = table
+        self.udp_early_demux: int = 0
         self._drops = net.drops
-        self._mib = net.mib.udp
+        self._mib = mib
         self._net = net
-        net.sysctl.register("net.ipv4.udp_early_demux", self, high=1)
-        net.get(Protocols).register(IPPROTO_UDP, self)
         self._offload = net.get(UdpOffload)
 
     # -- receive
@@ -92,15 +90,21 @@ class Udp(NetProtocol):
             self._bad(skb, DropReason.UDP_CSUM)
             return
         sk: UdpSock | None = skb.sk
-        dst = skb.dst
         if sk is not None:
             skb.sk = None
-            sk.rx_dst = dst
+            sk.rx_dst = skb.dst
             self._queue(sk, skb)
             return
+        self._deliver(skb)
+
+    def _deliver(self, skb: SKBuff) -> None:
+        """A datagram that is in order goes to the socket it is for, or to all of them."""
+        dst = skb.dst
         if dst is not None and (dst.multicast or dst.broadcast):
             self._deliver_all(skb, dst.multicast)
             return
+        head = skb.head
+        start = skb.data
         dev = skb.dev
         af: AddressFamily = skb.af
         sk = self.table.lookup(
@@ -249,3 +253,14 @@ class Udp(NetProtocol):
         sk.err = report.errno
         sk.error_report()
         return True
+
+
+@final
+class Udp(UdpProtocol):
+    """UDP of one namespace: protocol 17 of every network layer."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__(net, net.get(UdpTable), net.mib.udp)
+        self.udp_early_demux = 1
+        net.sysctl.register("net.ipv4.udp_early_demux", self, high=1)
+        net.get(Protocols).register(IPPROTO_UDP, self)

@@ -15,6 +15,7 @@ from typing import Final, final
 
 from usernet.core.errors import error
 from usernet.core.iov import IovIter, Payload
+from usernet.core.mib import UdpMib
 from usernet.core.wait import Blocking
 from usernet.net.dst import Dst
 from usernet.net.pernet import Net
@@ -90,14 +91,16 @@ class Cork:
         self.size: int = 0
 
 
-@final
 class UdpSock(DatagramSock):
-    """A UDP socket."""
+    """A UDP socket; transport/udplite.py makes another protocol's of it."""
 
-    def __init__(self, net: Net, af: AddressFamily) -> None:
-        super().__init__(net, af, SOCK_DGRAM, IPPROTO_UDP)
-        self.table = net.get(UdpTable)
-        self.mib = net.mib.udp
+    def __init__(
+        self, net: Net, af: AddressFamily, protocol: int = IPPROTO_UDP, table: UdpTable | None = None,
+        mib: UdpMib | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(net, af, SOCK_DGRAM, protocol)
+        self.table: UdpTable = net.get(UdpTable) if table is None else table
+        self.mib: UdpMib = net.mib.udp if mib is None else mib
         self.key: bytes = b""
         """Under which the table has it; empty where it has it not."""
         self.in_connected: bool = False
@@ -116,6 +119,11 @@ class UdpSock(DatagramSock):
         self._to_dst: Dst | None = None
         self._to_saddr: bytes = b""
         self._to_sum: int = 0
+
+    def least_coverage(self) -> int:
+        """Bytes that the checksum of a received datagram must cover at least, 0 for all, -1 for any number; see
+        transport/udplite.py."""
+        return -1
 
     # -- addresses
 

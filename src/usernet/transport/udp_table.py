@@ -33,19 +33,23 @@ class UdpTable:
     gro: how many sockets have UDP_GRO on; without any, nothing is merged.
     """
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, memory: SockMemory | None = None) -> None:
+        """memory: the account, where it is shared with another protocol that has registered its settings."""
         self.ports = PortTable(net, udp_conflict)
         self.connected: dict[bytes, list[UdpSock]] = {}
         self.bound: dict[bytes, list[UdpSock]] = {}
         self.gro: int = 0
+        self.udp_wmem_min: int = 4096
+        """As in Linux, without effect: what is sent counts for the socket alone."""
+        self._offload = net.get(UdpOffload)
+        self._seed: int = net.random.getrandbits(32)
+        if memory is not None:
+            self.memory = memory
+            return
         self.memory = SockMemory((98304, 131072, 196608), 4096)
         net.sysctl.register("net.ipv4.udp_mem", self.memory, "limits", low=0, high=(1 << 63) - 1)
         net.sysctl.register("net.ipv4.udp_rmem_min", self.memory, "minimum", low=1, high=INT_MAX)
-        self.udp_wmem_min: int = 4096
-        """As in Linux, without effect: what is sent counts for the socket alone."""
         net.sysctl.register("net.ipv4.udp_wmem_min", self, low=1, high=INT_MAX)
-        self._offload = net.get(UdpOffload)
-        self._seed: int = net.random.getrandbits(32)
 
     def hash(self, sk: UdpSock) -> None:
         """File a socket that has a port, by its present addresses. It must not be filed already."""
