@@ -79,6 +79,13 @@ class Backend:
 
     closed: Callable[[int], None] | None = None
 
+    def watch(self, fds: tuple[int, ...], ready: Callable[[], None]) -> Callable[[], None] | None:
+        """Have `ready` called, without any lock, by the thread that drives the stack: when one of `fds` is readable or
+        has hung up, again and again as long as that is so, and every second. So one thread does it all, and need not
+        wake another. Returns what ends it; None where no such thread is here, and the caller waits with one of its own.
+        """
+        return None
+
     def fileno(self) -> int:
         """A descriptor that the caller is to watch, and to call `ready` when it is readable; -1 for none."""
         return -1

@@ -150,17 +150,22 @@ class Call:
 
     def write_name(self, name: bytes, address: int, length_at: int) -> None:
         """Linux: move_addr_to_user. Raises OSError EINVAL, EFAULT."""
-        length = self.read_int(length_at)
-        self.put_name(name, address, length, length_at)
+        self.put_name(name, address, self.read_int(length_at), length_at)
 
     def put_name(self, name: bytes, address: int, length: int, length_at: int) -> None:
         """The same, of a `length` that was read before."""
         if length < 0:
             raise error(errno.EINVAL)
         part = name[:length]
-        if part:
-            self.write(address, part)
-        self.write(length_at, len(name).to_bytes(4, "little"))
+        self.write_both(address, part, length_at, len(name))
+
+    def write_both(self, address: int, value: bytes, length_at: int, length: int) -> None:
+        """Write a value and how long it is. Raises OSError EFAULT, `Gone`."""
+        self.check()
+        memory = self.supervisor.memory
+        data = value + length.to_bytes(4, "little")
+        if memory.scatter(self.tid, ((address, len(value)), (length_at, 4)), data) < len(data):
+            raise error(errno.EFAULT)
 
     # -- its answer
 

@@ -111,9 +111,7 @@ def _getsockopt(call: Call) -> Steps:
 
 
 def _give(call: Call, value: bytes, address: int, length_at: int) -> int:
-    if value:
-        call.write(address, value)
-    call.write(length_at, len(value).to_bytes(4, "little"))
+    call.write_both(address, value, length_at, len(value))
     return 0
 
 

@@ -24,6 +24,7 @@ BUFFER: Final = 1 << 18
 """Bytes that are moved at a time."""
 
 _IOVEC: Final = Struct("=QQ")
+_PAIR: Final = Struct("=QQQQ")
 _MSGHDR: Final = Struct("=QI4xQQQQi4x")
 MSGHDR_SIZE: Final = _MSGHDR.size
 MSG_FLAGS_OFFSET: Final = 48
@@ -73,6 +74,10 @@ class Memory:
 
     def read(self, pid: int, address: int, size: int) -> bytes:
         """All of the `size` bytes at `address`."""
+        if 0 < size <= BUFFER and address < TASK_SIZE:
+            _PAIR.pack_into(self._vectors, 0, self._start, size, address, size)
+            if _readv(pid, self._local, 1, self._remote, 1, 0) == size:
+                return ctypes.string_at(self._start, size)
         data = self.read_some(pid, address, size)
         if len(data) < size:
             raise error(errno.EFAULT)
@@ -100,6 +105,12 @@ class Memory:
 
     def write(self, pid: int, address: int, data: bytes) -> None:
         """Put all of `data` at `address`."""
+        size = len(data)
+        if 0 < size <= BUFFER and address < TASK_SIZE:
+            _PAIR.pack_into(self._vectors, 0, self._start, size, address, size)
+            self._view[:size] = data
+            if _writev(pid, self._local, 1, self._remote, 1, 0) == size:
+                return
         if self.scatter(pid, ((address, len(data)),), data) < len(data):
             raise error(errno.EFAULT)
 

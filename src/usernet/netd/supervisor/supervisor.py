@@ -1,7 +1,9 @@
 """The supervisor of a command: takes its network system calls, has them carried out, and gives their answers.
 
-One thread (`run`) receives the calls, reads and writes the memory of the processes, and answers. What may have to wait
-is asked of the backend, which answers from any thread; then this one goes on with the call. Thousands may wait at once.
+One thread at a time receives the calls, reads and writes the memory of the processes, and answers: where the stack is
+in this process, the one that drives it, for two that pass the interpreter to and fro would take many times as long;
+else one of its own. What may have to wait is asked of the backend, which answers from any thread; then the call is gone
+on with. Thousands may wait at once.
 
 When a thread of the command gets a signal, its call is called off without a word. So whatever waits is looked after:
 a thread that makes another call has given up the one before, and every second all are asked about.
@@ -45,6 +47,8 @@ UNSUPPORTED: Final = frozenset(
     }
 )
 """What is said of a call that the stack does not have."""
+AT_ONCE: Final = 32
+"""Calls that are begun before the devices have their turn."""
 LINES_MAX: Final = 1000
 """Different lines of them that are told."""
 
@@ -76,7 +80,8 @@ class Answer:
         supervisor = self.supervisor
         if threading.get_ident() != supervisor.ident:
             supervisor.answers.append(self)
-            supervisor.wake()
+            if not supervisor.serve_now():
+                supervisor.wake()
         elif self.later:
             supervisor.answers.append(self)
         else:
@@ -112,7 +117,17 @@ class Supervisor:
         self._closed: deque[int] = deque()
         self._wake_fd: int = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
+        self._over = threading.Event()
+        self._serving = threading.Lock()
+        self._look_at: float = 0.0
         self._thread: threading.Thread | None = None
+        self._end_watch: Callable[[], None] | None = None
+        self._poller = select.poll()
+        self._poller.register(self.notifier.fd, select.POLLIN)
+        self._poller.register(self._wake_fd, select.POLLIN)
+        backend_fd = backend.fileno()
+        if backend_fd >= 0:
+            self._poller.register(backend_fd, select.POLLIN)
         abi = of_this_machine()
         self._handlers = {
             abi.numbers[name]: (name, handler) for name, handler in HANDLERS.items() if name in abi.numbers
@@ -122,37 +137,48 @@ class Supervisor:
     # -- running
 
     def start(self) -> None:
-        """Run in a thread of its own."""
-        self._thread = threading.Thread(target=self.run, name="usernet-supervisor", daemon=True)
-        self._thread.start()
+        """Serve from now on, in the thread that drives the stack, or in one of its own."""
+        self._end_watch = self.backend.watch((self.notifier.fd, self._wake_fd), self._serve_driven)
+        if self._end_watch is None:
+            self._thread = threading.Thread(target=self._serve_alone, name="usernet-supervisor", daemon=True)
+            self._thread.start()
+
+    def run(self) -> None:
+        """Serve, until nobody is left to be served, or `stop`."""
+        self.start()
+        self._over.wait()
 
     def stop(self) -> None:
-        """Have `run` return, and wait for that where `start` was used. From any thread."""
+        """Serve no more, and have `run` return. From any thread."""
         self._stopping = True
-        if self._wake_fd >= 0:
+        self._over.set()
+        end_watch, self._end_watch = self._end_watch, None
+        if end_watch is not None:
+            end_watch()
+        if self._thread is not None:
             self.wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
             self._thread = None
 
     def close(self) -> None:
         """Stop, and let go of the notify descriptor: from now on the calls of the command fail with ENOSYS."""
+        if self._wake_fd < 0:
+            return
         self.stop()
-        self.ident = threading.get_ident()
-        for call in tuple(self.waiting.values()):
-            self._give_up(call)
-        # What such an answer brings has to be undone.
-        until = time.monotonic() + LOOK_EVERY
-        while True:
-            while self.answers:
-                self._go_on(self.answers.popleft())
-            if not self._late or time.monotonic() > until:
-                break
-            time.sleep(0.001)
-        self._forget_closed()
-        self.threads.clear()
-        self.notifier.close()
-        if self._wake_fd >= 0:
+        with self._serving:
+            self.ident = threading.get_ident()
+            for call in tuple(self.waiting.values()):
+                self._give_up(call)
+            # What an answer brings that is on its way has to be undone.
+            until = time.monotonic() + LOOK_EVERY
+            while True:
+                self._go_on_all()
+                if not self._late or time.monotonic() > until:
+                    break
+                time.sleep(0.001)
+            self._forget_closed()
+            self.threads.clear()
+            self.notifier.close()
             os.close(self._wake_fd)
             self._wake_fd = -1
 
@@ -160,39 +186,75 @@ class Supervisor:
         """There is an answer, or an end."""
         os.eventfd_write(self._wake_fd, 1)
 
-    def run(self) -> None:
-        """Serve, until nobody is left to be served, or `stop`."""
-        self.ident = threading.get_ident()
-        poller = select.poll()
-        notify = self.notifier.fd
-        poller.register(notify, select.POLLIN)
-        poller.register(self._wake_fd, select.POLLIN)
-        backend_fd = self.backend.fileno()
-        if backend_fd >= 0:
-            poller.register(backend_fd, select.POLLIN)
-        look = time.monotonic() + LOOK_EVERY
-        answers = self.answers
+    def _serve_alone(self) -> None:
         while not self._stopping:
-            while answers:
-                answer = answers.popleft()
-                self._go_on(answer)
-            events = poller.poll(LOOK_EVERY * 1000 if self.waiting else None)
-            for fd, mask in events:
-                if fd == notify:
-                    if mask & select.POLLIN:
-                        notification = self.notifier.receive()
-                        if notification is not None:
-                            self._begin(notification)
-                    elif mask & (select.POLLHUP | select.POLLERR):
-                        return
-                elif fd == self._wake_fd:
-                    os.eventfd_read(fd)
-                else:
-                    self.backend.ready()
-            if self.waiting and time.monotonic() >= look:
+            self._serve(LOOK_EVERY * 1000 if self.waiting else None)
+
+    def _serve_driven(self) -> None:
+        self._serve(0)
+
+    def serve_now(self) -> bool:
+        """Go on with what was answered, in this thread, which drives the stack and holds no lock. False where another
+        one serves."""
+        if self._end_watch is None or not self._serving.acquire(False):
+            return False
+        try:
+            self.ident = threading.get_ident()
+            self._go_on_all()
+        finally:
+            self.ident = 0
+            self._serving.release()
+        return True
+
+    def _serve(self, timeout: float | None) -> None:
+        """Serve what is there; `timeout` (ms): wait for it. Where another thread does so, it sees to that too."""
+        if not self._serving.acquire(False):
+            return
+        try:
+            self.ident = threading.get_ident()
+            for _ in range(AT_ONCE):
+                self._go_on_all()
+                if self._stopping:
+                    break
+                events = self._poller.poll(timeout)
+                if not events:
+                    break
+                timeout = 0
+                self._serve_events(events)
+            if self.waiting and time.monotonic() >= self._look_at:
                 self._look()
-                look = time.monotonic() + LOOK_EVERY
-        self.ident = 0
+                self._look_at = time.monotonic() + LOOK_EVERY
+        finally:
+            self.ident = 0
+            self._serving.release()
+
+    def _serve_events(self, events: list[tuple[int, int]]) -> None:
+        notify = self.notifier.fd
+        for fd, mask in events:
+            if fd == notify:
+                if mask & select.POLLIN:
+                    notification = self.notifier.receive()
+                    if notification is not None:
+                        self._begin(notification)
+                elif mask & (select.POLLHUP | select.POLLERR):
+                    # The last process is gone.
+                    self._stopping = True
+                    end_watch, self._end_watch = self._end_watch, None
+                    if end_watch is not None:
+                        end_watch()
+                    self._over.set()
+            elif fd == self._wake_fd:
+                try:
+                    os.eventfd_read(fd)
+                except BlockingIOError:
+                    pass
+            else:
+                self.backend.ready()
+
+    def _go_on_all(self) -> None:
+        answers = self.answers
+        while answers:
+            self._go_on(answers.popleft())
 
     def _forget_closed(self) -> None:
         while self._closed:
