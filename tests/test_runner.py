@@ -282,8 +282,11 @@ def test_by_edges_each_change_is_told_once_with_its_events(runner):
             return 0
 
     edges = Edges()
-    runner.watch(near.fileno(), loop, edges, edge=True)
     far.send(b"x")
+    runner.watch(near.fileno(), loop, edges, edge=True, quiet=True)
+    time.sleep(0.05)
+    assert not edges.told
+    runner.watch_writable(near.fileno(), False)
     eventually(lambda: edges.polls == 1, "the first byte")
     time.sleep(0.05)
     # It stays readable, and is not told of again, but for what comes next.

@@ -340,11 +340,12 @@ class Runner(Trampoline):
 
     # -- devices
 
-    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False) -> None:
+    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         # First the table: an event of a descriptor that is not in it would be lost, and edges come once.
         self._watched[fd] = (loop, napi, edge)
         try:
-            self._epoll.register(fd, EDGE if edge else select.EPOLLIN)
+            events = EDGE if edge else select.EPOLLIN
+            self._epoll.register(fd, events & ~select.EPOLLIN if quiet else events)
         except OSError:
             del self._watched[fd]
             raise

@@ -83,7 +83,7 @@ class Watching(Trampoline):
     def left(self, loop: Loop) -> None:
         pass
 
-    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False) -> None:
+    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         if self.broken:
             raise OSError(errno.EPERM, "not to be watched")
         self.watched[fd] = False

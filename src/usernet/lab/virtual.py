@@ -141,7 +141,7 @@ class VirtualTime(Trampoline):
         finally:
             self._draining = False
 
-    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False) -> None:
+    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         raise error(errno.EOPNOTSUPP, "a device of the host can't be on virtual time: use it on a started stack")
 
     def unwatch(self, fd: int) -> None:

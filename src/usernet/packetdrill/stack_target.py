@@ -85,7 +85,7 @@ class _ScriptTrampoline(Trampoline):
     def left(self, loop: Loop) -> None:
         return
 
-    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False) -> None:
+    def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         return
 
     def unwatch(self, fd: int) -> None:

@@ -82,7 +82,8 @@ class Channel(Napi):
     it was the application who closed its end first.
     """
 
-    def __init__(self, socket: Socket, kind: int) -> None:
+    def __init__(self, socket: Socket, kind: int, quiet: bool = False) -> None:
+        """quiet: nothing is to be read from the application yet; `_listen_to_app` ends that."""
         super().__init__()
         loop = socket.loop
         trampoline = loop.trampoline
@@ -118,7 +119,7 @@ class Channel(Napi):
             if not socket.nonblock:
                 app.setblocking(True)
             self._prepare(app)
-            trampoline.watch(self._own_fd, loop, self, edge=True)
+            trampoline.watch(self._own_fd, loop, self, edge=True, quiet=quiet)
         except BaseException:
             own.close()
             app.close()
@@ -241,6 +242,12 @@ class Channel(Napi):
             trampoline = self.loop.trampoline
             if trampoline is not None:
                 trampoline.watch_writable(self._own_fd, wanted)
+
+    def _listen_to_app(self) -> None:
+        """Be told from now on of what the application writes."""
+        trampoline = self.loop.trampoline
+        if trampoline is not None:
+            trampoline.watch_writable(self._own_fd, self._wants_out)
 
     def _app_gone(self) -> bool:
         """Whether the application's end is closed. An end that was shut down both ways hangs up as well."""

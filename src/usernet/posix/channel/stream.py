@@ -100,7 +100,7 @@ class StreamChannel(Channel):
         self._busy = False
         self._narrow = False
         """The application's end, out of reach, has still the smallest send buffer."""
-        super().__init__(opened, SOCK_STREAM)
+        super().__init__(opened, SOCK_STREAM, quiet=self.state == IDLE)
         if self.state == CONNECTED:
             self.ready = True
             self.loop.softirq.schedule(self)
@@ -133,6 +133,7 @@ class StreamChannel(Channel):
         # First the room, then the event that says so.
         self._narrow = not self.at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
         self._own.recv(1)
+        self._listen_to_app()
         self._readable = True
         self.loop.softirq.schedule(self)
 
