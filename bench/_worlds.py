@@ -154,11 +154,12 @@ def inside(name: str) -> list[str]:
 
 
 def usernet_run(name: str, tap: str, address: str, gateway: str) -> list[str]:
-    """The words before a command that is to run on a stack behind a TAP of that namespace."""
-    return [
-        *inside(name), *USERNET, "run", "--tap", tap, "--address", f"{address}/24", "--host-address", f"{gateway}/24",
-        "--route", f"default via {gateway}", "--",
-    ]  # fmt: skip
+    """The words before a command that is to run on a stack behind a TAP of that namespace, which is made here."""
+    ip("-n", name, "tuntap", "add", tap, "mode", "tap")
+    ip("-n", name, "address", "add", f"{gateway}/24", "dev", tap)
+    ip("-n", name, "link", "set", tap, "up")
+    stack = ("--tap", tap, "--address", f"{address}/24", "--route", f"default via {gateway}")
+    return [*inside(name), *USERNET, "run", *stack, "--"]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.netd.supervisor.running import _supervised as _supervised
 from tests.support import leaks, netns
 from tests.support.unprivileged import _unprivileged as _unprivileged
 

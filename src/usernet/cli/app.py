@@ -274,7 +274,30 @@ def packetdrill(exact: bool, verbose: bool, defines: tuple[str, ...], words: tup
         raise click.UsageError(str(problem)) from None
 
 
-def run() -> int:
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@stack_options
+@click.option("--nameserver", "nameservers", type=params.ADDRESS, multiple=True, metavar="ADDRESS",
+              help="Whom the command asks for names. May be repeated.")
+@click.option("--add-host", "hosts", type=params.HOST, multiple=True, metavar="NAME=ADDRESS",
+              help="A name for the command's /etc/hosts. May be repeated.")
+@click.option("--io-uring", is_flag=True, help="Let io_uring through: what it does with sockets is not seen.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what is not supported, when it is asked for.")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]…")
+def run(
+    options: StackOptions, nameservers: tuple[str, ...], hosts: tuple[tuple[str, str], ...], io_uring: bool,
+    verbose: bool, argv: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Run a program, of any kind and unmodified, on a stack: it and all that it starts.
+
+    The stack is joined to the host by --tap or --tun, else to a small host of its own: try `curl http://host.usernet/`.
+    No privilege is needed for that. Options go before COMMAND; what follows is the command's own.
+    """
+    from usernet.cli.run import RunOptions, run_command
+
+    run_command(argv, options, RunOptions(verbose, nameservers, hosts, io_uring))
+
+
+def main() -> int:
     """Run the command line that the process was started with; returns the exit status."""
     try:
         cli.main(prog_name="usernet", standalone_mode=True)

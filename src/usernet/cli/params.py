@@ -45,6 +45,21 @@ def _interface(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise ValueError(f"expected an address such as 10.77.0.1, not {text!r}") from None
+
+
+def _host(text: str) -> tuple[str, str]:
+    """A name with its address: "db.test=10.0.0.5"."""
+    name, sign, address = text.partition("=")
+    if not name or not sign or any(character.isspace() for character in name):
+        raise ValueError(f"expected NAME=ADDRESS, not {text!r}")
+    return name, _address(address)
+
+
 @final
 class Route:
     """A route of the command line: "default via 10.77.0.1", "10.8.0.0/16"."""
@@ -72,3 +87,5 @@ FRACTION = Unit("fraction", units.parse_fraction)
 SIZE = Unit("size", units.parse_size)
 INTERFACE = Unit("address/length", _interface)
 ROUTE = Unit("route", Route)
+ADDRESS = Unit("address", _address)
+HOST = Unit("name=address", _host)
