@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from usernet.netd.supervisor.call import INT_MASK, Call, Proceed, Steps
+from usernet.sockets.ifreq import ETHTOOL_SIZES, SIOCETHTOOL
 
 SIOCATMARK: Final = 0x8905
 FIRST: Final = 0x8900
@@ -34,6 +35,7 @@ SIZES: Final[Mapping[int, int]] = {
 }
 """Bytes that a request points to, where it is not a struct ifreq."""
 ALL: Final = 0x7FFFFFFF
+WORD: Final = 4
 
 
 def _ioctl(call: Call) -> Steps:
@@ -50,6 +52,8 @@ def _ioctl(call: Call) -> Steps:
     ask = call.supervisor.backend.ioctl
     if request == SIOCGIFCONF:
         return (yield from _interfaces(call, handle, address))
+    if request == SIOCETHTOOL:
+        return (yield from _ethtool(call, handle, address))
     argument = call.read(address, SIZES.get(request, IFREQ))
     missed = call.repeat(argument)
     if missed is not None:
@@ -70,6 +74,20 @@ def _interfaces(call: Call, handle: int, address: int) -> Steps:
     if buffer and row:
         call.write(buffer, row)
     call.write(address, len(row).to_bytes(4, "little"))
+    return 0
+
+
+def _ethtool(call: Call, handle: int, address: int) -> Steps:
+    """An ifreq whose data is a pointer to a structure, of which the first word says what it is, and so its size."""
+    ifreq = call.read(address, IFREQ)
+    pointer = int.from_bytes(ifreq[16:24], "little")
+    command = call.read(pointer, WORD)
+    size = ETHTOOL_SIZES.get(int.from_bytes(command, "little"), WORD)
+    # The command is the one that was read first: it decided the size.
+    structure = command + (call.read(pointer + WORD, size - WORD) if size > WORD else b"")
+    answer: bytes = yield partial(call.supervisor.backend.ioctl, handle, SIOCETHTOOL, ifreq + structure)
+    if len(answer) > IFREQ:
+        call.write(pointer, answer[IFREQ:])
     return 0
 
 
