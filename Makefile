@@ -11,7 +11,7 @@ RUN := $(VENV)/.stamp-run
 DEV := $(VENV)/.stamp-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint bench clean distclean
+.PHONY: help venv demo test test-all compiled test-compiled lint bench clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +44,16 @@ test: $(DEV) ## run the tests, but for the long ones
 
 test-all: $(DEV) ## run all tests, the long ones too
 	$(BIN)/python -m pytest -m '' --hypothesis-profile=long
+
+# The checkout itself always runs interpreted, as it is edited; what is compiled of it is a copy that is used when asked.
+COMPILED := build/compiled/lib
+
+compiled: $(DEV) ## compile the stack into build/compiled (a C compiler and Python's headers are needed)
+	rm -rf $(COMPILED)
+	USERNET_PURE=0 $(BIN)/python setup.py -q build --build-base build/compiled --build-lib $(COMPILED)
+
+test-compiled: compiled ## run the tests on the compiled stack; TESTS= names some of them
+	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest $(TESTS)
 
 lint: $(DEV) ## style, types, and the order of the layers
 	$(BIN)/ruff check

@@ -61,6 +61,9 @@ def test_sums(block: bytes, data: st.DataObject) -> None:
     end = data.draw(st.integers(start, len(block)))
     seed = data.draw(st.integers(0, 0x1FFFE))
     CHECKSUM.agree("csum", block, start, end, seed)
+    assert CHECKSUM.compiled.words(block) % 0xFFFF == CHECKSUM.interpreted.words(block) % 0xFFFF
+    assert CHECKSUM.own.words(block) % 0xFFFF == CHECKSUM.interpreted.words(block) % 0xFFFF
+    assert bool(CHECKSUM.compiled.words(block)) == bool(CHECKSUM.own.words(block)) == any(block)
     CHECKSUM.agree("csum", memoryview(block), start, end, seed)
 
 

@@ -30,6 +30,27 @@ _BLOCK: Final = 4096
 
 if COMPILED:
 
+    def words(b: bytes) -> int:
+        """A number that the sum of the 16-bit words of `b`, few and even in number, is congruent to modulo 0xFFFF, and
+        that is 0 only where all bytes are. Which one, is left to the body: interpreted, the call without a loop."""
+        total: i64 = 0
+        size: i64 = len(b)
+        at: i64 = size & 1
+        if at:
+            total = b[0]
+        while at < size:
+            high: i64 = b[at]
+            low: i64 = b[at + 1]
+            total += high << 8 | low
+            at += 2
+        return total
+
+else:
+    words = int.from_bytes  # type: ignore[assignment]
+
+
+if COMPILED:
+
     def _sum(b: bytes, start: i64, end: i64, seed: int) -> int:
         """A loop over 32-bit words; the range is within `b`."""
         total: i64 = 0

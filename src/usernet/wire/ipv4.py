@@ -13,6 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from usernet.core.compiled import COMPILED
+from usernet.wire.checksum import words
 
 # The sorter would give each renamed import a statement of its own.
 # isort: off
@@ -74,7 +75,6 @@ IP_OFFSET: Final = 0x1FFF
 _HDR: Final = Struct("!BBHHHBBH4s4s")
 _TTL: Final = Struct("!BBH")
 _pack: Final = _HDR.pack
-_from_bytes: Final = int.from_bytes
 
 Ipv4Header: TypeAlias = tuple[int, int, int, int, int, int, int, int, bytes, bytes]
 
@@ -134,41 +134,27 @@ def build(
     """
     if tot_len > 0xFFFF:
         tot_len = 0
-    total = tos + tot_len + ident + frag_off + (ttl << 8) + protocol + _from_bytes(saddr + daddr, "big")
+    total = tos + tot_len + ident + frag_off + (ttl << 8) + protocol + words(saddr + daddr)
     if options:
         ver_ihl = 0x45 + (len(options) >> 2)
-        total += (ver_ihl << 8) + _from_bytes(options, "big")
+        total += (ver_ihl << 8) + words(options)
         return _pack(ver_ihl, tos, tot_len, ident, frag_off, ttl, protocol, -total % 0xFFFF, saddr, daddr) + options
     return _pack(0x45, tos, tot_len, ident, frag_off, ttl, protocol, -(total + 0x4500) % 0xFFFF, saddr, daddr)
 
 
-if COMPILED:
+def header_csum_ok(b: bytes, o: int, hlen: int) -> bool:
+    """Verify a header's checksum (Linux: `ip_fast_csum` is 0).
 
-    def header_csum_ok(b: bytes, o: int, hlen: int) -> bool:
-        """See below."""
-        total: i64 = 0
-        at: i64 = o
-        end: i64 = o + hlen - 1
-        while at < end:
-            total += _load16(b, at)
-            at += 2
-        return total % 0xFFFF == 0 and total != 0
+    Args:
+        b: the packet.
+        o: where the header starts.
+        hlen: its length with options, bytes.
 
-else:
-
-    def header_csum_ok(b: bytes, o: int, hlen: int) -> bool:
-        """Verify a header's checksum (Linux: `ip_fast_csum` is 0).
-
-        Args:
-            b: the packet.
-            o: where the header starts.
-            hlen: its length with options, bytes.
-
-        Returns:
-            Whether the words sum to 0xFFFF.
-        """
-        total = _from_bytes(b[o : o + hlen], "big")
-        return total % 0xFFFF == 0 and total != 0
+    Returns:
+        Whether the words sum to 0xFFFF.
+    """
+    total = words(b[o : o + hlen])
+    return total % 0xFFFF == 0 and total != 0
 
 
 def decrease_ttl(header: bytes) -> bytes:

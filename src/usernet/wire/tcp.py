@@ -94,6 +94,7 @@ _NOP_NOP_TS: Final = 0x0101080A  # NOP, NOP, kind 8, length 10
 _SACKOK_TS: Final = 0x0402080A  # kind 4, length 2, kind 8, length 10
 
 TcpHeader: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
+TcpFields: TypeAlias = tuple[int, int, int, int, int, int, int, int]
 
 
 if COMPILED:
@@ -119,7 +120,17 @@ if COMPILED:
             doff_flags & 0x1FF, _load16(b, at + 14), _load16(b, at + 16), _load16(b, at + 18),
         )  # fmt: skip
 
+    def fields(b: bytes, o: int) -> TcpFields:
+        """`fields(b, o) -> (sport, dport, seq, ack, doff_flags, window, check, urg_ptr)`: as `parse`, but with the two
+        bytes of the header's length and the flags as they stand."""
+        at: i64 = o
+        return (
+            _load16(b, at), _load16(b, at + 2), _load32(b, at + 4), _load32(b, at + 8), _load16(b, at + 12),
+            _load16(b, at + 14), _load16(b, at + 16), _load16(b, at + 18),
+        )  # fmt: skip
+
 else:
+    fields = _HDR.unpack_from  # type: ignore[assignment]
 
     def parse(b: bytes, o: int) -> TcpHeader:
         """Unpack a header.

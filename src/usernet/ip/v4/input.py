@@ -35,6 +35,7 @@ from usernet.skbuff.skbuff import (
     SKBuff,
 )
 from usernet.sock.af_ops import AddressFamily
+from usernet.wire.checksum import words
 from usernet.wire.icmp import (
     ICMP_DEST_UNREACH,
     ICMP_HOST_UNREACH,
@@ -44,8 +45,6 @@ from usernet.wire.icmp import (
 )
 from usernet.wire.ipv4 import IP_HLEN, IP_MF, IP_OFFSET
 from usernet.wire.ipv4 import parse as _parse
-
-_from_bytes = int.from_bytes
 
 _FRAGMENT: Final = IP_MF | IP_OFFSET
 _SIMPLE: Final = 0x45
@@ -101,7 +100,7 @@ class Ip4Input:
         if ver_ihl == _SIMPLE:
             transport = at + IP_HLEN
             # The sum of a right header is a multiple of 0xFFFF; it can't be 0 with this version in it.
-            if _from_bytes(head[at:transport], "big") % 0xFFFF:
+            if words(head[at:transport]) % 0xFFFF:
                 ext.InCsumErrors += 1
                 self._bad_header(skb, DropReason.IP_CSUM)
                 return
@@ -112,7 +111,7 @@ class Ip4Input:
                 return
             head = skb.head
             transport = at + hlen
-            if _from_bytes(head[at:transport], "big") % 0xFFFF:
+            if words(head[at:transport]) % 0xFFFF:
                 ext.InCsumErrors += 1
                 self._bad_header(skb, DropReason.IP_CSUM)
                 return
@@ -174,8 +173,8 @@ class Ip4Input:
             in_dev = self._in_devices.of(dev)
             if not self._options.receive(skb, in_dev.accept_source_route(), self._reroute):
                 return
-            dst = skb.dst
-            assert dst is not None
+            routed: Rtable = skb.dst
+            dst = routed
             transport = skb.transport_header
         if dst.broadcast or dst.multicast or skb.pkt_type != PACKET_HOST:
             if not self._to_many(skb, dst):

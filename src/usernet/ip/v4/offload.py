@@ -14,6 +14,7 @@ from usernet.net.pernet import Net
 from usernet.netdevice.gro import GroControl, checksum_ok
 from usernet.skbuff.skbuff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, SKBuff
 from usernet.wire import ipv4
+from usernet.wire.checksum import words
 from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MF, IP_OFFSET
 from usernet.wire.ipv4 import parse as _parse
@@ -32,7 +33,7 @@ def _ack_sums_up(skb: SKBuff) -> bool:
     the place of one that is not."""
     head = skb.head
     at = skb.data
-    if _from_bytes(head[at : at + IP_HLEN], "big") % 0xFFFF:
+    if words(head[at : at + IP_HLEN]) % 0xFFFF:
         return False
     if skb.ip_summed == CHECKSUM_NONE:
         skb.saddr = head[at + 12 : at + 16]
@@ -114,7 +115,7 @@ class Ipv4Offload(Offload):
         if ver_ihl != SIMPLE_HEADER or tot_len != skb.len or frag_off & (IP_MF | IP_OFFSET):
             return None
         transport = self._transports.get((ETH_P_IP, protocol))
-        if transport is None or _from_bytes(head[offset : offset + IP_HLEN], "big") % 0xFFFF:
+        if transport is None or words(head[offset : offset + IP_HLEN]) % 0xFFFF:
             return None
         skb.saddr = saddr
         skb.daddr = daddr
@@ -160,7 +161,7 @@ class Ipv4Offload(Offload):
             or daddr != held.daddr
             or ours.network != tos << 24 | ttl << 16 | frag_off
             or distance != (0 if fixed else ours.count & 0xFFFF)
-            or _from_bytes(head[at : at + IP_HLEN], "big") % 0xFFFF
+            or words(head[at : at + IP_HLEN]) % 0xFFFF
         ):
             return False
         if not ours.transport.gro_follow(held, skb):

@@ -16,6 +16,7 @@ from usernet.net.offload import Train
 from usernet.netdevice.gro import GRO_MAX_SIZE, GroControl
 from usernet.skbuff.skbuff import CHECKSUM_NONE, SKB_OVERHEAD, SKBuff
 from usernet.wire import checksum
+from usernet.wire.checksum import words
 from usernet.wire.ipv4 import IP_HLEN
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 IPPROTO_TCP: Final = 6
 
-_from_bytes: Final = int.from_bytes
 
 
 @lru_cache(maxsize=64)
@@ -95,7 +95,7 @@ class Ipv4Train(Train):
             or seq != self._seq
             or total != length - network
             or (prefix, fragment, addresses, numbers, options) != self._expected
-            or _from_bytes(frame[network : network + IP_HLEN], "big") % 0xFFFF
+            or words(frame[network : network + IP_HLEN]) % 0xFFFF
             or (self._verify and not self._sums_up(frame))
         ):
             return False

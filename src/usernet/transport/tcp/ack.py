@@ -264,8 +264,10 @@ def clean_rtx_queue(
         elif before(reord, prior_fack):
             # A hole that was never retransmitted has been filled: reordering.
             check_sack_reordering(sk, reord, False)
-    elif skb is not None and updated and sack_rtt_us >= 0 and sack_rtt_us > (now - skb.tx.mstamp) // 1000:
-        flag |= FLAG_SET_XMIT_TIMER
+    elif skb is not None and updated and sack_rtt_us >= 0:
+        first: TxInfo = skb.tx
+        if sack_rtt_us > (now - first.mstamp) // 1000:
+            flag |= FLAG_SET_XMIT_TIMER
     if (acked_packets or state.sack_delivered) and sk.ca_ready:
         sk.ca.pkts_acked(sk, acked_packets, ca_rtt_us, packets_in_flight(sk))
     return flag

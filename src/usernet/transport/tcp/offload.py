@@ -28,12 +28,11 @@ from usernet.skbuff.skbuff import (
 from usernet.wire import checksum, tcp
 from usernet.wire.ethernet import ETH_P_IP, ETH_P_IPV6
 from usernet.wire.tcp import CWR, FIN, PSH, RST, SYN, TCP_CHECK_OFFSET, TCP_HLEN, URG
+from usernet.wire.tcp import fields as _unpack
 from usernet.wire.tcp import parse as _parse
 
 IPPROTO_TCP: Final = 6
 
-_HDR: Final = Struct("!HHIIHHHH")
-_unpack = _HDR.unpack_from
 _FLAGS_WINDOW_CHECK: Final = Struct("!HHH")
 
 

@@ -342,9 +342,8 @@ class Tcp(TcpSettings):
         if sk is None:
             return False
         skb.sk = sk
-        if sk.state == TCP_TIME_WAIT or sk.state == TCP_NEW_SYN_RECV:
-            return False
-        return sk.state == TCP_ESTABLISHED
+        state: int = sk.state
+        return state == TCP_ESTABLISHED
 
     def _checksum_bad(self, skb: SKBuff) -> bool:
         """Whether the checksum is wrong, as far as anyone must look (skbuff.py: the offload contract)."""
@@ -409,18 +408,19 @@ class Tcp(TcpSettings):
                     self.send_reset(skb, None)
                     skb.drop(DropReason.NO_SOCKET, net.drops)
                 return
-        state = entry.state
+        state: int = entry.state
         if state == TCP_ESTABLISHED:
-            if entry.min_ttl or entry.filter is not None or entry.auth is not None:
-                if not self._admitted(entry, skb, doff):
+            sk: TcpSock = entry
+            if sk.min_ttl or sk.filter is not None or sk.auth is not None:
+                if not self._admitted(sk, skb, doff):
                     return
-            entry.segs_in += skb.gso_segs or 1
+            sk.segs_in += skb.gso_segs or 1
             if skb.len > doff:
-                entry.data_segs_in += skb.gso_segs or 1
+                sk.data_segs_in += skb.gso_segs or 1
             probes = net.trace.tcp_probe.probes
             if probes:
-                net.trace.tcp_probe.fire(entry, skb)
-            rcv_established(entry, skb, th)
+                net.trace.tcp_probe.fire(sk, skb)
+            rcv_established(sk, skb, th)
             return
         if state == TCP_NEW_SYN_RECV:
             if doff > wire.TCP_HLEN or entry.used_ao or entry.listener.auth is not None:
