@@ -1,12 +1,14 @@
 """Sysctls: typed settings under Linux's names, one set per stack.
 
 A layer keeps its settings as attributes of a class of its own, which the data path reads directly, and registers each
-under its path; `SysctlTable` is the view by name, with the checks of proc_dointvec_minmax.
+under its path; `SysctlTable` is the view by name, with the checks of proc_dointvec_minmax. Long rows of them are
+registered when the table is first looked at: most stacks live without anyone doing so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, final
 
 INT_MAX: Final = 2**31 - 1
@@ -92,6 +94,25 @@ class SysctlTable:
 
     def __init__(self) -> None:
         self._entries: dict[str, SysctlEntry] = {}
+        self._later: list[Callable[[], None]] = []
+
+    def later(self, publish: Callable[[], None]) -> None:
+        """Call `publish`, which registers, once the table is first looked at."""
+        self._later.append(publish)
+
+    def register_rows(self, prefix: str, holder: object, rows: tuple[tuple[str, int, int], ...]) -> None:
+        """Publish integers of `holder` below `prefix`, each with its bounds, once the table is looked at."""
+        self._later.append(partial(self._register_rows, prefix, holder, rows))
+
+    def _register_rows(self, prefix: str, holder: object, rows: tuple[tuple[str, int, int], ...]) -> None:
+        for name, low, high in rows:
+            self.register(f"{prefix}.{name}", holder, name, low, high)
+
+    def _all(self) -> dict[str, SysctlEntry]:
+        """The entries, all of them."""
+        while self._later:
+            self._later.pop(0)()
+        return self._entries
 
     def register(
         self,
@@ -114,11 +135,13 @@ class SysctlTable:
 
     def unregister(self, prefix: str) -> None:
         """Remove every entry below `prefix` (a device that goes away)."""
-        for path in [p for p in self._entries if p.startswith(prefix + ".")]:
-            del self._entries[path]
+        entries = self._all()
+        for path in [p for p in entries if p.startswith(prefix + ".")]:
+            del entries[path]
 
     def _entry(self, path: str) -> SysctlEntry:
-        entry = self._entries.get(path) or self._entries.get(path.replace("/", "."))
+        entries = self._all()
+        entry = entries.get(path) or entries.get(path.replace("/", "."))
         if entry is None:
             raise KeyError(f"no sysctl named {path!r}")
         return entry
@@ -131,13 +154,13 @@ class SysctlTable:
         self._entry(path).set(value)
 
     def __contains__(self, path: object) -> bool:
-        return isinstance(path, str) and (path in self._entries or path.replace("/", ".") in self._entries)
+        return isinstance(path, str) and (path in self._all() or path.replace("/", ".") in self._all())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
+        return iter(sorted(self._all()))
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._all())
 
     def default(self, path: str) -> Value:
         return self._entry(path).default

@@ -42,6 +42,10 @@ TRACEPOINTS: Final = (
 )
 
 
+_NONE: Final[list[Callable[..., None]]] = []
+"""The probes of every tracepoint that has none: it stays empty."""
+
+
 @final
 class Tracepoint:
     """One tracepoint. `probes` is public so that the data path can test it without a call."""
@@ -50,9 +54,11 @@ class Tracepoint:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.probes: list[Callable[..., None]] = []
+        self.probes: list[Callable[..., None]] = _NONE
 
     def attach(self, probe: Callable[..., None]) -> None:
+        if self.probes is _NONE:
+            self.probes = []
         self.probes.append(probe)
 
     def detach(self, probe: Callable[..., None]) -> None:
@@ -69,6 +75,7 @@ class Trace:
 
     def __init__(self) -> None:
         self.kfree_skb = Tracepoint("kfree_skb")
+        self.kfree_skb.probes = []  # of its own from the start, for `Drops` keeps it
         self.netif_receive_skb = Tracepoint("netif_receive_skb")
         self.net_dev_xmit = Tracepoint("net_dev_xmit")
         self.neigh_update = Tracepoint("neigh_update")

@@ -6,6 +6,7 @@ the attributes, which are in nanoseconds where their sysctl isn't.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, final
 
 from usernet.core.sysctl import INT_MAX, SysctlTable
@@ -52,6 +53,9 @@ class NeighParms:
 
     def register(self, table: SysctlTable, prefix: str) -> None:
         """Publish the settings below `prefix`, such as net.ipv4.neigh.default."""
+        table.later(partial(self._publish, table, prefix))
+
+    def _publish(self, table: SysctlTable, prefix: str) -> None:
         for name in _SETTINGS:
             low = 1 if name in ("retrans_time_ms", "base_reachable_time_ms") else 0
             table.register(f"{prefix}.{name}", self, name, low, INT_MAX, on_change=self._changed)

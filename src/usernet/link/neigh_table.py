@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.errors import error
+from usernet.core.sysctl import INT_MAX
 from usernet.core.timer import Timer
 from usernet.link.neigh_parms import HZ, MILLISECOND, SECOND, NeighParms
 from usernet.link.neighbour import (
@@ -28,6 +29,12 @@ from usernet.netdevice.device import NetDevice
 
 if TYPE_CHECKING:
     from usernet.core.trace import Tracepoint
+
+
+_SYSCTLS: Final = (
+    ("gc_interval", 0, INT_MAX), ("gc_thresh1", 0, INT_MAX), ("gc_thresh2", 0, INT_MAX), ("gc_thresh3", 0, INT_MAX),
+)  # fmt: skip
+"""Name, least and greatest value."""
 
 
 @final
@@ -64,8 +71,7 @@ class NeighbourTable:
         self._last_flush: int = net.loop.now - 10 * SECOND
         self._timer = Timer(net.loop.timers, self._periodic)
         self.parms.register(net.sysctl, f"{prefix}.default")
-        for name in ("gc_interval", "gc_thresh1", "gc_thresh2", "gc_thresh3"):
-            net.sysctl.register(f"{prefix}.default.{name}", self)
+        net.sysctl.register_rows(f"{prefix}.default", self, _SYSCTLS)
 
     def __iter__(self) -> Iterator[Neighbour]:
         return iter(list(self._entries.values()))

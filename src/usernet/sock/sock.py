@@ -51,6 +51,14 @@ WAKE_READ: Final = EPOLLIN | EPOLLPRI | EPOLLRDNORM | EPOLLRDBAND
 WAKE_WRITE: Final = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
 
 
+_SYSCTLS: Final = (
+    ("rmem_default", SOCK_MIN_RCVBUF, INT_MAX), ("rmem_max", SOCK_MIN_RCVBUF, INT_MAX), ("wmem_default",
+    SOCK_MIN_SNDBUF, INT_MAX), ("wmem_max", SOCK_MIN_SNDBUF, INT_MAX), ("somaxconn", 0, INT_MAX), ("optmem_max",
+    0, INT_MAX), ("busy_read", 0, INT_MAX),
+)  # fmt: skip
+"""Name, least and greatest value."""
+
+
 class SockNet:
     """The settings of all sockets of a namespace (net.core.*)."""
 
@@ -62,14 +70,7 @@ class SockNet:
         self.somaxconn: int = 4096
         self.optmem_max: int = 131072
         self.busy_read: int = 0
-        table = net.sysctl
-        for name, low in (("rmem_default", SOCK_MIN_RCVBUF), ("rmem_max", SOCK_MIN_RCVBUF)):
-            table.register(f"net.core.{name}", self, low=low)
-        for name, low in (("wmem_default", SOCK_MIN_SNDBUF), ("wmem_max", SOCK_MIN_SNDBUF)):
-            table.register(f"net.core.{name}", self, low=low)
-        table.register("net.core.somaxconn", self)
-        table.register("net.core.optmem_max", self)
-        table.register("net.core.busy_read", self)
+        net.sysctl.register_rows("net.core", self, _SYSCTLS)
         self.sockets: set[Sock] = set()
         """Every socket that is open or still has work to do: for `ss`, and for leak checks."""
 

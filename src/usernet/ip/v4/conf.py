@@ -6,6 +6,7 @@ macros do.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.sysctl import SysctlTable
@@ -66,6 +67,9 @@ class Ipv4Conf:
 
     def register(self, table: SysctlTable, prefix: str, devices: InetDevices) -> None:
         """Publish the settings below `prefix`."""
+        table.later(partial(self._publish, table, prefix, devices))
+
+    def _publish(self, table: SysctlTable, prefix: str, devices: InetDevices) -> None:
         for name, _ in _SETTINGS:
             callback = devices.forward_all if name == "forwarding" and self is devices.all else devices.changed
             table.register(f"{prefix}.{name}", self, name, 0, _LIMITS.get(name, 2**31 - 1), on_change=callback)

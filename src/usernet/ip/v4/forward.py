@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, final
 
+from usernet.core.sysctl import INT_MAX
 from usernet.ip.v4.conf import InetDevices
 from usernet.ip.v4.devinet import Devinet
 from usernet.ip.v4.icmp import Icmp
@@ -50,6 +51,13 @@ class _Told:
         self.tokens: int = 0
 
 
+_SYSCTLS: Final = (
+    ("redirect_number", 0, INT_MAX), ("redirect_load", 0, INT_MAX), ("redirect_silence", 0, INT_MAX),
+    ("error_cost", 0, INT_MAX), ("error_burst", 0, INT_MAX),
+)  # fmt: skip
+"""Name, least and greatest value."""
+
+
 @final
 class Ip4Forward:
     """The forwarding of one namespace. Times under net.ipv4.route are in milliseconds here (Linux: jiffies)."""
@@ -72,8 +80,7 @@ class Ip4Forward:
         self.redirect_silence: int = 20 << 10
         self.error_cost: int = 1000
         self.error_burst: int = 5000
-        for name in ("redirect_number", "redirect_load", "redirect_silence", "error_cost", "error_burst"):
-            net.sysctl.register(f"net.ipv4.route.{name}", self)
+        net.sysctl.register_rows("net.ipv4.route", self, _SYSCTLS)
 
     def receive(self, skb: SKBuff) -> None:
         """Pass on a packet whose route, `skb.dst`, leads to another device (Linux: ip_forward)."""

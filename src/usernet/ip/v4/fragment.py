@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.clock import NSEC_PER_SEC
 from usernet.core.errors import error
+from usernet.core.sysctl import INT_MAX
 from usernet.core.timer import Timer
 from usernet.ip.inetpeer import InetPeer, InetPeers
 from usernet.ip.v4.icmp import Icmp
@@ -119,6 +120,13 @@ class FragQueue:
         return None
 
 
+_SYSCTLS: Final = (
+    ("ipfrag_high_thresh", 0, INT_MAX), ("ipfrag_low_thresh", 0, INT_MAX), ("ipfrag_time", 0, INT_MAX),
+    ("ipfrag_max_dist", 0, INT_MAX),
+)  # fmt: skip
+"""Name, least and greatest value."""
+
+
 @final
 class Fragments:
     """The reassembly of one namespace. `memory` is what its fragments take now (bytes of truesize)."""
@@ -136,8 +144,7 @@ class Fragments:
         self.ipfrag_low_thresh: int = 3 * 1024 * 1024
         self.ipfrag_time: int = 30
         self.ipfrag_max_dist: int = 64
-        for name in ("ipfrag_high_thresh", "ipfrag_low_thresh", "ipfrag_time", "ipfrag_max_dist"):
-            net.sysctl.register(f"net.ipv4.{name}", self)
+        net.sysctl.register_rows("net.ipv4", self, _SYSCTLS)
 
     def close(self) -> None:
         """The stack ends."""

@@ -103,6 +103,13 @@ def sum_of(skb: SKBuff) -> int:
     return checksum.csum_fold(total)
 
 
+_SYSCTLS: Final = (
+    ("icmp_echo_ignore_all", 0, 1), ("icmp_echo_ignore_broadcasts", 0, 1), ("icmp_echo_enable_probe", 0, 1),
+    ("icmp_ignore_bogus_error_responses", 0, 1), ("ip_no_pmtu_disc", 0, 3),
+)  # fmt: skip
+"""Name, least and greatest value."""
+
+
 @final
 class Icmp(NetProtocol):
     """ICMP in one namespace.
@@ -124,12 +131,7 @@ class Icmp(NetProtocol):
         self.icmp_echo_enable_probe: int = 0
         self.icmp_ignore_bogus_error_responses: int = 1
         self.ip_no_pmtu_disc: int = 0
-        for name in (
-            "icmp_echo_ignore_all", "icmp_echo_ignore_broadcasts", "icmp_echo_enable_probe",
-            "icmp_ignore_bogus_error_responses",
-        ):  # fmt: skip
-            net.sysctl.register(f"net.ipv4.{name}", self, high=1)
-        net.sysctl.register("net.ipv4.ip_no_pmtu_disc", self, high=3)
+        net.sysctl.register_rows("net.ipv4", self, _SYSCTLS)
         self._protocols.register(IPPROTO_ICMP, self)
 
     @property

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC
+from usernet.core.sysctl import INT_MAX
 from usernet.ip.fib import RT_SCOPE_LINK
 from usernet.ip.inetpeer import InetPeers
 from usernet.ip.v4.devinet import Devinet
@@ -57,6 +58,13 @@ def is_error(kind: int) -> bool:
     return kind in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12) or kind > icmp.NR_ICMP_TYPES
 
 
+_SYSCTLS: Final = (
+    ("icmp_ratelimit", 0, INT_MAX), ("icmp_ratemask", 0, INT_MAX), ("icmp_msgs_per_sec", 0, INT_MAX),
+    ("icmp_msgs_burst", 0, INT_MAX), ("icmp_errors_use_inbound_ifaddr", 0, 1),
+)  # fmt: skip
+"""Name, least and greatest value."""
+
+
 @final
 class IcmpOutput:
     """What one namespace sends. `af` is set when IPv4 is put together, before the first packet."""
@@ -75,9 +83,7 @@ class IcmpOutput:
         self.icmp_msgs_per_sec: int = 1000
         self.icmp_msgs_burst: int = 50
         self.icmp_errors_use_inbound_ifaddr: int = 0
-        for name in ("icmp_ratelimit", "icmp_ratemask", "icmp_msgs_per_sec", "icmp_msgs_burst"):
-            net.sysctl.register(f"net.ipv4.{name}", self)
-        net.sysctl.register("net.ipv4.icmp_errors_use_inbound_ifaddr", self, high=1)
+        net.sysctl.register_rows("net.ipv4", self, _SYSCTLS)
         self._credit: int = 0
         # As if a second had passed in silence: the first burst may be a whole one.
         self._stamp: int = net.loop.now - NSEC_PER_SEC

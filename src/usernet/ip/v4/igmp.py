@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC
+from usernet.core.sysctl import INT_MAX
 from usernet.core.timer import Timer
 from usernet.ip.v4.conf import InetDevices
 from usernet.ip.v4.devinet import Devinet
@@ -88,6 +89,13 @@ class McDevice:
         return list(self.groups.values())[::-1]
 
 
+_SYSCTLS: Final = (
+    ("igmp_max_memberships", 0, INT_MAX), ("igmp_max_msf", 0, INT_MAX), ("igmp_qrv", 1, INT_MAX),
+    ("igmp_link_local_mcast_reports", 0, 1),
+)  # fmt: skip
+"""Name, least and greatest value."""
+
+
 @final
 class Igmp(NetProtocol):
     """IGMP in one namespace. `af` is set when IPv4 is put together, before the first packet."""
@@ -105,10 +113,7 @@ class Igmp(NetProtocol):
         self.igmp_max_msf: int = 10
         self.igmp_qrv: int = 2
         self.igmp_link_local_mcast_reports: int = 1
-        net.sysctl.register("net.ipv4.igmp_max_memberships", self)
-        net.sysctl.register("net.ipv4.igmp_max_msf", self)
-        net.sysctl.register("net.ipv4.igmp_qrv", self, low=1)
-        net.sysctl.register("net.ipv4.igmp_link_local_mcast_reports", self, high=1)
+        net.sysctl.register_rows("net.ipv4", self, _SYSCTLS)
         net.get(Protocols).register(IPPROTO_IGMP, self)
         net.get(DeviceNamespace).subscribe(self._device_event)
 

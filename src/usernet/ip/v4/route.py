@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.errors import error
 from usernet.core.mib import MibGroup
+from usernet.core.sysctl import INT_MAX
 from usernet.ip.fib import (
     ROUTE_ERRORS,
     RT_SCOPE_HOST,
@@ -68,6 +69,13 @@ class RouteMib(MibGroup):
     out_slow_mc: int = 0
 
 
+_SYSCTLS: Final = (
+    ("mtu_expires", 0, INT_MAX), ("min_pmtu", 68, INT_MAX), ("min_adv_mss", 0, INT_MAX), ("gc_timeout", 0,
+    INT_MAX), ("max_size", 1, INT_MAX),
+)  # fmt: skip
+"""Name, least and greatest value."""
+
+
 @final
 class Ipv4Routes:
     """The routing of one namespace."""
@@ -92,8 +100,7 @@ class Ipv4Routes:
         """Routes of flows that are cached, each way; the oldest makes room."""
         self._cache: dict[tuple[bytes, bytes, int], Rtable] = {}
         self._cache_genid: int = -1
-        for name, low in (("mtu_expires", 0), ("min_pmtu", 68), ("min_adv_mss", 0), ("gc_timeout", 0), ("max_size", 1)):
-            net.sysctl.register(f"net.ipv4.route.{name}", self, low=low)
+        net.sysctl.register_rows("net.ipv4.route", self, _SYSCTLS)
 
     # -- the administrator's routes
 

@@ -8,10 +8,11 @@ one look-up, for every address family. Listeners are found by port, the best mat
 from __future__ import annotations
 
 import errno
+from functools import partial
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any, Final, final
 
-from usernet.core.sysctl import INT_MAX
+from usernet.core.sysctl import INT_MAX, SysctlTable
 from usernet.core.timer_list import TimerLists
 from usernet.net.dst import Dst
 from usernet.net.pernet import Net
@@ -151,6 +152,15 @@ class TcpSettings(NetProtocol):
         self.cubic_hystart_plus_plus: int = 0
         self.dctcp_shift_g: int = 4
         self.dctcp_alpha_on_init: int = 1024
+        congestion.CongestionNames(net)
+        net.sysctl.later(partial(self._publish, net.sysctl))
+        self.fastopen_keys: list[bytes] = []
+        self.tfo_disable_times: int = 0
+        self.tfo_disable_stamp: int = 0
+        self.rto_max: int = self.tcp_rto_max_ms * MSEC
+        """The same in ns: one number for all sockets."""
+
+    def _publish(self, table: SysctlTable) -> None:
         bounds = {
             "tcp_retries1": (0, 255), "tcp_syn_retries": (1, 127), "tcp_synack_retries": (0, 255),
             "tcp_syn_linear_timeouts": (0, 127), "tcp_early_retrans": (0, 4), "tcp_app_win": (0, 31),
@@ -171,24 +181,18 @@ class TcpSettings(NetProtocol):
             "tcp_fastopen_blackhole_timeout_sec": self._blackhole_timeout_changed,
             "tcp_rto_max_ms": self._rto_max_changed,
         }
-        congestion.CongestionNames(net)
         for name in dir(self):
             if name == "tcp_congestion_control":
-                net.sysctl.register(f"net.ipv4.{name}", self, choices=congestion.available)
+                table.register(f"net.ipv4.{name}", self, choices=congestion.available)
             elif name.startswith("cubic_"):
                 # Parameters of the module tcp_cubic, here each namespace's own.
-                net.sysctl.register(f"module.tcp_cubic.{name[6:]}", self, name)
+                table.register(f"module.tcp_cubic.{name[6:]}", self, name)
             elif name.startswith("dctcp_"):
                 low, high = bounds.get(name, (0, 0xFFFFFFFF))
-                net.sysctl.register(f"module.tcp_dctcp.{name}", self, name, low=low, high=high)
+                table.register(f"module.tcp_dctcp.{name}", self, name, low=low, high=high)
             elif name.startswith("tcp_"):
                 low, high = bounds.get(name, (0, INT_MAX))
-                net.sysctl.register(f"net.ipv4.{name}", self, low=low, high=high, on_change=hooks.get(name))
-        self.fastopen_keys: list[bytes] = []
-        self.tfo_disable_times: int = 0
-        self.tfo_disable_stamp: int = 0
-        self.rto_max: int = self.tcp_rto_max_ms * MSEC
-        """The same in ns: one number for all sockets."""
+                table.register(f"net.ipv4.{name}", self, low=low, high=high, on_change=hooks.get(name))
 
     def _fastopen_key_changed(self) -> None:
         try:
