@@ -160,8 +160,8 @@ class Backend:
 
     def ioctl(self, handle: int, request: int, argument: bytes, done: Done) -> Pending | None:
         """ioctl(2) with what its pointer points to. handle: 0 for a socket that is none of the stack's, on which
-        interfaces can be asked about all the same. Result: the bytes to be written back there. SIOCGIFCONF and
-        SIOCETHTOOL have a second pointer in there, and what that points to behind it: see sockets/ifreq.py."""
+        interfaces can be asked about all the same. Result: the bytes to be written back there. For
+        SIOCGIFCONF and SIOCETHTOOL, which have a second pointer in there, see sockets/ifreq.py."""
         raise NotImplementedError
 
     def sendmsg(

@@ -1,9 +1,9 @@
 """The ioctls about interfaces: `struct ifreq` and `struct ifconf` (Linux: dev_ioctl.c, devinet_ioctl; netdevice(7)).
 
 Any socket can be asked about devices; about addresses, one of the internet or a packet socket. Arguments and answers
-are the bytes at the pointer that the program gave. Two requests hold another pointer in there: with SIOCGIFCONF the
-list follows the answer's 16 bytes, and is to be put where `ifc_buf` points; with SIOCETHTOOL the structure that
-`ifr_data` points to follows the 40 bytes of the ifreq, both ways.
+are the bytes at the pointer that the program gave. Two requests hold another pointer in there: SIOCGIFCONF takes only
+how many bytes (an int) there are where it points, and gives what is to be put there; with SIOCETHTOOL the structure
+that `ifr_data` points to follows the 40 bytes of the ifreq, both ways.
 """
 
 from __future__ import annotations
@@ -85,7 +85,6 @@ ETHTOOL_GFLAGS: Final = 0x25
 ETHTOOL_GGRO: Final = 0x2B
 
 IFREQ: Final = 40
-IFCONF: Final = 16
 
 _U32: Final = Struct("=I")
 _I32: Final = Struct("=i")
@@ -129,7 +128,7 @@ def interface_ioctl(net: Net, family: int, request: int, argument: bytes, admin:
         # No packet was stamped before somebody asked.
         raise error(errno.ENOENT)
     if request == SIOCGIFCONF:
-        return _ifconf(net, _whole(argument, IFCONF))
+        return _ifconf(net, _I32.unpack_from(_whole(argument, 4))[0])
     if family in (AF_INET, AF_PACKET):
         if request in _GET_ADDR:
             return _get_address(net, request, _whole(argument, IFREQ))
@@ -187,19 +186,15 @@ def _name_of(net: Net, argument: bytes) -> bytes:
     return _name(dev.name) + argument[IFNAMSIZ:IFREQ]
 
 
-def _ifconf(net: Net, argument: bytes) -> bytes:
-    """Linux: dev_ifconf. A null pointer asks how long the list would be."""
+def _ifconf(net: Net, room: int) -> bytes:
+    """Linux: dev_ifconf."""
     devinet = net.get(Devinet)
-    room = _I32.unpack_from(argument)[0]
     entries = [
         _name(ifa.label) + _SOCKADDR_IN.pack(AF_INET, bytes(2), ifa.addr) + bytes(8)
         for dev in net.get(DeviceNamespace).values()
         for ifa in devinet.of(dev)
     ]
-    if not any(argument[8:16]):
-        return _I32.pack(IFREQ * len(entries)) + argument[4:IFCONF]
-    entries = entries[: max(room, 0) // IFREQ]
-    return _I32.pack(IFREQ * len(entries)) + argument[4:IFCONF] + b"".join(entries)
+    return b"".join(entries[: max(room, 0) // IFREQ])
 
 
 def _get(dev: NetDevice, request: int, argument: bytes) -> bytes:

@@ -6,6 +6,7 @@ from typing import final
 
 from usernet.net.pernet import Net
 from usernet.sockets.netlink.af_netlink import NetlinkFamily
+from usernet.sockets.netlink.genetlink import Genetlink
 from usernet.sockets.netlink.inet_diag import InetDiag
 from usernet.sockets.netlink.rtm_addr import RtmAddr
 from usernet.sockets.netlink.rtm_link import RtmLink
@@ -16,9 +17,9 @@ from usernet.sockets.netlink.rtm_rule import RtmRule
 
 @final
 class Netlink:
-    """AF_NETLINK of one namespace, with NETLINK_ROUTE and NETLINK_SOCK_DIAG."""
+    """AF_NETLINK of one namespace, with NETLINK_ROUTE, NETLINK_SOCK_DIAG and NETLINK_GENERIC."""
 
     def __init__(self, net: Net) -> None:
         self.family = net.get(NetlinkFamily)
-        for part in (RtmLink, RtmAddr, RtmRoute, RtmNeigh, RtmRule, InetDiag):
+        for part in (RtmLink, RtmAddr, RtmRoute, RtmNeigh, RtmRule, InetDiag, Genetlink):
             net.get(part)

@@ -93,6 +93,12 @@ IPPROTO_TCP: Final = 6
 IPPROTO_ICMP: Final = 1
 SECOND: Final = 1_000_000_000
 
+_WORDS: Final = {
+    errno.ENETUNREACH: "Nexthop has invalid gateway",
+    errno.ENETDOWN: "Device for nexthop is not up",
+    errno.EEXIST: "",
+}
+
 _RTMSG: Final = Struct("=BBBBBBBBI")
 _CACHEINFO: Final = Struct("=IIiIIIII")
 _GET: Final = (
@@ -353,7 +359,7 @@ class RtmRoute:
         index = rt.u32(attributes, RTA_OIF)
         dev = self.devices.by_index(index)
         if index and dev is None:
-            raise error(errno.ENODEV, "Device for nexthop is not up" if gateway else "")
+            raise error(errno.ENODEV)
         nowhere = kind in ROUTE_ERRORS
         if nowhere and (gateway is not None or index):
             raise error(errno.EINVAL, "Routes can not specify gateway or device for this type")
@@ -367,14 +373,18 @@ class RtmRoute:
                 raise error(errno.ENOENT)
         if asked & wire.NLM_F_EXCL:
             replace = False
-        self.routes.add(
-            prefix, length, gateway=gateway, dev=dev, kind=kind, metric=metric,
-            prefsrc=rt.address(attributes, RTA_PREFSRC), metrics=metrics, congestion_control=control,
-            onlink=bool(flags & RTNH_F_ONLINK), mtu_lock=mtu_lock, replace=replace,
-            append=bool(asked & wire.NLM_F_APPEND) and not asked & wire.NLM_F_EXCL,
-            prepend=not asked & (wire.NLM_F_EXCL | wire.NLM_F_APPEND),
-            scope=None if nowhere else scope, proto=proto, congestion_locked=control_lock, local=fib is self.fib.local,
-        )  # fmt: skip
+        try:
+            self.routes.add(
+                prefix, length, gateway=gateway, dev=dev, kind=kind, metric=metric,
+                prefsrc=rt.address(attributes, RTA_PREFSRC), metrics=metrics, congestion_control=control,
+                onlink=bool(flags & RTNH_F_ONLINK), mtu_lock=mtu_lock, replace=replace,
+                append=bool(asked & wire.NLM_F_APPEND) and not asked & wire.NLM_F_EXCL,
+                prepend=not asked & (wire.NLM_F_EXCL | wire.NLM_F_APPEND),
+                scope=None if nowhere else scope, proto=proto, congestion_locked=control_lock,
+                local=fib is self.fib.local,
+            )  # fmt: skip
+        except OSError as problem:
+            raise _said(problem) from None
 
     def delete(self, request: Request) -> None:
         """RTM_DELROUTE: the first route that fits what is given (Linux: fib_table_delete)."""
@@ -401,6 +411,12 @@ class RtmRoute:
                 self.fib.flush()
                 return
         raise error(errno.ESRCH)
+
+
+def _said(problem: OSError) -> OSError:
+    """The same error in Linux's words, where it has some."""
+    text = _WORDS.get(problem.errno or 0)
+    return problem if text is None else error(problem.errno or 0, text)
 
 
 def _has_metric(route: FibRoute, number: int, value: bytes) -> bool:
