@@ -340,6 +340,9 @@ class Runner(Trampoline):
 
     # -- devices
 
+    def look(self) -> None:
+        self._receive(self._epoll.poll(0, MAX_EVENTS))
+
     def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         # First the table: an event of a descriptor that is not in it would be lost, and edges come once.
         self._watched[fd] = (loop, napi, edge)

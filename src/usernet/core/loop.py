@@ -51,6 +51,9 @@ class Trampoline:
         """A call has just left `loop`: its deadlines may have moved, and it may have given others work."""
         raise NotImplementedError
 
+    def look(self) -> None:
+        """Schedule the polling of what was told by descriptors up to now, without waiting."""
+
     def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         """Schedule `napi` whenever `fd` is readable.
 
