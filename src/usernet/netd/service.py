@@ -28,6 +28,9 @@ from usernet.stack import Stack
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
+DESCRIPTORS: Final = 1 << 20
+"""How many a service has that may raise its limit (Linux's fs.nr_open, where nothing else is said)."""
+
 SWITCH_INTERVAL: Final = 0.0005
 """Seconds after which a command that computes lets the thread go on that serves the clients."""
 
@@ -50,7 +53,7 @@ class Service:
         self._places: list[places.Place] = []
         self._queue = WaitQueue()
         self._signals = 0
-        _raise_descriptors()
+        raise_descriptors()
         given = _given(config, fds or [])
         try:
             listeners = {
@@ -147,13 +150,15 @@ class Service:
         self._places.clear()
 
 
-def _raise_descriptors() -> None:
+def raise_descriptors() -> None:
     """Each socket takes a descriptor here: have as many as the host allows this process."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    except (ValueError, OSError):
-        pass  # as many as there are
+    for wanted in (max(most, DESCRIPTORS), most):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        except (ValueError, OSError):
+            continue  # beyond what it has takes CAP_SYS_RESOURCE
+        return
 
 
 def _given(config: Config, fds: list[tuple[str, int]]) -> dict[str, socket.socket]:
