@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.fuzz.targets import CORPUS, TARGETS
 from tests.fuzz.world import GROUP, PEER, US, ip_frame, series
+from usernet.netd import names, protocol
 from usernet.wire import arp, icmp, igmp, ipv4_options, pcapng, tcp, udp
 from usernet.wire.igmp import build_v3_query
 
@@ -11,6 +12,28 @@ PING = icmp.build(8, 0, 0x12340001, b"abcdefgh" * 4)
 DATAGRAM = udp.build(5000, 53, 24, 0) + b"sixteen bytes..."
 SYN = tcp.build(40000, 80, 1000, 0, tcp.SYN, 65535, 0, 0, bytes.fromhex("020405b40402080a000000010000000001030307"))
 XMAS = tcp.build(40000, 80, 1, 1, 0x1FF, 0, 0, 1) + b"lights"
+LO = names.pack(2, ("127.0.0.1", 80))
+STREAM = [
+    protocol.Open(1, 2, 1, 0), protocol.Commit(2), protocol.Bind(3, 2, LO), protocol.Listen(4, 2, 10),
+    protocol.Open(5, 2, 1, 0), protocol.Commit(3), protocol.Connect(6, 3, LO), protocol.Accept(7, 2),
+    protocol.Commit(4), protocol.SockName(8, 3), protocol.PeerName(9, 4), protocol.Send(10, 3, b"abc", 3, 0, None, b""),
+    protocol.Shutdown(11, 3, 1), protocol.GetOption(12, 3, 6, 11, 300), protocol.Ioctl(13, 3, 0x541B, bytes(4)),
+    protocol.Renew(14, 3), protocol.GiveBack(4),
+]  # fmt: skip
+DATAGRAMS = [
+    protocol.Open(1, 2, 2, 0), protocol.Commit(2), protocol.Bind(2, 2, LO),
+    protocol.Send(3, 2, b"abc", 3, 0, LO, b""), protocol.Receive(4, 2, 100, 0, 100), protocol.Unreceive(2),
+    protocol.SetOption(5, 2, 1, 8, bytes(4)), protocol.Receive(6, 2, 100, 0x40, 0), protocol.Receive(7, 2, 100, 2, 0),
+]  # fmt: skip
+SHARED = [
+    protocol.Duplicate(1), protocol.SockName(2, 1), protocol.Receive(3, 1, 10, 0, 0, True),
+    protocol.Send(4, 1, b"x", 1, 0, names.pack(2, ("127.0.0.1", 7)), b""), protocol.Receive(5, 1, 10, 0, 0),
+    protocol.Reached(1),
+]  # fmt: skip
+WAITING = [
+    protocol.Accept(20, 2), protocol.Accept(21, 2), protocol.Cancel(20), protocol.Cancel(99), protocol.Watch(22, []),
+    protocol.Command(23, "ss", ["-ta"]), protocol.Cancel(22), protocol.Accept(21, 2),
+]  # fmt: skip
 SACK = tcp.build_sack([(5000, 6000), (8000, 9000)], (3, 1))
 
 
@@ -295,6 +318,14 @@ def corpora() -> dict[str, dict[str, bytes]]:
             "sysctl": b"net.ipv4.tcp_rmem=4096 87380 6291456",
             "range": b"net/ipv4/ip_local_port_range=60000 1",
             "choice": b"net.ipv4.tcp_congestion_control=reno",
+        },
+        "service": {
+            "stream": series(*((0, protocol.encode(one)) for one in STREAM)),
+            "datagrams": series(*((0, protocol.encode(one)) for one in DATAGRAMS)),
+            "shared": series(*((1, protocol.encode(one)) for one in SHARED)),
+            "no_hello": series((0x40, protocol.encode(STREAM[0])), (0x80, protocol.encode(STREAM[0]))),
+            "descriptors": series(*((control, protocol.encode(SHARED[0])) for control in (0, 2, 4, 15))),
+            "waiting": series(*((0, protocol.encode(one)) for one in (*STREAM[:4], *WAITING))),
         },
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import calls, connection, frames, parsers
+from tests.fuzz import calls, connection, frames, messages, parsers
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -30,6 +30,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "dns": parsers.dns_answers,
     "packetdrill": parsers.packetdrill_scripts,
     "texts": parsers.texts,
+    "service": messages.service_messages,
 }
 
 

@@ -49,11 +49,12 @@ def serve(path: str) -> None:
             objects = Counter(
                 type(one).__qualname__ for one in gc.get_objects() if type(one).__module__.startswith("usernet.")
             )
-            return json.dumps({
+            found: dict[str, Any] = {
                 "sessions": len(server.sessions), "sockets": len(server.calls.table), "socks": len(stack.sockets()),
                 "brought": len(server._brought), "owners": len(server._owners), "users": len(server._users),
                 "blocked": len(stack.loop.blocked), "fds": len(os.listdir("/proc/self/fd")), "objects": objects,
-            })  # fmt: skip
+            }  # fmt: skip
+            return json.dumps(found)
 
         held.append(Server(stack, listener, commands={"look": ServedCommand(look, lambda words: True)}))
         print("ready", flush=True)
@@ -174,4 +175,10 @@ def _child(work: Any) -> int:
 if __name__ == "__main__":
     random.seed(os.getpid())
 
-    {"serve": serve, "hold": hold, "busy": busy}[sys.argv[1]](sys.argv[2], *map(int, sys.argv[3:]))
+    numbers = list(map(int, sys.argv[3:]))
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2])
+    elif sys.argv[1] == "hold":
+        hold(sys.argv[2], numbers[0], numbers[1])
+    else:
+        busy(sys.argv[2], numbers[0])

@@ -70,7 +70,7 @@ def memory(pid: int) -> int:
 
 
 def open_at_once(tmp_path: Path, processes: int, each: int) -> None:
-    with service(tmp_path) as (path, pid, client):
+    with service(tmp_path) as (path, _, client):
         look(client)
         with farm("hold", path, processes, each):
             held = look(client)

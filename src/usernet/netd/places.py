@@ -36,6 +36,8 @@ def socket_path(name: str = "") -> str:
     """The path of a stack's socket. name: the stack's; or a path, which has a slash. Raises ValueError for what is
     neither."""
     name = name or DEFAULT_STACK
+    if name[0] in "@\0":
+        return "\0" + name[1:]  # an abstract one
     if "/" in name:
         return os.path.abspath(name)
     if not STACK_NAME.fullmatch(name):
