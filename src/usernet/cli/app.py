@@ -276,6 +276,7 @@ def packetdrill(exact: bool, verbose: bool, defines: tuple[str, ...], words: tup
 
 @cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @stack_options
+@click.option("--own", is_flag=True, help="A stack of its own, though a service runs.")
 @click.option("--nameserver", "nameservers", type=params.ADDRESS, multiple=True, metavar="ADDRESS",
               help="Whom the command asks for names. May be repeated.")
 @click.option("--add-host", "hosts", type=params.HOST, multiple=True, metavar="NAME=ADDRESS",
@@ -284,17 +285,18 @@ def packetdrill(exact: bool, verbose: bool, defines: tuple[str, ...], words: tup
 @click.option("-v", "--verbose", is_flag=True, help="Say what is not supported, when it is asked for.")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]…")
 def run(
-    options: StackOptions, nameservers: tuple[str, ...], hosts: tuple[tuple[str, str], ...], io_uring: bool,
-    verbose: bool, argv: tuple[str, ...],
+    options: StackOptions, own: bool, nameservers: tuple[str, ...], hosts: tuple[tuple[str, str], ...],
+    io_uring: bool, verbose: bool, argv: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run a program, of any kind and unmodified, on a stack: it and all that it starts.
 
-    The stack is joined to the host by --tap or --tun, else to a small host of its own: try `curl http://host.usernet/`.
-    No privilege is needed for that. Options go before COMMAND; what follows is the command's own.
+    The stack is that of a running service (--stack, or the default one where it runs), or one of its own: joined to the
+    host by --tap or --tun, else to a small host of its own: try `curl http://host.usernet/`. No privilege is needed for
+    that. Options go before COMMAND; what follows is the command's own.
     """
     from usernet.cli.run import RunOptions, run_command
 
-    run_command(argv, options, RunOptions(verbose, nameservers, hosts, io_uring))
+    run_command(argv, options, RunOptions(own, verbose, nameservers, hosts, io_uring))
 
 
 def main() -> int:

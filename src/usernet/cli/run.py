@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Final, NoReturn, final
 
@@ -40,8 +41,9 @@ class RunOptions:
     """What the options said, beside those of the stack."""
 
     def __init__(
-        self, verbose: bool, nameservers: tuple[str, ...], hosts: tuple[tuple[str, str], ...], io_uring: bool
+        self, own: bool, verbose: bool, nameservers: tuple[str, ...], hosts: tuple[tuple[str, str], ...], io_uring: bool
     ) -> None:
+        self.own = own
         self.verbose = verbose
         self.nameservers = nameservers
         self.io_uring = io_uring
@@ -92,6 +94,10 @@ def _stack(
     exits: ExitStack, options: StackOptions, more: RunOptions, own_names: bool
 ) -> tuple[Backend, NameFiles]:
     """The stack that the command is to have, and the names it is to see. own_names: it can be shown names."""
+    if options.only_named() or not (options.kind or options.capture or more.own):
+        served = _served(exits, options.stack, more)
+        if served is not None:
+            return served
     if options.kind:
         stack = exits.enter_context(options.open("run"))
         stack.nameservers = list(more.nameservers) or resolve.host_nameservers()
@@ -110,6 +116,30 @@ def _stack(
     backend = LocalBackend(stack)
     exits.callback(backend.close)
     return backend, NameFiles(stack.hosts, stack.nameservers, stack.names.search, own=own)
+
+
+def _served(exits: ExitStack, name: str, more: RunOptions) -> tuple[Backend, NameFiles] | None:
+    """The stack of a running service. name: "" for the default one, of which it is no fault not to run: None."""
+    try:
+        from usernet.netd.client import Client
+        from usernet.netd.connection import ServiceError
+        from usernet.netd.remote_backend import RemoteBackend
+    except ModuleNotFoundError as missing:
+        if missing.name != "msgspec":
+            raise
+        if not name:
+            return None
+        raise RunError("--stack needs msgspec: pip install 'usernet[netd]'") from None
+    try:
+        with Client(name) as client:
+            hosts, nameservers, search, settings, own = json.loads(client.command("names"))
+        backend = exits.enter_context(closing(RemoteBackend(name)))
+    except (ServiceError, ValueError) as problem:
+        if not name:
+            return None
+        raise RunError(f"--stack {name}: {problem}") from None
+    hosts.update(more.hosts)
+    return backend, NameFiles(hosts, list(more.nameservers) or nameservers, search, settings, own)
 
 
 def _finish(stack: Stack) -> None:

@@ -50,6 +50,13 @@ def _hosts(stack: Stack) -> Text:
     return Text(json.dumps(stack.hosts))
 
 
+def _names(stack: Stack) -> Text:
+    """What the programs of `usernet run` are shown of names: hosts, nameservers, search list, and its own addresses."""
+    own = [address.partition("/")[0] for name in stack.devices if name != "lo" for address in stack.addresses(name)]
+    names = stack.names
+    return Text(json.dumps([stack.hosts, stack.nameservers, names.search, [f"ndots:{names.ndots}"], own]))
+
+
 def commands() -> dict[str, ServedCommand]:
     """What a service is given to run."""
     from usernet.netd.control import ServedCommand
@@ -60,6 +67,7 @@ def commands() -> dict[str, ServedCommand]:
         "sysctl": ServedCommand(tools.sysctl, _sysctl_reads),
         "nstat": ServedCommand(tools.nstat, lambda words: True),
         "hosts": ServedCommand(_hosts, lambda words: True),
+        "names": ServedCommand(_names, lambda words: True),
     }
 
 

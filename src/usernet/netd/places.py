@@ -43,6 +43,8 @@ def socket_path(name: str = "") -> str:
     if not STACK_NAME.fullmatch(name):
         raise ValueError(f"stack: expected a name, or the path of its socket, not {name!r}")
     mine = os.path.join(directory(), f"{name}.sock")
+    if os.environ.get("USERNET_RUNTIME_DIR"):
+        return mine
     system = f"/run/usernet/{name}.sock"
     # A user's own come first, then the machine's.
     return system if not os.path.exists(mine) and os.path.exists(system) else mine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -14,7 +15,8 @@ USERNET = ("-m", "usernet.cli.main")
 
 
 def run(*words: str, seconds: float = 60.0, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`usernet run WORDS…` to its end."""
+    """`usernet run WORDS…` to its end. No service is found, for there is none in this directory."""
+    options["env"] = {**os.environ, "USERNET_RUNTIME_DIR": "/nonexistent", **options.get("env", {})}
     settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": seconds, "check": False, **options}
     return subprocess.run([sys.executable, *USERNET, "run", *words], **settings)
 
@@ -28,7 +30,8 @@ def run_unprivileged(*words: str, seconds: float = 60.0, **options: Any) -> subp
     """The same as somebody without any privilege."""
     settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": seconds, "check": False, **options}
     argv = unprivileged.command(*USERNET, "run", *words)
-    return subprocess.run(argv, env=unprivileged.environment(), cwd="/", **settings)
+    environment = unprivileged.environment() | {"USERNET_RUNTIME_DIR": "/nonexistent"}
+    return subprocess.run(argv, env=environment, cwd="/", **settings)
 
 
 @pytest.fixture(name="supervised", scope="session")

@@ -31,9 +31,10 @@ from usernet.netd.supervisor.resolve import EMPTY, NameFiles, scratch
 
 LARGEST: Final = 65536
 """Bytes of a message between the two."""
+FAILED: Final = 125
 CANNOT_EXECUTE: Final = 126
 NOT_FOUND: Final = 127
-"""Exit statuses of a shell whose command can't be executed, or isn't there."""
+"""Exit statuses as of env(1): the fault lies here, the command can't be executed, it isn't there."""
 SYS_PIDFD_GETFD: Final = 438
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -118,14 +119,16 @@ class Command:
     def _hear(self) -> dict[str, Any]:
         data = self._ours.recv(LARGEST)
         if not data:
-            raise LaunchError(CANNOT_EXECUTE, f"{self._argv[0]}: its process ended before it was started")
+            raise LaunchError(FAILED, f"{self._argv[0]}: its process ended before it was started")
         told: dict[str, Any] = json.loads(data)
         if "problem" in told:
             self._failed(told)
         return told
 
     def _failed(self, told: dict[str, Any]) -> NoReturn:
-        status = NOT_FOUND if told["errno"] == errno.ENOENT and told["exec"] else CANNOT_EXECUTE
+        status = FAILED
+        if told["exec"]:
+            status = NOT_FOUND if told["errno"] == errno.ENOENT else CANNOT_EXECUTE
         raise LaunchError(status, told["problem"])
 
     def close(self) -> None:
@@ -228,5 +231,5 @@ def _take(pidfd: int, number: int) -> int:
     fd: int = _libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
     if fd < 0:
         code = ctypes.get_errno()
-        raise LaunchError(CANNOT_EXECUTE, f"the filter's descriptor can't be had (pidfd_getfd): {os.strerror(code)}")
+        raise LaunchError(FAILED, f"the filter's descriptor can't be had (pidfd_getfd): {os.strerror(code)}")
     return fd

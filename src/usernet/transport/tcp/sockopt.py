@@ -70,6 +70,7 @@ TCP_WINDOW_CLAMP: Final = 10
 TCP_INFO: Final = 11
 TCP_QUICKACK: Final = 12
 TCP_CONGESTION: Final = 13
+TCP_ULP: Final = 31
 TCP_THIN_LINEAR_TIMEOUTS: Final = 16
 TCP_THIN_DUPACK: Final = 17
 TCP_USER_TIMEOUT: Final = 18
@@ -148,6 +149,8 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
     if option in (TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO):
         ao_sockopt.set_ao(sk, option, value)
         return
+    if option == TCP_ULP and value:
+        raise error(errno.ENOENT, "TCP_ULP: the stack has no upper-layer protocols")
     number = decode_int(value)
     if option == TCP_NODELAY:
         set_nodelay(sk, bool(number))
