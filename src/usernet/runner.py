@@ -28,7 +28,7 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from typing import Final, final
 
-from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC
+from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC, NSEC_PER_USEC
 from usernet.core.errors import report
 from usernet.core.loop import ENTERED, INTERRUPTS, Loop, Trampoline
 from usernet.core.softirq import Napi
@@ -62,6 +62,12 @@ DRAIN_LIMIT: Final = 64
 MAX_EVENTS: Final = 64
 """Devices that one look at epoll reports; the others are seen at the next."""
 
+MISSES: Final = 8
+"""So many looks in a row that found nothing to see end busy-polling, …"""
+
+TRY_EVERY: Final = 64
+"""… but for every so-manieth wait, which finds out whether it pays again."""
+
 EDGE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 """How a descriptor is watched that is told of by edges."""
 
@@ -83,6 +89,8 @@ class ThreadWaiter(Waiter):
         """The same thread's wait that led already, where a callback made this call on the way."""
         self.since: int = 0
         """When (ns) it took the lead."""
+        self.busy_poll: int = 0
+        """How long (ns) it looks at the devices before it sleeps."""
         self._runner = runner
         self._gate = threading.Lock()
         self._gate.acquire()
@@ -141,6 +149,8 @@ class Runner(Trampoline):
         self._wakes_at: int = NEVER
         self._left: int = 0
         self._looked: int = 0
+        self._missed: int = 0
+        """How often in a row busy-polling was in vain."""
         self._background: ThreadWaiter | None = None
         self._dormant: bool = False
         self._own_thread: threading.Thread | None = None
@@ -381,6 +391,7 @@ class Runner(Trampoline):
 
     def wait(self, loop: Loop, wait: Wait) -> None:
         waiter = ThreadWaiter(self, loop, wait.mask, wait.exclusive)
+        waiter.busy_poll = wait.busy_poll * NSEC_PER_USEC
         deadline = wait.deadline
         if deadline < NEVER:
             deadline += _monotonic_ns() - loop.clock.now()
@@ -529,12 +540,34 @@ class Runner(Trampoline):
                     self._asleep = False
                     events = self._epoll.poll(0, MAX_EVENTS)
                 else:
-                    events = self._sleep(wakes_at - now)
+                    events = self._look(waiter, now, wakes_at) if waiter.busy_poll else []
+                    if not events:
+                        events = self._sleep(wakes_at - (_monotonic_ns() if waiter.busy_poll else now))
             finally:
                 self._asleep = False
             self._looked = now
             if events:
                 self._receive(events)
+
+    def _look(self, waiter: ThreadWaiter, now: int, wakes_at: int) -> list[tuple[int, int]]:
+        """Look at the devices again and again instead of sleeping, as long as `waiter` says (Linux: napi_busy_loop).
+
+        Adaptive: where it was in vain for long, only now and then, to find out whether it pays again.
+        """
+        if self._missed >= MISSES:
+            self._missed += 1
+            if self._missed % TRY_EVERY:
+                return []
+        end = min(now + waiter.busy_poll, wakes_at)
+        while True:
+            # Whoever wakes this thread kicks, which is an event too.
+            events = self._epoll.poll(0, MAX_EVENTS)
+            if events:
+                self._missed = 0
+                return events
+            if _monotonic_ns() >= end:
+                self._missed += 1
+                return events
 
     def _sleep(self, timeout: int) -> list[tuple[int, int]]:
         """Wait for events, at most `timeout` ns, sometimes for less."""

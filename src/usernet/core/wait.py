@@ -92,11 +92,17 @@ class WaitQueue:
 
 @final
 class Wait:
-    """What a blocked call waits for: `mask` on any of `queues`, at the latest until `deadline` (ns)."""
+    """What a blocked call waits for: `mask` on any of `queues`, at the latest until `deadline` (ns).
 
-    __slots__ = ("deadline", "exclusive", "mask", "queues")
+    busy_poll: µs that a thread looks at the devices before it sleeps (SO_BUSY_POLL, net.core.busy_poll).
+    """
 
-    def __init__(self, queues: tuple[WaitQueue, ...], mask: int, deadline: int, exclusive: bool = False) -> None:
+    __slots__ = ("busy_poll", "deadline", "exclusive", "mask", "queues")
+
+    def __init__(
+        self, queues: tuple[WaitQueue, ...], mask: int, deadline: int, exclusive: bool = False, busy_poll: int = 0
+    ) -> None:
+        self.busy_poll = busy_poll
         self.queues = queues
         self.mask = mask
         self.deadline = deadline

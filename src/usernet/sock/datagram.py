@@ -120,7 +120,7 @@ def _receive_blocked(sk: Sock, msg: MsgHdr, flags: int, deadline: int, copy: Cop
             return 0
         if sk.loop.now >= deadline:
             raise error(errno.EAGAIN)
-        yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
+        yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, True, sk.busy_poll)
 
 
 def copy_out(skb: SKBuff, offset: int, size: int, to: IovIter) -> None:

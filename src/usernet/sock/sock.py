@@ -54,7 +54,7 @@ WAKE_WRITE: Final = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
 _SYSCTLS: Final = (
     ("rmem_default", SOCK_MIN_RCVBUF, INT_MAX), ("rmem_max", SOCK_MIN_RCVBUF, INT_MAX), ("wmem_default",
     SOCK_MIN_SNDBUF, INT_MAX), ("wmem_max", SOCK_MIN_SNDBUF, INT_MAX), ("somaxconn", 0, INT_MAX), ("optmem_max",
-    0, INT_MAX), ("busy_read", 0, INT_MAX),
+    0, INT_MAX), ("busy_read", 0, INT_MAX), ("busy_poll", 0, INT_MAX),
 )  # fmt: skip
 """Name, least and greatest value."""
 
@@ -70,6 +70,9 @@ class SockNet:
         self.somaxconn: int = 4096
         self.optmem_max: int = 131072
         self.busy_read: int = 0
+        """µs that a reader looks at the device before it sleeps: what a new socket's SO_BUSY_POLL is."""
+        self.busy_poll: int = 0
+        """The same of poll, select and epoll."""
         net.sysctl.register_rows("net.core", self, _SYSCTLS)
         self.sockets: set[Sock] = set()
         """Every socket that is open or still has work to do: for `ss`, and for leak checks."""
@@ -385,7 +388,7 @@ class Sock:
                 return None
             if self.loop.now >= deadline:
                 raise error(errno.EAGAIN)
-            yield Wait((self.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
+            yield Wait((self.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, True, self.busy_poll)
 
     def wait_for_wmem(self, deadline: int) -> Blocking[None]:
         """Wait until there is room to send a datagram (Linux: sock_wait_for_wmem).

@@ -199,13 +199,16 @@ class EventPoll:
         self.ready = pending[position:] + again
         return found
 
-    def collect_blocked(self, most: int, deadline: int) -> Blocking[list[tuple[Hashable, int]]]:
-        """Collect as soon as something is ready; nothing once `deadline` (ns) has passed (epoll_wait(2))."""
+    def collect_blocked(self, most: int, deadline: int, busy_poll: int = 0) -> Blocking[list[tuple[Hashable, int]]]:
+        """Collect as soon as something is ready; nothing once `deadline` (ns) has passed (epoll_wait(2)).
+
+        busy_poll: µs, as `Wait` has it.
+        """
         while True:
             found = self.collect(most)
             if found or self.loop.now >= deadline:
                 return found
-            yield Wait((self.wait,), EPOLLIN, deadline, exclusive=True)
+            yield Wait((self.wait,), EPOLLIN, deadline, True, busy_poll)
 
     def close(self) -> None:
         """Watch nothing any more."""

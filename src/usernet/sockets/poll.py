@@ -18,6 +18,7 @@ from usernet.core.errors import error
 from usernet.core.timer import NEVER
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLNVAL, EPOLLOUT, EPOLLPRI, Blocking, Wait
 from usernet.net.pernet import Net
+from usernet.sock.sock import SockNet
 from usernet.sockets import arguments, readiness
 from usernet.sockets.epoll import EventPoll, Target
 from usernet.sockets.handle import SocketHandle
@@ -75,7 +76,7 @@ def _wait_any(net: Net, entries: list[tuple[Target, int]], deadline: int) -> Blo
         found = _scan(entries)
         if found is not None or net.loop.now >= deadline:
             return found
-        yield Wait(queues, mask, deadline)
+        yield Wait(queues, mask, deadline, False, net.get(SockNet).busy_poll)
 
 
 def _poll(net: Net, entries: list[tuple[Target, int]], nanoseconds: int) -> list[int] | None:
@@ -278,4 +279,4 @@ class Epoll:
             deadline = _deadline(self.net, nanoseconds)
         finally:
             loop.leave()
-        return loop.run_blocked(eventpoll.collect_blocked(maxevents, deadline))
+        return loop.run_blocked(eventpoll.collect_blocked(maxevents, deadline, self.net.get(SockNet).busy_poll))

@@ -283,7 +283,7 @@ def _receive_blocked(
             if copied:
                 return _finish(sk, msg, flags, copied)
             raise error(errno.EAGAIN)
-        yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline)
+        yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, False, sk.busy_poll)
         if flags & MSG_PEEK:
             # A peek looks at all of it again, and waits only for the first of it.
             if not copied:
