@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from usernet.lab import Lab
+    from usernet.multiqueue import workers
     from usernet.posix import patched, use, using
     from usernet.stack import Stack
 
 __version__ = "0.1.0"
-__all__ = ["Lab", "Stack", "__version__", "drivers", "lab", "patched", "socket", "use", "using"]
+__all__ = ["Lab", "Stack", "__version__", "drivers", "lab", "patched", "socket", "use", "using", "workers"]
 
 if os.environ.get("USERNET_PURE", "0") not in ("", "0"):
     from usernet.core import pure
@@ -27,6 +28,7 @@ if os.environ.get("USERNET_PURE", "0") not in ("", "0"):
 
 _LAZY = {
     "Stack": ("usernet.stack", "Stack"),
+    "workers": ("usernet.multiqueue", "workers"),
     "use": ("usernet.posix", "use"),
     "using": ("usernet.posix", "using"),
     "patched": ("usernet.posix", "patched"),

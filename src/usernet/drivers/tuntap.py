@@ -48,6 +48,7 @@ TUNSETVNETHDRSZ: Final = 0x400454D8
 TUNSETVNETLE: Final = 0x400454DC
 IFF_TUN: Final = 0x0001
 IFF_TAP: Final = 0x0002
+IFF_MULTI_QUEUE: Final = 0x0100
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
 TUN_F_CSUM: Final = 0x01
@@ -56,6 +57,9 @@ TUN_F_TSO6: Final = 0x04
 TUN_F_TSO_ECN: Final = 0x08
 TUN_F_USO4: Final = 0x20
 TUN_F_USO6: Final = 0x40
+
+MAX_QUEUES: Final = 256
+"""Queues that an interface may have (MAX_TAP_QUEUES)."""
 
 SIOCGIFMTU: Final = 0x8921
 IFNAMSIZ: Final = 16
@@ -103,12 +107,15 @@ class TunTap(Driver):
         routes: Sequence[str] = (),
         netns: str | None = None,
         persist: bool = False,
+        queues: int = 1,
     ) -> None:
         """Make the host's interface `name`, or attach to it where it is there already (`ip tuntap add`).
 
         name: of the kernel's interface; "" has the kernel choose, and `name` tells. offload: with virtio-net headers:
         64 KiB super-segments and unfilled checksums both ways. persist: the kernel keeps the interface when this end
-        is closed. netns: the host's network namespace to make it in: a name that `ip netns` knows, or a path.
+        is closed. queues: how many the interface has, for as many processes (usernet/multiqueue.py); the kernel spreads
+        flows over them by their hash, and each process keeps one (`keep`). netns: the host's network namespace to make
+        it in: a name that `ip netns` knows, or a path.
 
         To set up the host's side (by pyroute2): address: `"10.77.0.1/24"`, or several. up: bring it up; None: where
         anything else of it is asked for. mtu: bytes, of both sides; 0: what the interface has. routes: what the host
@@ -124,12 +131,17 @@ class TunTap(Driver):
             raise ValueError(f"name: expected at most {IFNAMSIZ - 1} characters, no slash, no space, not {name!r}")
         if mtu and not self.min_mtu <= mtu <= self.max_mtu:
             raise ValueError(f"mtu: expected {self.min_mtu} to {self.max_mtu}, not {mtu}")
+        if not 1 <= queues <= MAX_QUEUES:
+            raise ValueError(f"queues: expected 1 to {MAX_QUEUES}, not {queues}")
         for text in [address] if isinstance(address, str) else address or ():
             host.parse_interface(text)
         for text in routes:
             host.parse_route(text)
         self._dev: NetDevice | None = None
         self._fd: int = -1
+        self._more: list[int] = []
+        """The descriptors of the other queues, until one is kept."""
+        self.queues: int = queues
         self._vnet: bool = offload
         self._header: int = VIRTIO_NET_HDR_LEN if offload else 0
         self.plain_frames = not offload
@@ -139,6 +151,9 @@ class TunTap(Driver):
             self._fd = open_device(TUN_DEVICE)
             try:
                 self._attach(encoded)
+                for _ in range(1, queues):
+                    self._more.append(open_device(TUN_DEVICE))
+                    attach(self._more[-1], self.name.encode(), self._flags(), type(self).__name__)
                 if persist:
                     fcntl.ioctl(self._fd, TUNSETPERSIST, 1)
                 self.mtu = mtu or self._kernel_mtu()
@@ -156,9 +171,12 @@ class TunTap(Driver):
         state = "closed" if self._fd < 0 else "offload" if self._vnet else "plain"
         return f"<{type(self).__name__} {self.name} {state}>"
 
+    def _flags(self) -> int:
+        multi = IFF_MULTI_QUEUE if self.queues > 1 else 0
+        return self._mode | IFF_NO_PI | multi | (IFF_VNET_HDR if self._vnet else 0)
+
     def _attach(self, encoded: bytes) -> None:
-        flags = self._mode | IFF_NO_PI | (IFF_VNET_HDR if self._vnet else 0)
-        self.name = attach(self._fd, encoded, flags, type(self).__name__)
+        self.name = attach(self._fd, encoded, self._flags(), type(self).__name__)
         if not self._vnet:
             # An interface made persistent by another program may still have its offloads on.
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, 0)
@@ -186,6 +204,8 @@ class TunTap(Driver):
     def open(self, dev: NetDevice) -> None:
         if self._fd < 0:
             raise error(errno.ENODEV, f"{self.name} has been closed")
+        if self._more:
+            raise error(errno.EINVAL, f"{self.name} has {self.queues} queues, and a stack serves one: keep() one first")
         self._throw_away_stale()
         self._dev = dev
 
@@ -200,8 +220,21 @@ class TunTap(Driver):
     def stop(self) -> None:
         self._dev = None
 
+    def keep(self, number: int) -> None:
+        """Let go of all queues but one, from 0; the others are for other processes. Raises IndexError."""
+        every = [self._fd, *self._more]
+        if not 0 <= number < len(every):
+            raise IndexError(f"{self.name} has {len(every)} queues, there is no number {number}")
+        self._fd = every.pop(number)
+        self._more = []
+        for fd in every:
+            os.close(fd)
+
     def close(self) -> None:
         """Let go of the interface; the kernel removes it unless it is persistent. May be called twice."""
+        more, self._more = self._more, []
+        for other in more:
+            os.close(other)
         fd = self._fd
         self._fd = -1
         self._dev = None
