@@ -17,6 +17,8 @@ import pytest
 
 from tests.netd.supervisor.conftest import Bed
 from tests.netd.supervisor.test_seccomp import pytestmark as possible
+from usernet.netd.supervisor import supervisor
+from usernet.netd.supervisor.calls_data import STREAM_MAX
 
 pytestmark = possible
 
@@ -460,6 +462,61 @@ def test_pointers_to_nowhere(bed: Bed):
         bed.run(work)
 
 
+def test_more_than_one_call_takes(bed: Bed):
+    with bed.peer.socket() as listener:
+        listener.bind(("", 80))
+        listener.listen()
+
+        def work() -> None:
+            with socket.create_connection((PEER, 80)) as sock:
+                data = bytes(3 << 20)
+                taken = sock.send(data, 0x8000)  # MSG_MORE
+                assert 0 < taken <= STREAM_MAX
+                sock.sendall(data[taken:], 0x8000)
+
+        child = bed.start(work)
+        peer, _ = listener.accept()
+        total = 0
+        while data := peer.recv(1 << 20):
+            total += len(data)
+        assert total == 3 << 20
+        peer.close()
+        assert child.wait() == 0
+
+
+def test_lengths_of_messages(bed: Bed):
+    def work() -> None:
+        c = libc()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((PEER, 80))
+            empty = struct.pack("=QQQQQQQ", 0, 0, 0, 0, 0, 0, 0)
+            control = ctypes.create_string_buffer((1 << 17) + 1)
+            row = struct.pack("=QQQQQQQ", 0, 0, 0, 0, ctypes.addressof(control), len(control), 0)
+            assert code(c.sendmsg, sock.fileno(), ctypes.create_string_buffer(row, 56), 0) == errno.ENOBUFS
+            many = ctypes.create_string_buffer((empty + bytes(8)) * 1100, 64 * 1100)
+            assert c.sendmmsg(sock.fileno(), many, 1100, 0) == 1024
+            # A value is longer than an option's is: what is behind it is not looked at.
+            value = ctypes.create_string_buffer(struct.pack("=i", 1), 1 << 17)
+            assert c.setsockopt(sock.fileno(), 1, 2, value, 1 << 17) == 0
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
+
+    with bed.peer.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("", 80))
+        bed.run(work)
+
+
+def test_lines_are_bounded(bed: Bed, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervisor, "LINES_MAX", 2)
+
+    def work() -> None:
+        with socket.socket() as sock:
+            for option in range(200, 210):
+                fails(errno.ENOPROTOOPT, sock.setsockopt, socket.IPPROTO_TCP, option, 1)
+
+    bed.run(work)
+    assert len(bed.lines) == 2
+
+
 def test_what_is_not_supported_is_told_of(bed: Bed):
     def work() -> None:
         fails(errno.EAFNOSUPPORT, socket.socket, socket.AF_INET6, socket.SOCK_STREAM)
@@ -546,3 +603,75 @@ def test_end_of_the_supervisor(bed: Bed):
         time.sleep(0.01)
     child.supervisor.close()
     assert child.wait() == 0
+
+
+def test_many_killed_in_the_midst_of_calls(bed: Bed):
+    """Whatever they were at, nothing is left of them, and others are served."""
+    rounds, count = 3, 24
+
+    def accepting(listener: socket.socket) -> None:
+        while True:
+            listener.accept()[0].close()
+
+    def connecting(listener: socket.socket) -> None:
+        socket.socket().connect(("10.0.0.99", 1))  # nobody is there
+
+    def receiving(listener: socket.socket) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("", 0))
+            sock.recvfrom(10)
+
+    def opening(listener: socket.socket) -> None:
+        while True:
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(("", 0))
+                sock.listen()
+
+    def talking(listener: socket.socket) -> None:
+        while True:
+            with socket.create_connection((PEER, 80)) as sock:
+                sock.sendall(b"x" * 5000)
+
+    def work() -> None:
+        listener = socket.create_server(("", 90))
+        for _ in range(rounds):
+            pids = []
+            for number in range(count):
+                pid = os.fork()
+                if not pid:
+                    (accepting, connecting, receiving, opening, talking)[number % 5](listener)
+                    os._exit(1)
+                pids.append(pid)
+            time.sleep(0.3)
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            for pid in pids:
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+            with socket.create_connection((PEER, 80)) as sock:
+                sock.sendall(b"still here")
+
+    heard: list[bytes] = []
+
+    def serve(listener: object) -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()  # type: ignore[attr-defined]
+                with peer:
+                    while data := peer.recv(65536):
+                        heard.append(data)
+            except ConnectionError:
+                continue
+            except OSError:
+                return
+
+    with bed.peer.socket() as listener:
+        listener.bind(("", 80))
+        listener.listen(128)
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        child = bed.start(work)
+        assert child.wait() == 0
+        assert heard.count(b"still here") == rounds
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()

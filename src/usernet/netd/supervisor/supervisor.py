@@ -176,7 +176,7 @@ class Supervisor:
                 if not self._late or time.monotonic() > until:
                     break
                 time.sleep(0.001)
-            self._forget_closed()
+            self.table.clear()
             self.threads.clear()
             self.notifier.close()
             os.close(self._wake_fd)

@@ -88,3 +88,7 @@ class Table:
         entry = self.by_handle.pop(handle, None)
         if entry is not None and self.by_inode.get(entry.holders.inode) is entry:
             del self.by_inode[entry.holders.inode]
+
+    def clear(self) -> None:
+        self.by_handle.clear()
+        self.by_inode.clear()
