@@ -29,8 +29,8 @@ ABOVE = 1 << 16
 
 def serve(path: str) -> None:
     from usernet.netd.control import ServedCommand
+    from usernet.netd.descriptors import raise_descriptors
     from usernet.netd.server import Server
-    from usernet.netd.service import raise_descriptors
     from usernet.stack import Stack
 
     raise_descriptors()
@@ -63,7 +63,7 @@ def serve(path: str) -> None:
 
 
 def hold(path: str, processes: int, each: int) -> None:
-    from usernet.netd.service import raise_descriptors
+    from usernet.netd.descriptors import raise_descriptors
 
     raise_descriptors()
     with Client(path) as client:

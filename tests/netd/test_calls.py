@@ -324,3 +324,14 @@ def test_a_close_counts_in_the_next_call(pair: Pair):
         assert code(lambda: server.connect(asking, port, False)) == errno.ECONNREFUSED  # noqa: B023
         server.close(asking)
     assert not client.closed
+
+
+def test_connection_has_the_time_outs_of_its_listener(pair: Pair):
+    client, server = pair
+    listener = listening(server)
+    server.setsockopt(listener, socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("=qq", 0, 50_000))
+    one = client.open(STREAM)
+    client.connect(one, SERVER, False)
+    two = server.keep(server.accept(listener, 0, False))
+    with pytest.raises(BlockingIOError):
+        os.read(server.fds[two], 1)

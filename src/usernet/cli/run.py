@@ -13,6 +13,7 @@ import click
 
 from usernet.cli.build import StackOptions
 from usernet.netd.backend import Backend, LocalBackend
+from usernet.netd.descriptors import raise_descriptors
 from usernet.netd.drain import drain
 from usernet.netd.supervisor import bpf, resolve, seccomp
 from usernet.netd.supervisor.abi import of_this_machine
@@ -63,6 +64,7 @@ def run_command(argv: tuple[str, ...], stack: StackOptions, options: RunOptions)
     waiting = Waiting(say)
     install = partial(seccomp.install, bpf.build(of_this_machine(), io_uring=options.io_uring))
     with Command(argv, install, mask=waiting.mask) as command:
+        raise_descriptors()
         try:
             with ExitStack() as exits:
                 backend, names = _stack(exits, stack, options, command.namespaces.mount)

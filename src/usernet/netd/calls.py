@@ -15,92 +15,39 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, Final, final
+from typing import Any, Final
 
 from usernet.core.deferred import Deferred, Done
 from usernet.core.errors import UnusableStackError, error
-from usernet.core.iov import BytesIter, CollectIter
 from usernet.core.loop import Loop
 from usernet.core.timer import NEVER
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Blocking, Wait
+from usernet.core.wait import Blocking, Wait
 from usernet.net.pernet import Net
 from usernet.netd.interface import Backend, Opened, Pending, Reach, Received, SpentChannelError
-from usernet.netd.layouts import (
-    AF_UNSPEC,
-    NAME_MAX,
-    NO_ADDRESS,
-    family_of,
-    pack_control,
-    unpack_control,
-    unpack_name,
-)
-from usernet.netd.part import PartIter
+from usernet.netd.layouts import AF_UNSPEC, NO_ADDRESS, family_of, short, unpack_name
+from usernet.netd.opensocket import Later, OpenSocket, Waiting
 from usernet.netd.sweep import Sweep
+from usernet.netd.transfer import receive, send
 from usernet.posix.channel import Channel, DatagramChannel, StreamChannel, open_channel
-from usernet.posix.channel.datagram import LARGEST
 from usernet.sock.inet import InetSock
-from usernet.sock.msg import (
-    MSG_CTRUNC,
-    MSG_DONTWAIT,
-    MSG_ERRQUEUE,
-    MSG_FASTOPEN,
-    MSG_NOSIGNAL,
-    MSG_PEEK,
-    MSG_TRUNC,
-    MsgHdr,
-    SockAddr,
-)
+from usernet.sock.msg import SockAddr
 from usernet.sock.optval import pack_name
 from usernet.sock.sock import Sock
-from usernet.sock.sockopt import SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF, SO_SNDBUFFORCE, SOL_SOCKET
+from usernet.sock.sockopt import (
+    SO_RCVBUF,
+    SO_RCVBUFFORCE,
+    SO_RCVTIMEO,
+    SO_SNDBUF,
+    SO_SNDBUFFORCE,
+    SO_SNDTIMEO,
+    SOL_SOCKET,
+)
 from usernet.sockets.ifreq import interface_ioctl, is_interface_request
 from usernet.sockets.socket import SOCK_CLOEXEC, SOCK_NONBLOCK, Socket
 
 SOL_TCP: Final = 6
 SIOCOUTQ: Final = 0x5411
 SIOCOUTQNSD: Final = 0x894B
-
-
-@final
-class OpenSocket:
-    """A socket in the table. listener: whose queue it was taken from, as long as it may go back there. renewed: the
-    channel that is to take the place of one that is spent. taken: the datagram that a call received last."""
-
-    __slots__ = ("channel", "handle", "listener", "pending", "renewed", "socket", "taken")
-
-    def __init__(self, handle: int, socket: Socket, channel: Channel, listener: OpenSocket | None) -> None:
-        self.handle = handle
-        self.socket = socket
-        self.channel = channel
-        self.listener = listener
-        self.renewed: Channel | None = None
-        self.taken: tuple[bytes, MsgHdr] | None = None
-        self.pending: set[Waiting] = set()
-
-
-@final
-class Later:
-    """What a call returns in place of its result when it has to wait."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Generator[Wait, None, Any]) -> None:
-        self.call = call
-
-
-@final
-class Waiting(Pending):
-    """A call that waits, of one socket."""
-
-    __slots__ = ("_calls", "deferred", "done")
-
-    def __init__(self, calls: Calls, done: Done) -> None:
-        self._calls = calls
-        self.done = done
-        self.deferred: Deferred | None = None
-
-    def cancel(self) -> bool:
-        return self._calls.cancel(self)
 
 
 class Calls(Backend):
@@ -144,7 +91,7 @@ class Calls(Backend):
         return None
 
     def _wait(self, opened: OpenSocket, later: Later, done: Done) -> Pending:
-        waiting = Waiting(self, done)
+        waiting = Waiting(self.cancel, done)
         opened.pending.add(waiting)
         waiting.deferred = Deferred(self.loop, _until_over(opened, waiting, later.call), done)
         return waiting
@@ -196,6 +143,8 @@ class Calls(Backend):
         """Give it a channel, and a place in the table."""
         channel = open_channel(socket)
         channel.held = True
+        if listener is not None:
+            _inherit(channel)
         socket.get()
         self._serial += 1
         opened = OpenSocket(self._serial, socket, channel, listener)
@@ -346,7 +295,7 @@ class Calls(Backend):
         def work(opened: OpenSocket) -> int:
             sk = opened.socket.sk
             self._catch_up()
-            sk.bind(unpack_name(sk, _short(name)))
+            sk.bind(unpack_name(sk, short(name)))
             opened.channel.follow()
             return 0
 
@@ -365,7 +314,7 @@ class Calls(Backend):
     def connect(self, handle: int, name: bytes, nonblock: bool, done: Done) -> Pending | None:
         def work(opened: OpenSocket) -> int | Later:
             socket = opened.socket
-            to = NO_ADDRESS if family_of(_short(name)) == AF_UNSPEC else unpack_name(socket.sk, name)
+            to = NO_ADDRESS if family_of(short(name)) == AF_UNSPEC else unpack_name(socket.sk, name)
             channel = _unspent(opened)
             socket.nonblock = nonblock
             self._catch_up()
@@ -471,29 +420,8 @@ class Calls(Backend):
         done: Done,
     ) -> Pending | None:
         def work(opened: OpenSocket) -> int | Later:
-            socket = opened.socket
-            sk = socket.sk
-            stream = isinstance(opened.channel, StreamChannel)
-            to = None
-            if name is not None and (not stream or flags & MSG_FASTOPEN):
-                to = unpack_name(sk, _short(name))
-            items = unpack_control(control) if control else None
-            msg = MsgHdr(BytesIter(data) if size == len(data) else PartIter(data, size), to, items)
-            socket.nonblock = nonblock
-            if not stream:
-                sent = socket.sendmsg(msg, flags | MSG_NOSIGNAL)
-                return sent if isinstance(sent, int) else Later(sent)
-            channel = opened.channel
-            if channel.ready and not channel.over:
-                waits = not nonblock and not flags & MSG_DONTWAIT
-                drained = channel.drain(min(self.loop.now + sk.sndtimeo, NEVER) if waits else self.loop.now)
-                if drained is not None:
-                    return Later(_send_behind(drained, socket, msg, flags))
-            try:
-                sent = socket.sendmsg(msg, flags | MSG_NOSIGNAL)
-            finally:
-                channel.follow()
-            return sent if isinstance(sent, int) else Later(sent)
+            opened.socket.nonblock = nonblock
+            return send(opened, data, size, flags, name, control)
 
         return self._call(handle, work, done)
 
@@ -501,22 +429,8 @@ class Calls(Backend):
         self, handle: int, size: int, flags: int, control: int, nonblock: bool, done: Done
     ) -> Pending | None:
         def work(opened: OpenSocket) -> Received | Later:
-            socket = opened.socket
-            channel = opened.channel
-            if isinstance(channel, DatagramChannel) and not channel.over and not flags & MSG_ERRQUEUE:
-                got = _receive(opened, channel, size, flags, control)
-                if got is not None:
-                    return got
-                if nonblock or flags & MSG_DONTWAIT:
-                    raise error(errno.EAGAIN)
-                return Later(_receive_later(opened, channel, size, flags, control))
-            sink = CollectIter(size)
-            msg = MsgHdr(sink)
-            socket.nonblock = nonblock
-            result = socket.recvmsg(msg, flags)
-            if isinstance(result, int):
-                return _received(sink.getvalue(), result, msg, control)
-            return Later(_read_later(result, sink, msg, control))
+            opened.socket.nonblock = nonblock
+            return receive(opened, size, flags, control)
 
         return self._call(handle, work, done)
 
@@ -533,6 +447,15 @@ def _ignore(result: object, problem: BaseException | None) -> None:
     """Nobody waits for the answer; one who is asked of a socket that is gone meanwhile has nothing to do."""
 
 
+def _inherit(channel: Channel) -> None:
+    """The time-outs that a connection has from its listener are its descriptor's, too."""
+    sk = channel.socket.sk
+    for option, timeout in ((SO_RCVTIMEO, sk.rcvtimeo), (SO_SNDTIMEO, sk.sndtimeo)):
+        if timeout < NEVER:
+            value = sk.getsockopt(SOL_SOCKET, option, 16)
+            channel.at_app(lambda app, option=option, value=value: app.setsockopt(SOL_SOCKET, option, value))  # type: ignore[misc]
+
+
 def _prepared(opened: OpenSocket, channel: Channel, name: bytes) -> Opened:
     stream = isinstance(channel, StreamChannel)
     return Opened(opened.handle, channel.take_app(), channel.inode, opened.socket.sk.family, stream, name)
@@ -543,13 +466,6 @@ def _until_over(opened: OpenSocket, waiting: Waiting, call: Generator[Wait, None
         return (yield from call)
     finally:
         opened.pending.discard(waiting)
-
-
-def _short(name: bytes) -> bytes:
-    """Raises OSError EINVAL for what is no address's length (Linux: move_addr_to_kernel)."""
-    if len(name) > NAME_MAX:
-        raise error(errno.EINVAL, f"address: expected at most {NAME_MAX} bytes, not {len(name)}")
-    return name
 
 
 def _unspent(opened: OpenSocket) -> Channel:
@@ -563,65 +479,3 @@ def _connect_later(opened: OpenSocket, waiting: Blocking[None]) -> Blocking[int]
     if not opened.channel.over:
         opened.channel.connected()
     return 0
-
-
-def _send_behind(drained: Blocking[None], socket: Socket, msg: MsgHdr, flags: int) -> Blocking[int]:
-    """Send behind what was written to the descriptor."""
-    yield from drained
-    sent = socket.sendmsg(msg, flags | MSG_NOSIGNAL)
-    return sent if isinstance(sent, int) else (yield from sent)
-
-
-def _read_later(waiting: Blocking[int], sink: CollectIter, msg: MsgHdr, room: int) -> Blocking[Received]:
-    result = yield from waiting
-    return _received(sink.getvalue(), result, msg, room)
-
-
-def _received(data: bytes, result: int, msg: MsgHdr, room: int) -> Received:
-    control, cut = pack_control(msg.control, room)
-    name = b"" if msg.name is None else pack_name(msg.name)
-    return Received(data, result, name, control, msg.flags | MSG_CTRUNC if cut else msg.flags)
-
-
-def _receive(opened: OpenSocket, channel: DatagramChannel, size: int, flags: int, room: int) -> Received | None:
-    """A datagram, from the pair or from the receive queue; None where there is none."""
-    socket = opened.socket
-    sk = socket.sk
-    sk.raise_error()
-    got = channel.receive(max(size, 65536), flags & ~MSG_TRUNC)
-    if got is not None:
-        data, length, msg = got
-    else:
-        sink = CollectIter(LARGEST)
-        msg = MsgHdr(sink)
-        try:
-            sk.recvmsg(msg, flags & ~MSG_TRUNC | MSG_DONTWAIT, socket.loop.now)
-        except BlockingIOError:
-            return None
-        data = sink.getvalue()
-        length = len(data)
-    opened.taken = None if flags & MSG_PEEK else (data, msg)
-    answer = _received(data[:size], length if flags & MSG_TRUNC else min(length, size), msg, room)
-    answer.flags = answer.flags & ~MSG_TRUNC | (MSG_TRUNC if length > size else 0)
-    return answer
-
-
-def _receive_later(
-    opened: OpenSocket, channel: DatagramChannel, size: int, flags: int, room: int
-) -> Blocking[Received]:
-    sk = opened.socket.sk
-    loop = opened.socket.loop
-    deadline = NEVER if sk.rcvtimeo >= NEVER else loop.now + sk.rcvtimeo
-    channel.receivers += 1
-    try:
-        while True:
-            got = _receive(opened, channel, size, flags, room)
-            if got is not None:
-                return got
-            if loop.now >= deadline:
-                raise error(errno.EAGAIN)
-            yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, exclusive=True)
-    finally:
-        channel.receivers -= 1
-        if not channel.receivers and not channel.over:
-            loop.softirq.schedule(channel)

@@ -38,6 +38,13 @@ def family_of(data: bytes) -> int:
     return int.from_bytes(data[:2], sys.byteorder)
 
 
+def short(name: bytes) -> bytes:
+    """Raises OSError EINVAL for what is too long for any address (Linux: move_addr_to_kernel)."""
+    if len(name) > NAME_MAX:
+        raise error(errno.EINVAL, f"address: expected at most {NAME_MAX} bytes, not {len(name)}")
+    return name
+
+
 def unpack_name(sk: Sock, data: bytes) -> Name:
     """An address given to a call on `sk`. Raises OSError EINVAL where it is too short."""
     unpack = UNPACK.get(sk.family)

@@ -20,10 +20,11 @@ from usernet.core.errors import UnusableStackError
 from usernet.core.softirq import Napi
 from usernet.core.timer import Timer
 from usernet.netd import protocol
-from usernet.netd.calls import Calls, OpenSocket
+from usernet.netd.calls import Calls
 from usernet.netd.config import MAX_CLIENTS, MAX_MEMORY, MAX_SOCKETS
 from usernet.netd.control import Commands, Control
 from usernet.netd.messages import Wire
+from usernet.netd.opensocket import OpenSocket
 from usernet.netd.quota import Quota
 from usernet.netd.session import Session
 from usernet.posix.channel import StreamChannel

@@ -8,7 +8,6 @@ acknowledged, or the configuration's grace is over, the rest is reset. A second 
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ from usernet.core.wait import EPOLLIN, Blocking, Wait, WaitQueue
 from usernet.netd import build, places, systemd
 from usernet.netd.config import Config, StackConfig
 from usernet.netd.control import Commands
+from usernet.netd.descriptors import raise_descriptors
 from usernet.netd.drain import drain
 from usernet.netd.server import Server
 from usernet.netd.table import ConfigError
@@ -28,8 +28,6 @@ from usernet.stack import Stack
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
-DESCRIPTORS: Final = 1 << 20
-"""How many a service has that may raise its limit (Linux's fs.nr_open, where nothing else is said)."""
 
 SWITCH_INTERVAL: Final = 0.0005
 """Seconds after which a command that computes lets the thread go on that serves the clients."""
@@ -148,17 +146,6 @@ class Service:
             place.leave()
             place.socket.close()
         self._places.clear()
-
-
-def raise_descriptors() -> None:
-    """Each socket takes a descriptor here: have as many as the host allows this process."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (max(most, DESCRIPTORS), most):
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-        except (ValueError, OSError):
-            continue  # beyond what it has takes CAP_SYS_RESOURCE
-        return
 
 
 def _given(config: Config, fds: list[tuple[str, int]]) -> dict[str, socket.socket]:
