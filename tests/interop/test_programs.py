@@ -18,13 +18,15 @@ pytestmark = [*netns.INTEROP, requires_supervisor]
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "programs.py"
 QUICK = (
-    "curl", "wget", "python3 -m http.server, urllib", "ssh, sshd", "wrk, nginx", "redis-benchmark, redis-server",
-    "iperf3", "iperf3 -R", "iperf3 -P 8", "iperf3 -u -b 50M", "dig", "node", "socat", "nc",
-    "openssl s_client, s_server", "ip", "ss", "ping",
+    "curl", "ssh, sshd", "wrk, nginx", "redis-benchmark, redis-server", "iperf3", "iperf3 -u -b 50M", "dig", "node",
+    "nc", "openssl s_client, s_server", "ip", "ss", "ping",
 )  # fmt: skip
 #: libpcap reads packets from a ring in shared memory only (PACKET_RX_RING).
 NOT_YET = ("tcpdump",)
-SLOW = ("pgbench, postgres", "a static Go program")
+SLOW = (
+    "wget", "python3 -m http.server, urllib", "iperf3 -R", "iperf3 -P 8", "socat", "pgbench, postgres",
+    "a static Go program",
+)  # fmt: skip
 
 
 def attempt(program: str, where: str) -> None:

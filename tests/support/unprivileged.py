@@ -37,7 +37,7 @@ def _interpreter() -> str:
         code = "import click, rich, dns.message, usernet.cli.app, sys; assert sys.version_info >= (3, 11)"
         try:
             done = subprocess.run(
-                [*_drop(), python, "-c", code], env=environment(), cwd="/", capture_output=True, timeout=30
+                [*drop(), python, "-c", code], env=environment(), cwd="/", capture_output=True, timeout=30
             )
         except OSError:
             continue
@@ -46,15 +46,23 @@ def _interpreter() -> str:
     return ""
 
 
-def _drop() -> list[str]:
+def drop() -> list[str]:
+    """The words before a command that is to have no privilege."""
     if os.geteuid() != 0:
         return []
-    return ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+    identity = (f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
+    # setpriv itself still has them when it executes something.
+    return ["setpriv", *identity, "--bounding-set=-all", "--inh-caps=-all", "sh", "-c", 'exec "$0" "$@"']
 
 
 def command(*args: str) -> list[str]:
     """A Python program as somebody without privilege, the arguments after the interpreter's name."""
-    return [*_drop(), _interpreter(), *args]
+    return [*drop(), *interpreter(*args)]
+
+
+def interpreter(*args: str) -> list[str]:
+    """The same, for one who has none already."""
+    return [_interpreter(), *args]
 
 
 @pytest.fixture(name="unprivileged", scope="session")

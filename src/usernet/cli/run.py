@@ -17,7 +17,6 @@ from usernet.netd.descriptors import raise_descriptors
 from usernet.netd.drain import drain
 from usernet.netd.supervisor import bpf, resolve, seccomp
 from usernet.netd.supervisor.abi import of_this_machine
-from usernet.netd.supervisor.host import Host
 from usernet.netd.supervisor.launch import Command, LaunchError
 from usernet.netd.supervisor.resolve import NameFiles
 from usernet.netd.supervisor.supervisor import Supervisor
@@ -104,6 +103,12 @@ def _stack(
         stack = exits.enter_context(options.open("run"))
         stack.nameservers = list(more.nameservers) or resolve.host_nameservers()
     else:
+        try:
+            from usernet.netd.supervisor.host import Host
+        except ModuleNotFoundError as missing:
+            if missing.name is None or missing.name.partition(".")[0] != "dns":
+                raise
+            raise RunError("host.usernet needs dnspython: pip install 'usernet[netd]'") from None
         host = exits.enter_context(Host())
         stack = exits.enter_context(options.open("run"))
         host.join(stack)

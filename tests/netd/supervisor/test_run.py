@@ -90,6 +90,25 @@ class TestHost:
         assert "ConnectionRefusedError" in done.stderr
 
 
+@requires_program("unshare", "setpriv", "curl")
+@unprivileged.requires_unprivileged
+def test_where_no_namespaces_can_be_made():
+    """As in a container that forbids them: names are asked of the host's nameservers, so `host.usernet` is those."""
+    script = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --securebits=+noroot,+noroot_locked "
+    script += '--bounding-set=-all --inh-caps=-all "$@"'
+    inner = unprivileged.interpreter(*USERNET, "run", "-v", "--", "curl", "-sS", "--fail", "http://host.usernet/json")
+    environment = unprivileged.environment() | {"USERNET_RUNTIME_DIR": "/nonexistent"}
+    done = subprocess.run(
+        [*unprivileged.drop(), "unshare", "-Ur", "sh", "-c", script, "sh", *inner],
+        capture_output=True, text=True, timeout=60, env=environment, cwd="/", check=False,
+    )  # fmt: skip
+    if "unshare" in done.stderr and "namespaces" not in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert "usernet: namespaces: " in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["you"][0] == "10.0.2.15"
+
+
 class TestWithin:
     def test_servers_and_clients_of_one_command(self):
         code = """
