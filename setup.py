@@ -151,13 +151,8 @@ class BuildCompiled(build_ext):
         return self.outputs
 
     def run(self) -> None:
-        reason = why_not()
-        if reason:
-            if os.environ.get("USERNET_PURE") == "0":
-                raise SystemExit(f"usernet: can't be compiled: {reason}")
-            say(f"built to run interpreted: {reason}")
-            return
         os.makedirs(self.build_temp, exist_ok=True)
+        self._remove_made()
         self.distribution.ext_modules = translate(self.build_temp)
         build = ParallelBuild(self.distribution)
         build.build_lib = self.build_lib
@@ -168,8 +163,7 @@ class BuildCompiled(build_ext):
         except Exception as problem:
             if os.environ.get("USERNET_PURE") == "0":
                 raise
-            for made in Path(self.build_lib).rglob("*" + sysconfig.get_config_var("EXT_SUFFIX")):
-                made.unlink()
+            self._remove_made()
             lines = str(problem).splitlines() or [type(problem).__name__]
             say(f"built to run interpreted: the compiler failed: {lines[0]}")
         else:
@@ -177,12 +171,29 @@ class BuildCompiled(build_ext):
         finally:
             self.distribution.ext_modules = None
 
+    def _remove_made(self) -> None:
+        """What a build before this one made, of modules that may be there no more."""
+        for made in Path(self.build_lib).rglob("*" + sysconfig.get_config_var("EXT_SUFFIX")):
+            made.unlink()
+
 
 class CompiledDistribution(Distribution):
     """Knows before anything is translated whether the wheel will be for one platform."""
 
     def has_ext_modules(self) -> bool:
-        return not why_not() and "editable_wheel" not in self.commands and "develop" not in self.commands
+        return not self._editable() and not why_not()
+
+    def run_command(self, command: str) -> None:
+        if command == "build" and not self._editable():
+            reason = why_not()
+            if reason and os.environ.get("USERNET_PURE") == "0":
+                raise SystemExit(f"usernet: can't be compiled: {reason}")
+            if reason:
+                say(f"built to run interpreted: {reason}")
+        super().run_command(command)
+
+    def _editable(self) -> bool:
+        return "editable_wheel" in self.commands or "develop" in self.commands
 
 
 def say(line: str) -> None:
