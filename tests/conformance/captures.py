@@ -53,8 +53,8 @@ def main() -> None:
         digest.add(b"in", gso_size, packet)
         _inject(device, packet, gso_size)
 
-    ScriptDevice.xmit = xmit  # type: ignore[method-assign]
-    ScriptDevice.inject = inject  # type: ignore[method-assign]
+    ScriptDevice.xmit = xmit  # type: ignore[method-assign, assignment]
+    ScriptDevice.inject = inject  # type: ignore[method-assign, assignment]
     print("compiled" if COMPILED else "interpreted")
     for path in find_scripts([str(SCRIPTS)]):
         outcome = run_file(path)
