@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import usernet
+from tests.support.compiled import interpreted_only
 from tests.transport.tcp.harness import Peer, sock_of
 from usernet.core.clock import ManualClock
 from usernet.core.mib import MibGroup
@@ -168,6 +169,7 @@ def test_a_handshake_ends():
         assert not peer.stack.net.get(Tcp).table
 
 
+@interpreted_only
 def test_segments_out_of_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("usernet.transport.tcp.ofo.MAX_OFO_SEGMENTS", 5)
     with Peer() as peer:

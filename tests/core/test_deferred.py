@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.compiled import interpreted_only
 from usernet.core.clock import ManualClock
 from usernet.core.deferred import Deferred
 from usernet.core.errors import UnusableStackError
@@ -166,6 +167,7 @@ def test_woken_and_late_at_once(harness: Harness):
     assert not harness.left_over()
 
 
+@interpreted_only
 def test_what_done_raises_is_reported(harness: Harness, monkeypatch: pytest.MonkeyPatch):
     reported: list[BaseException] = []
     monkeypatch.setattr("usernet.core.loop.report", reported.append)

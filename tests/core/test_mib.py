@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.compiled import interpreted_only
 from usernet.core.mib import Mib, MibGroup
 
 
+@interpreted_only
 def test_a_counter_costs_nothing_until_it_is_touched():
     mib = Mib()
     assert vars(mib.tcp) == {}

@@ -7,6 +7,8 @@ types (`i64`, …) stand in annotations alone, never in a call that an interpret
 `@mypyc_attr(allow_interpreted_subclasses=True)` is for the classes that interpreted code may subclass though they are
 compiled: drivers, congestion controls, families, protocols, queueing disciplines, clocks, user memory, and what drives
 a stack or waits in it. A compiled class without the mark can't be subclassed by a user's program.
+Compiled code reads an attribute where the compiled class keeps it, and so doesn't see one that an interpreted subclass
+sets on the class itself: what such a subclass may set there is a ClassVar, or read through a name of type Any.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final, final
+from typing import Any, Final, final
 
 INT_MAX: Final = 2**31 - 1
 INT_MIN: Final = -(2**31)
@@ -48,7 +48,7 @@ class SysctlEntry:
         value: Value = getattr(self.holder, self.attribute)
         return value
 
-    def set(self, value: Value) -> None:
+    def set(self, value: Any) -> None:
         if self.read_only:
             raise ValueError(f"{self.path}: can't be set")
         checked = self._check(value)
@@ -56,7 +56,7 @@ class SysctlEntry:
         if self.on_change is not None:
             self.on_change()
 
-    def _check(self, value: Value) -> Value:
+    def _check(self, value: Any) -> Value:
         if isinstance(self.default, tuple):
             if isinstance(value, int):
                 raise ValueError(f"{self.path}: expected {len(self.default)} integers, not {value!r}")
@@ -76,7 +76,7 @@ class SysctlEntry:
                     raise ValueError(f"{self.path}: expected one of {', '.join(allowed)}, not {name!r}")
         return text
 
-    def _check_int(self, value: int | str) -> int:
+    def _check_int(self, value: Any) -> int:
         try:
             if not isinstance(value, (int, str)):
                 raise ValueError
@@ -149,7 +149,7 @@ class SysctlTable:
     def __getitem__(self, path: str) -> Value:
         return self._entry(path).get()
 
-    def __setitem__(self, path: str, value: Value) -> None:
+    def __setitem__(self, path: str, value: Any) -> None:
         """Raises KeyError for an unknown name, ValueError for a value out of its bounds; nothing changes then."""
         self._entry(path).set(value)
 

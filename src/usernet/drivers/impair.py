@@ -138,17 +138,18 @@ class Impair(Driver):
         self._due: deque[SKBuff] = deque()
         self._arrived: deque[SKBuff] = deque()
         self._polling: bool = False
+        nic: Any = driver
         self.hw_features = (
-            driver.hw_features & ~SUPER_SEGMENTS if send and self._what.packetwise else driver.hw_features
+            nic.hw_features & ~SUPER_SEGMENTS if send and self._what.packetwise else nic.hw_features
         )
-        self.link_type = driver.link_type
-        self.mac = driver.mac
-        self.mtu = driver.mtu
-        self.min_mtu = driver.min_mtu
-        self.max_mtu = driver.max_mtu
-        self.tso_max_size = driver.tso_max_size
-        self.queue_length = driver.queue_length
-        self.kind = driver.kind
+        self.link_type = nic.link_type
+        self.mac = nic.mac
+        self.mtu = nic.mtu
+        self.min_mtu = nic.min_mtu
+        self.max_mtu = nic.max_mtu
+        self.tso_max_size = nic.tso_max_size
+        self.queue_length = nic.queue_length
+        self.kind = nic.kind
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value:g}" for name, value in self._settings.items() if value)

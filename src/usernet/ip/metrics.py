@@ -64,7 +64,7 @@ def route_metrics(values: Mapping[str, int], locked: Iterable[str] = ()) -> dict
         if name not in ROUTE_METRICS:
             raise ValueError(f"route metric: expected one of {', '.join(ROUTE_METRICS)}, not {name!r}")
     metrics = {ROUTE_METRICS[name]: value for name, value in values.items()}
-    locks = sum(1 << ROUTE_METRICS[name] for name in (locked | {"rto_min"}) & values.keys())
+    locks = sum([1 << ROUTE_METRICS[name] for name in {*locked, "rto_min"} if name in values])
     if locks:
         metrics[RTAX_LOCK] = locks
     return metrics

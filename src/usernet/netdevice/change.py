@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
+from typing import Any, Final
 
 from usernet.core.errors import error
 from usernet.netdevice.device import (
@@ -54,9 +54,10 @@ def set_mtu(devices: DeviceNamespace, dev: NetDevice, mtu: int) -> None:
     """Raises OSError EINVAL out of the driver's bounds, or what the driver raises."""
     if mtu == dev.mtu:
         return
-    if mtu > 0x7FFFFFFF or mtu < dev.driver.min_mtu:
+    nic: Any = dev.driver
+    if mtu > 0x7FFFFFFF or mtu < nic.min_mtu:
         raise error(errno.EINVAL, "mtu less than device minimum")
-    if mtu > dev.driver.max_mtu:
+    if mtu > nic.max_mtu:
         raise error(errno.EINVAL, "mtu greater than device maximum")
     devices.set_mtu(dev, mtu)
 

@@ -190,33 +190,35 @@ class NetDevice:
         self.driver = driver
         self.name = name
         self.index = index
-        self.link_type: int = driver.link_type
-        self.loopback: bool = driver.link_type == ARPHRD_LOOPBACK
-        self.has_link_header: bool = driver.link_type != ARPHRD_NONE
+        # A driver that isn't compiled may say what it is on its class, where only Python's own look-up finds it.
+        nic: Any = driver
+        self.link_type: int = nic.link_type
+        self.loopback: bool = nic.link_type == ARPHRD_LOOPBACK
+        self.has_link_header: bool = nic.link_type != ARPHRD_NONE
         self.hard_header_len: int = ethernet.ETH_HLEN if self.has_link_header else 0
         if self.loopback:
             self.mac = bytes(6)
             self.flags: int = IFF_LOOPBACK
-        elif driver.link_type == ARPHRD_ETHER:
+        elif nic.link_type == ARPHRD_ETHER:
             # Locally administered, unicast (Linux: eth_random_addr).
-            self.mac = driver.mac or bytes([net.random.getrandbits(8) & 0xFE | 0x02]) + net.random.randbytes(5)
+            self.mac = nic.mac or bytes([net.random.getrandbits(8) & 0xFE | 0x02]) + net.random.randbytes(5)
             self.flags = IFF_BROADCAST | IFF_MULTICAST
         else:
             self.mac = b""
             self.flags = IFF_POINTOPOINT | IFF_NOARP | IFF_MULTICAST
         self.broadcast: bytes = ethernet.BROADCAST if self.has_link_header else b""
-        self.mtu: int = driver.mtu or (65536 if self.loopback else 1500)
-        self.hw_features: int = driver.hw_features
-        self._wanted_features: int = driver.hw_features | NETIF_F_GSO
+        self.mtu: int = nic.mtu or (65536 if self.loopback else 1500)
+        self.hw_features: int = nic.hw_features
+        self._wanted_features: int = nic.hw_features | NETIF_F_GSO
         if not self.loopback:
             self._wanted_features |= NETIF_F_GRO
         self.features: int = fix_features(self._wanted_features)
-        self.gso_max_size: int = driver.tso_max_size
+        self.gso_max_size: int = nic.tso_max_size
         self.statistics = LinkStats()
         self.napi = DeviceNapi(self)
         self.transmit = Transmit(self)
-        self.qdisc: Qdisc = PfifoFast(driver.queue_length) if driver.queue_length else NoQueue()
-        self.tx_queue_len: int = driver.queue_length or 1000
+        self.qdisc: Qdisc = PfifoFast(nic.queue_length) if nic.queue_length else NoQueue()
+        self.tx_queue_len: int = nic.queue_length or 1000
         """What a queue is made for, in packets, where it isn't said (Linux: the same name)."""
         self.gflags: int = 0
         """IFF_PROMISC and IFF_ALLMULTI, as an administrator has set them."""
@@ -279,7 +281,8 @@ class NetDevice:
 
     def set_mtu(self, mtu: int) -> None:
         """Raises ValueError out of the driver's bounds, OSError where the driver refuses."""
-        low, high = self.driver.min_mtu, self.driver.max_mtu
+        nic: Any = self.driver
+        low, high = nic.min_mtu, nic.max_mtu
         if not low <= mtu <= high:
             raise ValueError(f"mtu of {self.name}: expected {low} to {high}, not {mtu}")
         self.driver.set_mtu(mtu)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tests.ip.v4.host import FAR, PEER, ROUTER, US, Host, Recorder, Sent, addr, packet
+from tests.support.compiled import interpreted_only
 from usernet.net.hooks import NF_DROP, Hooks
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import ARPHRD_NONE, NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
@@ -128,6 +129,7 @@ def test_no_redirects_where_not_wanted(router: Host):
     assert [sent.protocol for sent in router.sent()] == [17]
 
 
+@interpreted_only
 def test_the_memory_of_who_was_told_is_bounded(router: Host, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("usernet.ip.v4.forward.MAX_PEERS", 3)
     for last in range(10, 20):

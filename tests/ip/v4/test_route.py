@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ip.v4.host import FAR, PEER, ROUTER, US, Host, addr
+from tests.support.compiled import interpreted_only
 from usernet.ip.fib import RTN_THROW
 from usernet.ip.v4.fib4 import ANY
 from usernet.ip.v4.rtable import Rtable
@@ -263,6 +264,7 @@ def test_the_mtu_is_the_device_s_and_follows_it(host: Host):
     assert output(host, PEER).advmss() == 256
 
 
+@interpreted_only
 def test_exceptions_are_bounded(host: Host, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("usernet.ip.v4.route.MAX_EXCEPTIONS", 3)
     for last in range(6):

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.compiled import interpreted_only
 from tests.transport.tcp.congestion.bottleneck import Bulk, hosts
 from tests.transport.tcp.harness import Pair, code, sock_of
 from usernet.lab import Lab
@@ -37,6 +38,7 @@ class Window:
         self.snd_cwnd_cnt = 0
 
 
+@interpreted_only
 def test_slow_start_stops_at_the_threshold_and_says_what_is_left():
     window: Any = Window(10, ssthresh=14)
     assert slow_start(window, 3) == 0 and window.snd_cwnd == 13
@@ -45,6 +47,7 @@ def test_slow_start_stops_at_the_threshold_and_says_what_is_left():
     assert slow_start(clamped, 5) == 0 and clamped.snd_cwnd == 11
 
 
+@interpreted_only
 def test_additive_increase_is_one_packet_a_window():
     window: Any = Window(10)
     for _ in range(9):

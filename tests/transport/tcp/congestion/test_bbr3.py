@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from tests.support.compiled import interpreted_only
 from tests.transport.tcp.congestion.bottleneck import Bulk, hosts
 from usernet.lab import Lab
 from usernet.transport.tcp.congestion.bbr3 import (
@@ -72,6 +73,8 @@ def test_two_per_cent_are_too_many():
     assert 1000 - 64 < crossed < 1000
     assert (crossed - 936) / crossed <= 0.022
     assert _inflight_at_loss(sample(1000, 90), 10) == 990
+
+pytestmark = interpreted_only  # Sender stands in for a connection
 
 
 class Sender:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.compiled import interpreted_only
 from tests.transport.tcp.harness import Pair, sock_of
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp.accecn import INET_ECN_ECT_0
@@ -45,6 +46,8 @@ def test_a_peer_without_ecn_gets_reno():
         assert sk.tos & 3 == 0
         assert client.getsockopt(socket.IPPROTO_TCP, 26, 20) == bytes(16)
         assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == b"dctcp-reno".ljust(16, b"\0")
+
+pytestmark = interpreted_only  # Sender stands in for a connection
 
 
 class Sender:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.support.compiled import interpreted_only
 from tests.transport.tcp.congestion.bottleneck import Bulk, hosts
 from usernet.lab import Lab
 from usernet.transport.tcp.congestion.hystart import BURST_LIMIT, CSS_ROUNDS, N_RTT_SAMPLE, HystartPlusPlus
+
+pytestmark = interpreted_only  # Sender stands in for a connection
 
 
 class Sender:
