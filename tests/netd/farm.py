@@ -1,7 +1,7 @@
 """Many processes as clients of a service, and the service as a process that tells what it has.
 
     python farm.py serve PATH                  a stack with lo, served at PATH, until its input ends
-    python farm.py hold PATH PROCESSES EACH    connections, that are held until the input ends
+    python farm.py hold PATH PROCESSES EACH    connections to a server on that stack, held until the input ends
     python farm.py busy PATH PROCESSES         calls of all kinds, without end; killed a moment after "kill" is read
 
 The processes of a farm are forked off one that has imported everything, so a thousand of them take seconds.
@@ -16,14 +16,20 @@ import random
 import signal
 import socket
 import sys
+import threading
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
+from usernet.core.errors import UnusableStackError
 from usernet.netd import protocol
 from usernet.netd.client import Client
 
 LO = "127.0.0.1"
 PORT = 80
+GREETING = 81
+"""Where the process with the stack has a server of its own, whose sockets need no descriptors."""
+
 ABOVE = 1 << 16
 
 
@@ -42,6 +48,26 @@ def serve(path: str) -> None:
         stack.sysctl["net.ipv4.tcp_max_tw_buckets"] = 0
         stack.sysctl["net.core.somaxconn"] = 65535
         held: list[Server] = []
+        greeter = stack.socket()
+        greeter.bind((LO, GREETING))
+        greeter.listen(ABOVE - 1)
+        accepted: list[Any] = []
+
+        def greet() -> None:
+            with suppress(OSError, UnusableStackError):
+                while True:
+                    one, _ = greeter.accept()
+                    one.sendall(b"you are welcome")
+                    accepted.append(one)
+
+        def drop(_: Any) -> str:
+            count = len(accepted)
+            while accepted:
+                accepted.pop().close()
+            return str(count)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
 
         def look(_: Any) -> str:
             server = held[0]
@@ -56,39 +82,36 @@ def serve(path: str) -> None:
             }  # fmt: skip
             return json.dumps(found)
 
-        held.append(Server(stack, listener, commands={"look": ServedCommand(look, lambda words: True)}))
+        tools = {"look": ServedCommand(look, lambda words: True), "drop": ServedCommand(drop, lambda words: True)}
+        held.append(Server(stack, listener, commands=tools))
         print("ready", flush=True)
         sys.stdin.buffer.read()
         held[0].close()
+    thread.join()
 
 
 def hold(path: str, processes: int, each: int) -> None:
-    from usernet.netd.descriptors import raise_descriptors
-
-    raise_descriptors()
-    with Client(path) as client:
-        server = client.socket()
-        server.bind((LO, PORT))
-        server.listen(ABOVE - 1)
-        children = [_child(lambda: _connect(path, each)) for _ in range(processes)]
-        accepted = [server.accept()[0] for _ in range(processes * each)]
-        for one in accepted:
-            one.sendall(b"you are number %d" % one.fileno())
-        print("ready", flush=True)
-        sys.stdin.buffer.read()
-        for child in children:
-            os.kill(child, signal.SIGTERM)
-        statuses = [os.waitpid(child, 0)[1] for child in children]
-        assert all(os.WTERMSIG(status) == signal.SIGTERM for status in statuses), statuses
+    told, tell = os.pipe()
+    children = [_child(lambda: _connect(path, each, tell)) for _ in range(processes)]
+    done = 0
+    while done < processes:
+        done += len(os.read(told, processes))
+    print("ready", flush=True)
+    sys.stdin.buffer.read()
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    assert all(os.WTERMSIG(status) == signal.SIGTERM for status in statuses), statuses
 
 
-def _connect(path: str, each: int) -> None:
+def _connect(path: str, each: int, tell: int) -> None:
     with Client(path) as client:
         socks = [client.socket() for _ in range(each)]
         for sock in socks:
-            sock.connect((LO, PORT))
+            sock.connect((LO, GREETING))
         for sock in socks:
-            assert sock.recv(100).startswith(b"you are")
+            assert sock.recv(100) == b"you are welcome"
+        os.write(tell, b".")
         while True:
             signal.pause()
 
@@ -173,8 +196,6 @@ def _child(work: Any) -> int:
 
 
 if __name__ == "__main__":
-    random.seed(os.getpid())
-
     numbers = list(map(int, sys.argv[3:]))
     if sys.argv[1] == "serve":
         serve(sys.argv[2])

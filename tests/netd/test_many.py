@@ -74,11 +74,13 @@ def open_at_once(tmp_path: Path, processes: int, each: int) -> None:
         look(client)
         with farm("hold", path, processes, each):
             held = look(client)
-            assert held["sockets"] == 2 * processes * each + 1
-            assert held["sessions"] == processes + 2
+            assert held["sockets"] == processes * each
+            assert held["sessions"] == processes + 1
+            assert held["socks"] == 2 * processes * each + 1
+        assert client.command("drop") == str(processes * each)
         now = look(client)
         deadline = time.monotonic() + PATIENCE
-        while now["sockets"] or now["socks"] or now["sessions"] > 1:
+        while now["sockets"] or now["socks"] > 1 or now["sessions"] > 1:
             assert time.monotonic() < deadline, now
             time.sleep(0.1)
             now = look(client)
@@ -107,7 +109,7 @@ def killed(tmp_path: Path, rounds: int, farms: int, processes: int) -> None:
 
         # What is made once, at first use, is made.
         kill_some()
-        idle = {"sessions": 1, "sockets": 0, "socks": 0, "brought": 0, "owners": 0, "users": 0}
+        idle = {"sessions": 1, "sockets": 0, "socks": 1, "brought": 0, "owners": 0, "users": 0}
         deadline = time.monotonic() + PATIENCE
         while {name: look(client)[name] for name in idle} != idle:
             assert time.monotonic() < deadline, look(client)

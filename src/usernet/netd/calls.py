@@ -21,7 +21,7 @@ from usernet.core.deferred import Deferred, Done
 from usernet.core.errors import UnusableStackError, error
 from usernet.core.loop import Loop
 from usernet.core.timer import NEVER
-from usernet.core.wait import Blocking, Wait
+from usernet.core.wait import EPOLLIN, Blocking, Wait
 from usernet.net.pernet import Net
 from usernet.netd.interface import Backend, Opened, Pending, Reach, Received, SpentChannelError
 from usernet.netd.layouts import AF_UNSPEC, NO_ADDRESS, family_of, short, unpack_name
@@ -439,6 +439,7 @@ class Calls(Backend):
             taken, opened.taken = opened.taken, None
             if taken is not None and isinstance(opened.channel, DatagramChannel):
                 opened.channel.put_back(*taken)
+                opened.socket.sk.wait.wake(EPOLLIN)  # for another call that waits
 
         self._call(handle, work, _ignore)
 

@@ -8,6 +8,7 @@ at a time receives.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -101,7 +102,8 @@ class Connection:
     def request(self, make: Callable[[int], Any], answered: Answered, fds: Sequence[int] = ()) -> int:
         """Send the request that `make` gives for its number, which is returned. fds: their duplicates go along.
 
-        Waits where the service is slow to read. Raises ServiceError where it is gone; `answered` is not called then.
+        Waits where the service is slow to read. `answered` is not called where it raises: ServiceError where the
+        service is gone, OSError EMSGSIZE or EINVAL for arguments that no message can have.
         """
         with self._lock:
             broken = self._broken
@@ -114,7 +116,9 @@ class Connection:
                     break
             self._answers[number] = answered
         try:
-            self._send(protocol.encode(make(number)), fds)
+            data = protocol.encode(make(number))
+            _check(data)
+            self._send(data, fds)
         except BaseException:
             self._answers.pop(number, None)
             raise
@@ -222,6 +226,16 @@ class Connection:
         self.over = True
         self._break("the connection is closed")
         self._wire.close()
+
+
+def _check(data: bytes) -> None:
+    """Raises OSError for a request for which the service would end the connection."""
+    if len(data) > protocol.MAX_MESSAGE:
+        raise error(errno.EMSGSIZE)
+    try:
+        protocol.decode_request(data)
+    except protocol.DecodeError as problem:
+        raise error(errno.EINVAL, str(problem)) from None
 
 
 def failure(message: Any) -> OSError:

@@ -105,6 +105,8 @@ class RemoteBackend(Backend):
                     result = finish(message, fds)
                 elif isinstance(message, protocol.Failed) and message.errno == errno.EBADFD:
                     problem = SpentChannelError()
+                elif isinstance(message, ServiceError):
+                    problem = error(errno.ENETDOWN, str(message))
                 else:
                     problem = failure(message)
             finally:
@@ -116,6 +118,9 @@ class RemoteBackend(Backend):
             asked.number = self.connection.request(make, answered, (fd,) if fd >= 0 else ())
         except ServiceError:
             done(None, error(errno.ENETDOWN, "the service of the stack is gone"))
+            return None
+        except OSError as problem:
+            done(None, problem)
             return None
         finally:
             if fd >= 0:
@@ -163,13 +168,13 @@ class RemoteBackend(Backend):
     # -- calls on a socket
 
     def bind(self, handle: int, name: bytes, done: Done) -> Pending | None:
-        return self._ask(lambda number: protocol.Bind(number, handle, name[:129]), done, _number)
+        return self._ask(lambda number: protocol.Bind(number, handle, name[:256]), done, _number)
 
     def listen(self, handle: int, backlog: int, done: Done) -> Pending | None:
         return self._ask(lambda number: protocol.Listen(number, handle, backlog), done, _number)
 
     def connect(self, handle: int, name: bytes, nonblock: bool, done: Done) -> Pending | None:
-        return self._ask(lambda number: protocol.Connect(number, handle, name[:129], nonblock), done, _number, handle)
+        return self._ask(lambda number: protocol.Connect(number, handle, name[:256], nonblock), done, _number, handle)
 
     def getsockname(self, handle: int, done: Done) -> Pending | None:
         return self._ask(lambda number: protocol.SockName(number, handle), done, _data)

@@ -305,6 +305,8 @@ class Server(Napi):
             session.end()
         self.control.close()
         self.calls.close()
+        for table in (self._handles, self._sockets, self._owners, self._users):
+            table.clear()
         if self._enter():
             try:
                 self._timer.delete()

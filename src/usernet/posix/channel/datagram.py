@@ -80,7 +80,7 @@ class DatagramChannel(Channel):
         its address and ancillary data, with MSG_TRUNC where it was cut. None where the pair is empty: then the socket
         itself is to be asked. flags: MSG_PEEK and MSG_TRUNC count."""
         last = self._last
-        if self.over or last is None or not self._in_pair():
+        if self._returned or self.over or last is None or not self._in_pair():
             return self._receive_returned(size, flags)
         got: list[tuple[bytes, int]] = []
 
