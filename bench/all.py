@@ -4,7 +4,7 @@
 
 Takes at most an hour with both builds, half of it with one; --quick takes five minutes. A benchmark that fails or
 exceeds its time is reported, the others run all the same, and the program ends with 1. --write puts the tables into
-docs/performance.md. Needs root (namespaces, TAP), an idle machine, and for `others` slirp4netns and PyTCP; what is not
+docs/performance.md. Needs root (namespaces, TAP), an idle machine, and for `others` slirp4netns; what is not
 installed is left out with a line that says so.
 """
 
@@ -36,8 +36,11 @@ PROGRAMS = {
     "ping": 3,
     "udp": 6,
     "forward": 4,
+    "others": 6,
+    "workers": 4,
     "memory": 4,
     "stacks": 3,
+    "scaling": 14,
     "layers": 3,
 }
 
@@ -49,6 +52,8 @@ def run(name: str, arguments: argparse.Namespace) -> str | None:
         command.append("--quick")
     if arguments.build:
         command += ["--build", arguments.build]
+    if arguments.write and name == "scaling":
+        command.append("--write")
     start = time.monotonic()
     try:
         found = subprocess.run(

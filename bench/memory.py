@@ -163,6 +163,7 @@ class Crowd:
         self.listener.listen(1000)
         self.listener.setblocking(False)
         self.accepted: list[Any] = []
+        self._sequences: dict[tuple[bytes, int], int] = {}
         while len(self.accepted) < count:
             for number in range(len(self.accepted), min(len(self.accepted) + 500, count)):
                 host, port = divmod(number, 50_000)
@@ -171,6 +172,7 @@ class Crowd:
             self.poll()
             answers, self.callers.answered = self.callers.answered, []
             for address, port, seq, stamp in answers:
+                self._sequences[address, port] = seq + 1 & 0xFFFFFFFF
                 self.segment(
                     address, port, 1, seq + 1, tcp.ACK, bytes((1, 1, 8, 10, 0, 0, 0, 1)) + stamp.to_bytes(4, "big")
                 )
@@ -189,6 +191,10 @@ class Crowd:
         total = checksum.csum(header, 0, len(header), checksum.pseudo_sum(address, SERVER, 6, len(header)))
         header = header[:16] + checksum.csum_fold(total).to_bytes(2, "big") + header[18:]
         self.callers.frames.append(ipv4.build(0, 20 + len(header), 0, ipv4.IP_DF, 64, 6, address, SERVER) + header)
+
+    def sequence(self, address: bytes, port: int) -> int:
+        """What a client acknowledges: all that the server has sent."""
+        return self._sequences[address, port]
 
     def poll(self) -> None:
         while self.callers.frames:
