@@ -308,24 +308,6 @@ def test_end_of_the_client_resets_what_programs_have(pair: Pair):
     assert os.read(client.fds[one], 1) == b""
 
 
-def test_a_close_counts_in_the_next_call(pair: Pair):
-    client, server = pair
-    port = name("10.0.0.2", 8080)
-    for _ in range(50):
-        handle = server.open(DGRAM)
-        assert server.bind(handle, port) == 0
-        server.close(handle)
-    for _ in range(20):
-        listener = server.open(STREAM)
-        assert server.bind(listener, port) == 0
-        assert server.listen(listener, 5) == 0
-        server.close(listener)
-        asking = server.open(STREAM)
-        assert code(lambda: server.connect(asking, port, False)) == errno.ECONNREFUSED  # noqa: B023
-        server.close(asking)
-    assert not client.closed
-
-
 def test_connection_has_the_time_outs_of_its_listener(pair: Pair):
     client, server = pair
     listener = listening(server)

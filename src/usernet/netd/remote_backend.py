@@ -171,7 +171,7 @@ class RemoteBackend(Backend):
         return self._ask(lambda number: protocol.Bind(number, handle, name[:256]), done, _number)
 
     def listen(self, handle: int, backlog: int, done: Done) -> Pending | None:
-        return self._ask(lambda number: protocol.Listen(number, handle, backlog), done, _number)
+        return self._ask(lambda number: protocol.Listen(number, handle, backlog), done, _number, handle)
 
     def connect(self, handle: int, name: bytes, nonblock: bool, done: Done) -> Pending | None:
         return self._ask(lambda number: protocol.Connect(number, handle, name[:256], nonblock), done, _number, handle)

@@ -675,3 +675,33 @@ def test_many_killed_in_the_midst_of_calls(bed: Bed):
         assert heard.count(b"still here") == rounds
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+def test_a_close_counts_in_the_next_call(bed: Bed):
+    def work() -> None:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            for _ in range(50):
+                sock = socket.socket(socket.AF_INET, kind)
+                sock.bind((MINE, 8080))
+                sock.close()
+        for _ in range(20):
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((MINE, 8080))
+            listener.listen()
+            listener.close()
+            with socket.socket() as asking:
+                fails(errno.ECONNREFUSED, asking.connect, (MINE, 8080))
+
+    bed.run(work)
+
+
+def test_a_stream_that_is_not_connected_says_so(bed: Bed):
+    def work() -> None:
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            # EINVAL is what a UNIX socket says where TCP says ENOTCONN.
+            fails(errno.EINVAL, sock.recv, 1)
+            fails(errno.ENOTCONN, sock.getpeername)
+
+    bed.run(work)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import select
-from _socket import AF_UNIX, SO_SNDBUF, SOCK_NONBLOCK, SOL_SOCKET, socket, socketpair
+from _socket import AF_UNIX, SO_SNDBUF, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket, socketpair
 from collections.abc import Callable
 from typing import Final, final
 
@@ -28,6 +28,7 @@ from usernet.core.softirq import Napi
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Blocking, Waiter
 from usernet.net.pernet import Net
 from usernet.posix.channel.peer import is_open, peer_inode
+from usernet.posix.channel.single import Singles
 from usernet.sockets.socket import Socket
 
 PAIR_BUFFER: Final = 1 << 19
@@ -78,19 +79,26 @@ class Channel(Napi):
 
     fd_app: the application's end, -1 once it was released. inode: by which that end is recognised in any process.
     ready: data goes through it. reach: gives a duplicate of that end, to be closed by who asked; -1 where there is
-    none. held: nothing is moved before `start`. over: the stack's end is closed; then `ended` was called, with whether
-    it was the application who closed its end first.
+    none. held: nothing is moved before `start`. single: that end stands alone yet (single.py). over: the stack's end is
+    closed; then `ended` was called, with whether it was the application who closed its end first.
     """
 
-    def __init__(self, socket: Socket, kind: int, quiet: bool = False) -> None:
-        """quiet: nothing is to be read from the application yet; `_listen_to_app` ends that."""
+    def __init__(self, opened: Socket, kind: int, quiet: bool = False, single: bool = False) -> None:
+        """quiet: nothing is to be read from the application yet; `_listen_to_app` ends that. single: begin with an
+        application's end that stands alone; `_join` ends that."""
         super().__init__()
-        loop = socket.loop
+        loop = opened.loop
         trampoline = loop.trampoline
         if trampoline is None:
             raise UnusableStackError("a descriptor of a socket needs a stack that is driven: start it (`with stack:`)")
-        app, own = socketpair(AF_UNIX, kind | SOCK_NONBLOCK)
-        self.socket: Socket = socket
+        self.single: bool = False
+        self._watch: int = -1
+        self._own_fd: int = -1
+        app = self._alone(opened) if single else None
+        if app is None:
+            app, self._own = socketpair(AF_UNIX, kind | SOCK_NONBLOCK)
+            self._own_fd = self._own.fileno()
+        self.socket: Socket = opened
         self.loop = loop
         self.reach: Callable[[], int] | None = None
         self.ended: Callable[[bool], None] | None = None
@@ -99,9 +107,8 @@ class Channel(Napi):
         self.ready: bool = False
         self.fd_app: int = app.fileno()
         self.inode: int = os.fstat(self.fd_app).st_ino
-        self._own = own
-        self._own_fd: int = own.fileno()
         self._kind: int = kind
+        self._receive_limit: int = PAIR_BUFFER
         self._waiter = _SocketWaiter(self)
         self._shut: int = 0
         """1, 2: the application has shut down receiving, sending, by way of `shutdown`."""
@@ -116,20 +123,61 @@ class Channel(Napi):
         self._failed: bool = False
         self._wants_out: bool = False
         try:
-            if not socket.nonblock:
+            if not opened.nonblock:
                 app.setblocking(True)
-            self._prepare(app)
-            trampoline.watch(self._own_fd, loop, self, edge=True, quiet=quiet)
+            if not self.single:
+                self._prepare(app)
+                trampoline.watch(self._own_fd, loop, self, edge=True, quiet=quiet)
         except BaseException:
-            own.close()
+            if not self.single:
+                self._own.close()
             app.close()
             raise
         app.detach()
-        socket.sk.ino = self.inode
-        OWN_ENDS[self._own_fd] = self
+        opened.sk.ino = self.inode
+        if self.single:
+            SINGLES.add(self)
+        else:
+            OWN_ENDS[self._own_fd] = self
         BY_INODE[self.inode] = self
-        socket.net.get(Channels).channels.add(self)
-        socket.wait_queue().add(self._waiter)
+        opened.net.get(Channels).channels.add(self)
+        opened.wait_queue().add(self._waiter)
+
+    def _alone(self, opened: Socket) -> socket | None:
+        """An end that stands alone; None where its close could not be told."""
+        app = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK)
+        try:
+            self._watch = opened.net.get(Singles).add(app.fileno(), self._closed)
+        except OSError:
+            app.close()
+            return None
+        self.single = True
+        return app
+
+    def _closed(self) -> None:
+        """The last who had the end that stood alone has closed it."""
+        self._hung = True
+        self._end()
+
+    def _join(self) -> bool:
+        """Make the application's end, which stood alone, one of a pair. False where it is out of reach."""
+        if not self.single:
+            return True
+        trampoline = self.loop.trampoline
+        if trampoline is None or not self.at_app(self._connect):
+            return False
+        self.single = False
+        SINGLES.discard(self)
+        self.socket.net.get(Singles).discard(self._watch)
+        self._own_fd = self._own.fileno()
+        OWN_ENDS[self._own_fd] = self
+        trampoline.watch(self._own_fd, self.loop, self, edge=True, quiet=True)
+        self._told = True
+        return True
+
+    def _connect(self, app: socket) -> None:
+        self._own = self.socket.net.get(Singles).join(app)
+        self._prepare(app)
 
     def _prepare(self, app: socket) -> None:
         """What is to be so at the ends before anyone watches them."""
@@ -203,7 +251,9 @@ class Channel(Napi):
 
     def limit_receive(self, size: int) -> None:
         """SO_RCVBUF was set to `size`: hold no more than that for the application to read."""
-        set_send_buffer(self._own, size)
+        self._receive_limit = size
+        if not self.single:
+            set_send_buffer(self._own, size)
 
     # -- events
 
@@ -304,14 +354,18 @@ class Channel(Napi):
         self.over = True
         socket = self.socket
         socket.wait_queue().remove(self._waiter)
-        trampoline = self.loop.trampoline
-        if trampoline is not None:
-            trampoline.unwatch(self._own_fd)
-        OWN_ENDS.pop(self._own_fd, None)
+        if self.single:
+            SINGLES.discard(self)
+            socket.net.get(Singles).discard(self._watch)
+        else:
+            trampoline = self.loop.trampoline
+            if trampoline is not None:
+                trampoline.unwatch(self._own_fd)
+            OWN_ENDS.pop(self._own_fd, None)
+            self._own.close()
         if BY_INODE.get(self.inode) is self:
             del BY_INODE[self.inode]
         socket.net.get(Channels).channels.discard(self)
-        self._own.close()
         self.release_app()
         self.reach = None
 
@@ -326,6 +380,9 @@ def set_send_buffer(end: socket, size: int) -> None:
 
 OWN_ENDS: Final[dict[int, Channel]] = {}
 """The stack's end of every channel of this process. Descriptors are the process's, so the table is too."""
+
+SINGLES: Final[set[Channel]] = set()
+"""Every channel of this process whose application's end stands alone."""
 
 BY_INODE: Final[dict[int, Channel]] = {}
 """Whose an application's end is."""
@@ -351,7 +408,11 @@ def _after_fork_in_child() -> None:
         channel.over = True
         channel._own.close()
         channel.release_app()
+    for channel in SINGLES:
+        channel.over = True
+        channel.release_app()
     OWN_ENDS.clear()
+    SINGLES.clear()
     BY_INODE.clear()
 
 

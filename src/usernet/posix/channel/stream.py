@@ -100,13 +100,14 @@ class StreamChannel(Channel):
         self._busy = False
         self._narrow = False
         """The application's end, out of reach, has still the smallest send buffer."""
-        super().__init__(opened, SOCK_STREAM, quiet=self.state == IDLE)
+        alone = self.state == IDLE and sk.state == TCP_CLOSE
+        super().__init__(opened, SOCK_STREAM, quiet=self.state == IDLE, single=alone)
         if self.state == CONNECTED:
             self.ready = True
             self.loop.softirq.schedule(self)
 
     def _prepare(self, app: socket) -> None:
-        set_send_buffer(self._own, PAIR_BUFFER)
+        set_send_buffer(self._own, self._receive_limit)
         # What is sent with MSG_OOB by number is a byte like others; only a call sends it as urgent.
         self._own.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
         if self.state == CONNECTED:
@@ -119,13 +120,13 @@ class StreamChannel(Channel):
     # -- what is told
 
     def connecting(self) -> None:
-        if self.state == IDLE:
+        if self.state == IDLE and self._join():
             self.state = CONNECTING
             self._waiter.mask = INTEREST | EPOLLOUT
             self.loop.softirq.schedule(self)
 
     def connected(self) -> None:
-        if self.over or self.state >= CONNECTED:
+        if self.over or self.state >= CONNECTED or not self._join():
             return
         self.state = CONNECTED
         self.ready = True
@@ -138,17 +139,19 @@ class StreamChannel(Channel):
         self.loop.softirq.schedule(self)
 
     def listening(self) -> None:
-        if self.state == IDLE:
+        if self.state == IDLE and self._join():
             self.state = LISTENING
         self.loop.softirq.schedule(self)
 
     def accepted(self) -> None:
-        if not self.over:
+        if not self.over and not self.single:
             self._mark()
 
     def within_reach(self) -> None:
         if self.over:
             return
+        if self.single:
+            self.follow()
         if self._narrow:
             self._narrow = not self.at_app(lambda app: set_send_buffer(app, PAIR_BUFFER))
         if self.state == LISTENING:
@@ -207,7 +210,7 @@ class StreamChannel(Channel):
     # -- the pump
 
     def poll(self, budget: int) -> int:
-        if self.over or self.held:
+        if self.over or self.held or self.single:
             return 0
         if self._busy:
             # A look at the devices, on the way to an answer, has come back here.
