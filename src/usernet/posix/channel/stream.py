@@ -361,6 +361,7 @@ class StreamChannel(Channel):
             return 0
         if hung and (self._failed or sk.linger == 0):
             # It was closed with data unread, or is to be cut off (RFC 2525 section 2.17, SO_LINGER).
+            self._last_words()
             sk.linger = 0
             self._end()
             return 0
@@ -385,6 +386,22 @@ class StreamChannel(Channel):
         elif self._eof and not sk.shutdown_mask & SEND_SHUTDOWN:
             sk.shutdown(SHUT_WR)
         return moved
+
+    def _last_words(self) -> None:
+        """What the application had written before it closed was sent then, as far as there was room."""
+        self._readable = True
+        while self.sk.poll() & EPOLLOUT:
+            try:
+                source = self._pending or self._read()
+            except OSError:
+                return  # the pair is reset, and nothing is left in it
+            if source is None:
+                return
+            self._pending = source
+            left = source.length
+            self._send(source)
+            if source.length == left:
+                return
 
     def _read(self) -> IovIter | None:
         """What the application has written, as much of it as makes whole super-segments. None where there is nothing.
