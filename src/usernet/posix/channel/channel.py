@@ -34,6 +34,11 @@ from usernet.sockets.socket import Socket
 PAIR_BUFFER: Final = 1 << 19
 """Bytes that each way of a pair is asked to hold. The kernel counts double, for the overhead, so it is 1 MiB."""
 
+LEAST_SEND: Final = 1 << 18
+"""Bytes that the application's end is asked to hold at least. The byte that always stays unread (stream.py) holds on to
+the packet that it came in, 70 KiB where sendfile(2) made it; a UNIX socket is writable while a quarter of its buffer is
+in use at most."""
+
 SO_SNDBUFFORCE: Final = 32
 """Linux: include/uapi/asm-generic/socket.h. Beyond net.core.wmem_max, for those who may."""
 
@@ -247,7 +252,7 @@ class Channel(Napi):
     def limit_send(self, size: int) -> None:
         """SO_SNDBUF was set to `size`: hold no more than that of what the application writes."""
         if self.ready:
-            self.at_app(lambda app: set_send_buffer(app, size))
+            self.at_app(lambda app: set_send_buffer(app, max(size, LEAST_SEND)))
 
     def limit_receive(self, size: int) -> None:
         """SO_RCVBUF was set to `size`: hold no more than that for the application to read."""
