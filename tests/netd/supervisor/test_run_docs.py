@@ -22,6 +22,7 @@ def syscall(*words):
 
 tcp = socket()
 tcp.connect(("host.usernet", 7))
+packet = socket(AF_PACKET, SOCK_RAW)
 for line in sys.stdin:
     try:
         eval(line)
