@@ -66,13 +66,15 @@ def run_command(argv: tuple[str, ...], stack: StackOptions, options: RunOptions)
         raise_descriptors()
         try:
             with ExitStack() as exits:
-                backend, names = _stack(exits, stack, options, command.namespaces.mount)
+                backend, names, own = _stack(exits, stack, options, command.namespaces.mount)
                 notify = command.install(names)
                 for problem in command.problems:
                     say(problem)
                 supervisor = Supervisor(backend, notify, verbose=say if options.verbose else None)
                 exits.callback(supervisor.close)
                 supervisor.start()
+                if own is not None:
+                    exits.callback(_finish, own, backend)
                 command.go()
                 status = waiting.wait(command.pid)
         except BaseException as problem:
@@ -93,12 +95,13 @@ def run_command(argv: tuple[str, ...], stack: StackOptions, options: RunOptions)
 
 def _stack(
     exits: ExitStack, options: StackOptions, more: RunOptions, own_names: bool
-) -> tuple[Backend, NameFiles]:
-    """The stack that the command is to have, and the names it is to see. own_names: it can be shown names."""
+) -> tuple[Backend, NameFiles, Stack | None]:
+    """Who has the stack of the command, and the names it is to see; the stack itself where it is this process's.
+    own_names: the command can be shown names."""
     if options.only_named() or not (options.kind or options.capture or more.own):
         served = _served(exits, options.stack, more)
         if served is not None:
-            return served
+            return (*served, None)
     if options.kind:
         stack = exits.enter_context(options.open("run"))
         stack.nameservers = list(more.nameservers) or resolve.host_nameservers()
@@ -119,10 +122,9 @@ def _stack(
             stack.nameservers = list(more.nameservers)
     stack.hosts.update(more.hosts)
     own = [address.partition("/")[0] for name in stack.devices if name != "lo" for address in stack.addresses(name)]
-    exits.callback(_finish, stack)
     backend = LocalBackend(stack)
     exits.callback(backend.close)
-    return backend, NameFiles(stack.hosts, stack.nameservers, stack.names.search, own=own)
+    return backend, NameFiles(stack.hosts, stack.nameservers, stack.names.search, own=own), stack
 
 
 def _served(exits: ExitStack, name: str, more: RunOptions) -> tuple[Backend, NameFiles] | None:
@@ -149,7 +151,8 @@ def _served(exits: ExitStack, name: str, more: RunOptions) -> tuple[Backend, Nam
     return backend, NameFiles(hosts, list(more.nameservers) or nameservers, search, settings, own)
 
 
-def _finish(stack: Stack) -> None:
-    """Let the stack send what it has to; a signal has it end at once."""
+def _finish(stack: Stack, backend: Backend) -> None:
+    """Let the stack send what the processes have left; a signal has it end at once."""
     wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    drain(stack, DRAIN_SECONDS, lambda: bool(signal.sigpending() & wanted))
+    assert isinstance(backend, LocalBackend)
+    drain(stack, DRAIN_SECONDS, lambda: bool(signal.sigpending() & wanted), lambda: bool(backend.table))

@@ -30,11 +30,17 @@ def unsettled(stack: Stack) -> int:
         loop.leave()
 
 
-def drain(stack: Stack, seconds: float, enough: Callable[[], bool] = lambda: False) -> bool:
+def drain(
+    stack: Stack,
+    seconds: float,
+    enough: Callable[[], bool] = lambda: False,
+    held: Callable[[], bool] = lambda: False,
+) -> bool:
     """Wait until no connection has anything left to send. seconds: at most so long. enough: asked again and again, and
-    true when it is to be given up. Returns whether all is sent."""
+    true when it is to be given up. held: true as long as there are sockets that are about to be closed. Returns whether
+    all is sent."""
     deadline = time.monotonic() + seconds
-    while unsettled(stack):
+    while held() or unsettled(stack):
         if time.monotonic() >= deadline or enough():
             return False
         time.sleep(LOOK_EVERY)

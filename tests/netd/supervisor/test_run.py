@@ -16,6 +16,7 @@ import pytest
 from tests.netd.supervisor.running import USERNET, python, requires_supervisor, run, run_unprivileged
 from tests.support import unprivileged
 from tests.support.netns import requires_program
+from usernet.cli.packet import Packet
 from usernet.wire.pcapng import PcapReader
 
 pytestmark = requires_supervisor
@@ -204,6 +205,27 @@ class TestEnd:
                 print(sum(map(len, iter(lambda: c.recv(65536), b""))))
         """
         assert python(_dedent(code)).stdout == "2000000\n"
+
+    def test_what_a_process_wrote_before_it_ended_is_sent(self, tmp_path: Path):
+        """3 MB into a socket, and away: the channel and the send buffer are full of it then."""
+        code = """
+            import os, socket
+            s = socket.create_connection(("host.usernet", 80))
+            s.sendall(b"POST / HTTP/1.1\\r\\nContent-Length: 3000000\\r\\n\\r\\n" + bytes(3_000_000))
+            os._exit(5)
+        """
+        path = tmp_path / "run.pcapng"
+        assert python(_dedent(code), "--capture", str(path)).returncode == 5
+        first, sent = -1, 0
+        with path.open("rb") as file:
+            for record in PcapReader(file):
+                packet = Packet(record.data, 1)
+                if packet.tcp is not None and packet.dport == 80:
+                    seq = packet.tcp[2]
+                    first = seq + 1 if first < 0 else first
+                    if packet.end > packet.payload:
+                        sent = max(sent, seq + packet.end - packet.payload - first & 0xFFFFFFFF)
+        assert sent > 3_000_000
 
     def test_a_daemon_is_served_to_its_end(self):
         code = "import socket; print(socket.gethostbyname('host.usernet'))"
