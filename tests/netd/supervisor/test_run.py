@@ -207,25 +207,31 @@ class TestEnd:
         assert python(_dedent(code)).stdout == "2000000\n"
 
     def test_what_a_process_wrote_before_it_ended_is_sent(self, tmp_path: Path):
-        """3 MB into a socket, and away: the channel and the send buffer are full of it then."""
+        """400 KB into each of thirty sockets, and away: the channels are full of it then."""
         code = """
             import os, socket
-            s = socket.create_connection(("host.usernet", 80))
-            s.sendall(b"POST / HTTP/1.1\\r\\nContent-Length: 3000000\\r\\n\\r\\n" + bytes(3_000_000))
+            body = b"POST / HTTP/1.1\\r\\nContent-Length: 400000\\r\\n\\r\\n" + bytes(400_000)
+            socks = [socket.create_connection(("host.usernet", 80)) for _ in range(30)]
+            for s in socks:
+                s.setblocking(False)
+                assert s.send(body) == len(body)
             os._exit(5)
         """
         path = tmp_path / "run.pcapng"
         assert python(_dedent(code), "--capture", str(path)).returncode == 5
-        first, sent = -1, 0
+        first: dict[int, int] = {}
+        sent: dict[int, int] = {}
         with path.open("rb") as file:
             for record in PcapReader(file):
                 packet = Packet(record.data, 1)
                 if packet.tcp is not None and packet.dport == 80:
-                    seq = packet.tcp[2]
-                    first = seq + 1 if first < 0 else first
+                    port, seq = packet.sport, packet.tcp[2]
+                    start = first.setdefault(port, seq + 1)
                     if packet.end > packet.payload:
-                        sent = max(sent, seq + packet.end - packet.payload - first & 0xFFFFFFFF)
-        assert sent > 3_000_000
+                        end = seq + packet.end - packet.payload - start & 0xFFFFFFFF
+                        sent[port] = max(sent.get(port, 0), end)
+        assert len(sent) == 30
+        assert min(sent.values()) > 400_000
 
     def test_a_daemon_is_served_to_its_end(self):
         code = "import socket; print(socket.gethostbyname('host.usernet'))"
