@@ -1,0 +1,166 @@
+"""Calls of one client of a service while another floods it: how long each takes, beside the quiet time.
+
+    python bench/service.py [--seconds S] [--rounds N]
+
+The service is a process with a stack that has `lo`. One client asks it for a socket's name, again and again, 64 bytes
+each way or so: the ping-pong. Beside it, in turn: nobody; one that sends calls as fast as it can, without waiting for
+answers; one whose calls wait, a thousand of them; one that moves data through its descriptors as fast as it can.
+Printed: the median and the 99th percentile of the ping-pong (µs), medians over the rounds, and the 99th percentile as a
+multiple of the quiet one of the same round. Needs no privilege.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import _net as net
+import _report as report
+
+from usernet.netd import names, protocol
+from usernet.netd.client import Client
+from usernet.netd.messages import close_all
+
+SERVE = """
+import sys
+from usernet.core.malloc import tune_malloc
+from usernet.netd.config import read
+from usernet.netd.service import Service
+tune_malloc()
+with Service(read({"stack": {"bench": {"socket": sys.argv[1]}}})) as service:
+    service.run(lambda: print("ready", flush=True))
+"""
+LO = "127.0.0.1"
+WAITING = 1000
+
+
+def calls(path: str) -> None:
+    """As many calls as the service takes."""
+    with Client(path) as client:
+        sock = client.socket()
+        while True:
+            for _ in range(100):
+                client.connection.request(lambda number: protocol.SockName(number, sock.handle), _forget)
+            client.connection.receive(1000)
+
+
+def waiting(path: str) -> None:
+    """A thousand calls that wait, one of which is answered, and made again, again and again."""
+    with Client(path) as client:
+        one, other = client.socket(2, 2), client.socket(2, 2)
+        one.bind((LO, 9))
+        for _ in range(WAITING):
+            client.connection.request(lambda number: protocol.Receive(number, one.handle, 64, 0, 0), _forget)
+        to = names.pack(2, (LO, 9))
+        while True:
+            client.call(lambda number: protocol.Send(number, other.handle, b"x", 1, 0, to, b""))
+            client.connection.request(lambda number: protocol.Receive(number, one.handle, 64, 0, 0), _forget)
+
+
+def data(path: str) -> None:
+    """Bytes from one descriptor to another, by way of TCP on lo."""
+    with Client(path) as client:
+        server, sock = client.socket(), client.socket()
+        server.bind((LO, 80))
+        server.listen()
+        sock.connect((LO, 80))
+        connection, _ = server.accept()
+        if not os.fork():
+            while connection.recv(1 << 17):
+                pass
+            os._exit(0)
+        block = bytes(1 << 17)
+        while True:
+            sock.sendall(block)
+
+
+def _forget(message: object, fds: list[int]) -> None:
+    close_all(fds)
+
+
+def ask(path: str, seconds: float) -> tuple[float, float]:
+    """The ping-pong: median and 99th percentile, µs."""
+    times: list[float] = []
+    clock = time.perf_counter
+    with Client(path) as client:
+        sock = client.socket()
+        end = clock() + seconds
+        while (before := clock()) < end:
+            sock.getsockname()
+            times.append(clock() - before)
+        sock.close()
+    times.sort()
+    return times[len(times) // 2] * 1e6, times[len(times) * 99 // 100] * 1e6
+
+
+def measure(path: str, seconds: float, flood: Callable[[str], None] | None) -> tuple[float, float]:
+    """The ping-pong with `flood` beside it, in a process group of its own."""
+    child = 0
+    if flood is not None:
+        child = os.fork()
+        if not child:
+            os.setpgid(0, 0)
+            with suppress(BaseException):
+                flood(path)
+            os._exit(0)
+        with suppress(OSError):
+            os.setpgid(child, child)
+        time.sleep(0.3)
+    try:
+        return ask(path, seconds)
+    finally:
+        if child:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            time.sleep(0.2)
+
+
+def main() -> None:
+    """Measure all rows in each round, and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement (default 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that doesn't (default 5)")
+    arguments = parser.parse_args()
+    rows: list[tuple[str, Callable[[str], None] | None]] = [
+        ("quiet", None), ("calls without end", calls), (f"{WAITING} calls that wait", waiting), ("data", data),
+    ]  # fmt: skip
+    figures: list[list[tuple[float, float]]] = [[] for _ in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "bench.sock")
+        service = net.start([sys.executable, "-c", SERVE, path])
+        try:
+            for turn in range(arguments.rounds + 1):
+                for index, (_, flood) in enumerate(rows):
+                    value = measure(path, arguments.seconds if turn else 0.3, flood)
+                    if turn:
+                        figures[index].append(value)
+        finally:
+            service.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                service.wait(20)
+            service.kill()
+            service.communicate()
+    print(f"{report.describe()}\n")
+    quiet = [p99 for _, p99 in figures[0]]
+    table: list[tuple[str, ...]] = []
+    for (name, _), found in zip(rows, figures, strict=True):
+        ratios = [p99 / calm for (_, p99), calm in zip(found, quiet, strict=True)]
+        table.append((
+            name,
+            f"{report.median([p50 for p50, _ in found]):,.0f}",
+            f"{report.median([p99 for _, p99 in found]):,.0f}",
+            f"{report.median(ratios):.2f}",
+            report.spread(ratios),
+        ))
+    report.table(("beside it", "median µs", "99% µs", "of the quiet 99%", "least–greatest"), table)
+
+
+if __name__ == "__main__":
+    main()
