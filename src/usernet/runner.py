@@ -513,6 +513,8 @@ class Runner(Trampoline):
             while ready and rounds and not waiter.woken:
                 self._drain(len(ready), True)
                 rounds -= 1
+                if ready and _monotonic_ns() - self._looked >= POLL_EVERY:
+                    break  # a flood of one stack's must not keep the others' devices waiting
             over = waiter.woken or bool(signals)
             if over:
                 # Others' devices and timers are not forgotten over calls that are all served at once.
