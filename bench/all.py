@@ -2,7 +2,7 @@
 
     bench/all [--quick] [--build interpreted|compiled|both] [--only NAME,NAME] [--write] [--list]
 
-Takes at most an hour with both builds, half of it with one; --quick takes five minutes. A benchmark that fails or
+Takes an hour and a half at most with both builds, the half of it with one; --quick takes some minutes. A benchmark that fails or
 exceeds its time is reported, the others run all the same, and the program ends with 1. --write puts the tables into
 docs/performance.md. Needs root (namespaces, TAP), an idle machine, and for `others` slirp4netns; what is not
 installed is left out with a line that says so.
