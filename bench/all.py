@@ -2,10 +2,10 @@
 
     bench/all [--quick] [--build interpreted|compiled|both] [--only NAME,NAME] [--write] [--list]
 
-Takes an hour and a half at most with both builds, the half of it with one; --quick takes some minutes. A benchmark that fails or
-exceeds its time is reported, the others run all the same, and the program ends with 1. --write puts the tables into
-docs/performance.md. Needs root (namespaces, TAP), an idle machine, and for `others` slirp4netns; what is not
-installed is left out with a line that says so.
+Takes an hour and a half at most with both builds, the half of it with one; --quick takes some minutes. A benchmark
+that fails or exceeds its time is reported, the others run all the same, and the program ends with 1. --write puts the
+tables into docs/performance.md. Needs root (namespaces, TAP), an idle machine, and for `others` slirp4netns; what is
+not installed is left out with a line that says so.
 """
 
 from __future__ import annotations
