@@ -5,7 +5,7 @@ A probe is called inside the stack, under its lock: it may record, but not call 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
 TRACEPOINTS: Final = (
@@ -42,8 +42,8 @@ TRACEPOINTS: Final = (
 )
 
 
-_NONE: Final[list[Callable[..., None]]] = []
-"""The probes of every tracepoint that has none: it stays empty."""
+_NONE: Final[tuple[Callable[..., None], ...]] = ()
+"""The probes of every tracepoint that has none, which most are."""
 
 
 @final
@@ -54,15 +54,21 @@ class Tracepoint:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.probes: list[Callable[..., None]] = _NONE
+        self.probes: Sequence[Callable[..., None]] = _NONE
 
     def attach(self, probe: Callable[..., None]) -> None:
-        if self.probes is _NONE:
-            self.probes = []
-        self.probes.append(probe)
+        probes = self.probes
+        if isinstance(probes, list):
+            probes.append(probe)
+        else:
+            self.probes = [probe]
 
     def detach(self, probe: Callable[..., None]) -> None:
-        self.probes.remove(probe)
+        """Raises ValueError where it is not attached."""
+        probes = self.probes
+        if not isinstance(probes, list):
+            raise ValueError(f"{self.name}: this probe is not attached")
+        probes.remove(probe)
 
     def fire(self, *args: Any) -> None:
         for probe in tuple(self.probes):

@@ -45,7 +45,7 @@ Ownership
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
 
 from usernet.core.iov import Payload
@@ -445,7 +445,7 @@ class Drops:
 
     __slots__ = ("counts", "probes")
 
-    def __init__(self, probes: list[Callable[..., None]]) -> None:
+    def __init__(self, probes: Sequence[Callable[..., None]]) -> None:
         self.counts: dict[DropReason, int] = {}
         self.probes = probes
 

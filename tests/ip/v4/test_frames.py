@@ -139,7 +139,7 @@ def test_with_someone_looking_each_segment_is_a_packet(observer):
     if observer == "tap":
         net.get(PacketTypes).add_tap(Tap(lambda skb: seen.append(skb.len)))
     else:
-        net.trace.net_dev_xmit.probes.append(lambda skb, ok: seen.append(skb.len))
+        net.trace.net_dev_xmit.attach(lambda skb, ok: seen.append(skb.len))
     dev.queue_xmit(super_segment(b"p" * 1000))
     assert len(seen) == 3
     assert not driver.frames
