@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from usernet.core.softirq import Napi
 from usernet.drivers.pipe import Impairment, Pipe
@@ -186,7 +186,7 @@ class Impair(Driver):
         self._dev = dev
         self._port = Port(self, dev)
         try:
-            self.driver.open(cast("NetDevice", self._port))
+            self.driver.open(self._port)
         except BaseException:
             self._let_go()
             raise

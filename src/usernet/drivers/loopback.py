@@ -7,7 +7,7 @@ Super-segments pass whole and checksums stay unfilled (CHECKSUM_PARTIAL): the se
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, final
+from typing import Any, Final, final
 
 from usernet.netdevice.driver import (
     ARPHRD_LOOPBACK,
@@ -24,9 +24,6 @@ from usernet.netdevice.driver import (
 )
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import PACKET_HOST, SKBuff
-
-if TYPE_CHECKING:
-    from usernet.netdevice.device import NetDevice
 
 MAX_BACKLOG: Final = 1000
 """Packets that wait to be received; one more is dropped with CPU_BACKLOG (Linux: net.core.netdev_max_backlog)."""
@@ -57,10 +54,10 @@ class Loopback(Driver):
     kind = "loopback"
 
     def __init__(self) -> None:
-        self._dev: NetDevice | None = None
+        self._dev: Any = None
         self._backlog: deque[SKBuff] = deque()
 
-    def open(self, dev: NetDevice) -> None:
+    def open(self, dev: Any) -> None:
         self._dev = dev
 
     def stop(self) -> None:

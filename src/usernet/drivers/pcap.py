@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO, Final, final
+from typing import Any, BinaryIO, Final, final
 
 from usernet.core.timer import Timer
 from usernet.netdevice.driver import ARPHRD_ETHER, ARPHRD_NONE, NETIF_F_SG, Driver
@@ -18,9 +18,6 @@ from usernet.skbuff.skbuff import SKBuff
 from usernet.wire import pcapng
 from usernet.wire.errors import WireError
 from usernet.wire.pcapng import PcapReader, PcapRecord
-
-if TYPE_CHECKING:
-    from usernet.netdevice.device import NetDevice
 
 LINK_TYPES: Final = {
     pcapng.LINKTYPE_ETHERNET: ARPHRD_ETHER,
@@ -64,7 +61,7 @@ class Pcap(Driver):
         self.finished: bool = False
         self.problem: WireError | None = None
         self._interface = interface
-        self._dev: NetDevice | None = None
+        self._dev: Any = None
         self._timer: Timer | None = None
         self._origin: int = 0
         self._began: int = 0
@@ -118,7 +115,7 @@ class Pcap(Driver):
         if self._next is None:
             self.finished = True
 
-    def open(self, dev: NetDevice) -> None:
+    def open(self, dev: Any) -> None:
         self._dev = dev
         loop = dev.net.loop
         self._timer = Timer(loop.timers, self._wake)

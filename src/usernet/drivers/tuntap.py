@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Sequence
 from struct import Struct
-from typing import TYPE_CHECKING, Final, final
+from typing import Any, Final, final
 
 from usernet.core.errors import error
 from usernet.drivers import host
@@ -34,9 +34,6 @@ from usernet.netdevice.driver import (
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKBuff
 from usernet.wire.virtio_net import VIRTIO_NET_HDR_LEN
-
-if TYPE_CHECKING:
-    from usernet.netdevice.device import NetDevice
 
 TUN_DEVICE: Final = "/dev/net/tun"
 
@@ -137,7 +134,7 @@ class TunTap(Driver):
             host.parse_interface(text)
         for text in routes:
             host.parse_route(text)
-        self._dev: NetDevice | None = None
+        self._dev: Any = None
         self._fd: int = -1
         self._more: list[int] = []
         """The descriptors of the other queues, until one is kept."""
@@ -201,7 +198,7 @@ class TunTap(Driver):
         kernel_mtu: int = _IFREQ_INT.unpack(answer)[1]
         return kernel_mtu
 
-    def open(self, dev: NetDevice) -> None:
+    def open(self, dev: Any) -> None:
         if self._fd < 0:
             raise error(errno.ENODEV, f"{self.name} has been closed")
         if self._more:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, final
 
 from usernet.netdevice.driver import (
     NETIF_F_GSO_ACCECN,
@@ -26,9 +26,6 @@ from usernet.netdevice.driver import (
 )
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import PACKET_HOST, SKBuff
-
-if TYPE_CHECKING:
-    from usernet.netdevice.device import NetDevice
 
 VETH_RING_SIZE: Final = 1024
 """Packets that wait for one end to receive them; one more is dropped with FULL_RING."""
@@ -74,10 +71,10 @@ class Veth(Driver):
 
     def __init__(self) -> None:
         self.peer: Veth | None = None
-        self._dev: NetDevice | None = None
+        self._dev: Any = None
         self._ring: deque[SKBuff] = deque()
 
-    def open(self, dev: NetDevice) -> None:
+    def open(self, dev: Any) -> None:
         self._ring.clear()
         self._dev = dev
 

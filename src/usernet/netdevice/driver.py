@@ -6,13 +6,10 @@ It touches the outside world; nothing above it does. It never receives inside a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from usernet.core.native import mypyc_attr
 from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKBuff
-
-if TYPE_CHECKING:
-    from usernet.netdevice.device import NetDevice
 
 NETIF_F_SG: Final = 1 << 0
 NETIF_F_HW_CSUM: Final = 1 << 3
@@ -58,8 +55,9 @@ class Driver:
     kind: str = "driver"
     """What `ip -d link` says of it."""
 
-    def open(self, dev: NetDevice) -> None:
-        """The device goes up: get ready to send and receive for `dev`. Raises OSError where the NIC can't."""
+    def open(self, dev: Any) -> None:
+        """The device goes up: get ready to send and receive for `dev`, a `NetDevice`, or what stands before one
+        (drivers/impair.py). Raises OSError where the NIC can't."""
         raise NotImplementedError(f"{type(self).__name__} must define open()")
 
     def stop(self) -> None:
