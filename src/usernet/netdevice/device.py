@@ -433,8 +433,7 @@ class NetDevice:
                     qdisc.requeue(skb)
             finally:
                 self._xmitting = False
-            if qdisc.qlen:
-                self.run_queue()
+            self._run_rest()
             return NET_XMIT_SUCCESS
         verdict = qdisc.enqueue(skb)
         if verdict is not None:
@@ -443,6 +442,11 @@ class NetDevice:
         if not self.stopped:
             self.run_queue()
         return NET_XMIT_DROP if verdict is skb else NET_XMIT_CN if verdict is not None else NET_XMIT_SUCCESS
+
+    def _run_rest(self) -> None:
+        """What was queued while a packet was sent, or was given back by the driver."""
+        if self.qdisc.qlen:
+            self.run_queue()
 
     def set_qdisc(self, qdisc: Qdisc) -> None:
         """Take another queueing discipline; what waits in the old one is dropped (tc qdisc replace … root)."""

@@ -136,11 +136,9 @@ def data_queue(sk: TcpSock, skb: SKBuff, doff: int) -> None:
             event_data_recv(sk, skb)
         if fin:
             tcp_fin(sk)
-        if sk.ofo:
-            ofo_queue(sk)
+        if sk.ofo and ofo_queue(sk):
             # RFC 5681 section 4.2: at once, when a gap is filled.
-            if not sk.ofo:
-                sk.ack_pending |= ICSK_ACK_NOW
+            sk.ack_pending |= ICSK_ACK_NOW
         if sk.selective_acks:
             sack_remove(sk)
         fast_path_check(sk)

@@ -82,6 +82,13 @@ def mode_set(sk: TcpSock, mode: int) -> None:
         sk.ecn = EcnState()
 
 
+def _state(sk: TcpSock) -> EcnState:
+    """What is counted, of a socket with a mode."""
+    state = sk.ecn
+    assert state is not None
+    return state
+
+
 def _route_wants(dst: Dst | None) -> bool:
     return dst is not None and bool(dst.metric(RTAX_FEATURES) & _RTAX_FEATURE_ECN)
 
@@ -113,8 +120,7 @@ def send_syn(sk: TcpSock) -> int:
         mode_set(sk, TCP_ECN_MODE_RFC3168)
         return ECE | CWR
     mode_set(sk, TCP_ECN_MODE_PENDING)
-    assert sk.ecn is not None
-    sk.ecn.syn_ect_snt = sk.tos & INET_ECN_MASK
+    _state(sk).syn_ect_snt = sk.tos & INET_ECN_MASK
     return AE | ECE | CWR
 
 
@@ -235,8 +241,7 @@ def openreq_child(sk: TcpSock, request: RequestSock, skb: SKBuff) -> None:
             mode_set(sk, TCP_ECN_MODE_RFC3168)
         return
     mode_set(sk, TCP_ECN_MODE_ACCECN)
-    state: EcnState | None = sk.ecn
-    assert state is not None
+    state = _state(sk)
     state.syn_ect_snt = request.syn_ect_snt
     state.fail_mode = request.accecn_fail_mode
     start = skb.transport_header

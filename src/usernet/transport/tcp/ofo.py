@@ -217,13 +217,13 @@ def _trim_front(skb: SKBuff, size: int) -> None:
     skb.pull_front(min(size, skb.len))
 
 
-def ofo_queue(sk: TcpSock) -> None:
-    """A gap is filled: what follows on is in order now (Linux: tcp_ofo_queue)."""
+def ofo_queue(sk: TcpSock) -> bool:
+    """A gap is filled: what follows on is in order now (Linux: tcp_ofo_queue). Returns whether no gap is left."""
     from usernet.transport.tcp.data import queue_rcv, tcp_fin
 
     queue = sk.ofo
     if queue is None:
-        return
+        return True
     dsack_high = run_end = sk.rcv_nxt
     done = 0
     fin = False
@@ -256,3 +256,8 @@ def ofo_queue(sk: TcpSock) -> None:
             sk.ofo = None
     if fin:
         tcp_fin(sk)
+    return not _waiting(sk)
+
+
+def _waiting(sk: TcpSock) -> bool:
+    return bool(sk.ofo)
