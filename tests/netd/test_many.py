@@ -48,8 +48,13 @@ def service(tmp_path: Path) -> Iterator[tuple[str, int, Client]]:
         yield path, process.pid, client
 
 
+SPENT_TIMERS = 16
+"""A timer that was cancelled stays in the heap until its time comes; so a few of them come and go."""
+
+
 def look(client: Client) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(client.command("look"))
+    found["many timers"] = found["objects"].pop("Timer", 0) > 16 + SPENT_TIMERS
     return found
 
 

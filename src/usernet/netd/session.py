@@ -59,6 +59,8 @@ class Session(Napi):
         self._greeted = False
         self._under_way: dict[int, Pending | None] = {}
         self._prepared: set[int] = set()
+        self._ended: set[int] = set()
+        """Of those, the ones that have ended before the client said whether it has got them. It will."""
         self._asked: set[int] = set()
         """Handles of which the descriptor was asked for by `Reach`."""
         self._brought: dict[int, tuple[int, int]] = {}
@@ -292,6 +294,11 @@ class Session(Napi):
             os.close(opened.fd)
             server.calls.give_back(handle)
             return
+        if handle not in server.calls.table:
+            # Its peer has ended it before anybody could be told of it.
+            os.close(opened.fd)
+            self._fail(number, error(errno.ECONNABORTED))
+            return
         new = handle not in self.handles
         if new:
             try:
@@ -428,19 +435,26 @@ class Session(Napi):
 
     def _commit(self, request: protocol.Commit, fds: list[int]) -> None:
         handle = request.handle
-        if handle not in self._prepared:
-            self.reject(f"socket {handle} is none that was given, and waits to be taken")
+        if not self._taken(handle):
             return
-        self._prepared.discard(handle)
         self.server.calls.commit(handle, partial(self.server.reach, handle))
 
     def _give_back(self, request: protocol.GiveBack, fds: list[int]) -> None:
         handle = request.handle
-        if handle not in self._prepared:
-            self.reject(f"socket {handle} is none that was given, and waits to be taken")
+        if not self._taken(handle):
             return
-        self._prepared.discard(handle)
         self.server.calls.give_back(handle)
+
+    def _taken(self, handle: int) -> bool:
+        """Whether it waits to be taken; once for each that was given."""
+        if handle in self._prepared:
+            self._prepared.discard(handle)
+            return True
+        if handle in self._ended:
+            self._ended.discard(handle)
+        else:
+            self.reject(f"socket {handle} is none that was given, and waits to be taken")
+        return False
 
     def _unreceive(self, request: protocol.Unreceive, fds: list[int]) -> None:
         if request.handle in self.handles:
@@ -478,7 +492,9 @@ class Session(Napi):
         """The socket is no more."""
         self.owned.discard(handle)
         self.handles.discard(handle)
-        self._prepared.discard(handle)
+        if handle in self._prepared:
+            self._prepared.discard(handle)
+            self._ended.add(handle)
         self._asked.discard(handle)
         if not self.over:
             self.send(protocol.Closed(handle))
