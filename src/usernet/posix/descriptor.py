@@ -11,8 +11,10 @@ copy, for as long as the process that has the stack lives; calls to the stack ra
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import socket as _standard
+import time
 from typing import Any, Final, Self, final
 
 from usernet.core.errors import UnusableStackError
@@ -148,7 +150,27 @@ class DescriptorSocket(_standard.socket):
     # -- the network's side
 
     def bind(self, address: Any, /) -> None:
-        self._stack.bind(address)
+        try:
+            self._stack.bind(address)
+        except OSError as problem:
+            if problem.errno != errno.EADDRINUSE:
+                raise
+            # Of a descriptor that was closed just now the stack may not have heard yet.
+            self._catch_up()
+            self._stack.bind(address)
+
+    def _catch_up(self) -> None:
+        """What programs have done to their descriptors up to now counts in the next call."""
+        loop = self._channel.loop
+        time.sleep(0)  # lets the thread that is just hearing of it go on
+        loop.enter()
+        try:
+            trampoline = loop.trampoline
+            if trampoline is not None:
+                trampoline.look()
+                loop.softirq.run()
+        finally:
+            loop.leave()
 
     def listen(self, backlog: int = 128, /) -> None:
         self._stack.listen(backlog)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Callable
 
@@ -55,10 +56,12 @@ def test_one_timer_serves_all(peer: Peer, number: int) -> None:
 def _bytes_each(peer: Peer, step: Callable[[int], None]) -> float:
     for number in range(50):
         step(number)
+    gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(50, 1050):
         step(number)
+    gc.collect()
     found = (tracemalloc.get_traced_memory()[0] - before) / 1000
     tracemalloc.stop()
     return found
