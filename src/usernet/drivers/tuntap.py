@@ -311,7 +311,7 @@ class TunTap(Driver):
             while done < budget:
                 frame = _read(fd, READ_SIZE)
                 # A super-segment is as much work as several packets, and a poll is not to take long.
-                done += 1 + (len(frame) >> 14)
+                done += 1 + (len(frame) >> 15)
                 train = napi.train
                 if train is not None and train.take(frame):
                     continue
