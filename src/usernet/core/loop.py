@@ -256,6 +256,14 @@ class Loop:
             if self.trampoline is not None and self._owner != _get_ident():
                 self.trampoline.schedule(self)
 
+    def catch_up(self) -> None:
+        """What programs have done to their descriptors up to now counts in this call: a close, of which nobody else
+        tells, has freed its port, or ended a listener. With the lock held."""
+        trampoline = self.trampoline
+        if trampoline is not None:
+            trampoline.look()
+            self.softirq.run()
+
     def poll(self, now: int) -> int | None:
         """Do what is due at `now` (ns), by hand; returns the next deadline (ns), or None where nothing is planned.
 

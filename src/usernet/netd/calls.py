@@ -281,20 +281,12 @@ class Calls(Backend):
         finally:
             loop.leave()
 
-    def _catch_up(self) -> None:
-        """What programs have done to their descriptors up to now counts in this call: a close, of which nobody tells
-        but the descriptor, has freed its port, or ended a listener."""
-        trampoline = self.loop.trampoline
-        if trampoline is not None:
-            trampoline.look()
-            self.loop.softirq.run()
-
     # -- calls on a socket
 
     def bind(self, handle: int, name: bytes, done: Done) -> Pending | None:
         def work(opened: OpenSocket) -> int:
             sk = opened.socket.sk
-            self._catch_up()
+            self.loop.catch_up()
             sk.bind(unpack_name(sk, short(name)))
             opened.channel.follow()
             return 0
@@ -317,7 +309,7 @@ class Calls(Backend):
             to = NO_ADDRESS if family_of(short(name)) == AF_UNSPEC else unpack_name(socket.sk, name)
             channel = _unspent(opened)
             socket.nonblock = nonblock
-            self._catch_up()
+            self.loop.catch_up()
             try:
                 waiting = socket.connect(to)
             finally:

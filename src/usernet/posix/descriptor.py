@@ -156,21 +156,14 @@ class DescriptorSocket(_standard.socket):
             if problem.errno != errno.EADDRINUSE:
                 raise
             # Of a descriptor that was closed just now the stack may not have heard yet.
-            self._catch_up()
+            loop = self._channel.loop
+            time.sleep(0)  # lets the thread that is just hearing of it go on
+            loop.enter()
+            try:
+                loop.catch_up()
+            finally:
+                loop.leave()
             self._stack.bind(address)
-
-    def _catch_up(self) -> None:
-        """What programs have done to their descriptors up to now counts in the next call."""
-        loop = self._channel.loop
-        time.sleep(0)  # lets the thread that is just hearing of it go on
-        loop.enter()
-        try:
-            trampoline = loop.trampoline
-            if trampoline is not None:
-                trampoline.look()
-                loop.softirq.run()
-        finally:
-            loop.leave()
 
     def listen(self, backlog: int = 128, /) -> None:
         self._stack.listen(backlog)
