@@ -14,7 +14,7 @@ import pytest
 from tests.netd.serving import LO, PATIENCE, Served, serving, until
 from usernet.netd import names, protocol
 from usernet.netd.client import Client, RemoteSocket, ServiceError
-from usernet.netd.messages import close_all
+from usernet.netd.messages import Wire, close_all
 
 
 @pytest.fixture
@@ -339,6 +339,18 @@ def test_clients_are_bounded(tmp_path: Path):
                 served.client()
         until(lambda: not served.server.sessions)
         served.client().close()
+
+
+def test_what_was_said_before_the_end_is_read():
+    """Closed with something unread, a SOCK_SEQPACKET socket tells its peer ECONNRESET before all that it had sent."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    wire, other = Wire(ours), Wire(theirs)
+    wire.send(b"unread")
+    other.send(b"the last word")
+    other.close()
+    assert wire.receive() == (b"the last word", [])
+    assert wire.receive() == (b"", [])
+    wire.close()
 
 
 def test_strangers_get_no_more_than_a_user_without_capabilities(tmp_path: Path):

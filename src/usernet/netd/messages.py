@@ -46,7 +46,12 @@ class Wire:
 
         Raises OversizedError, BlockingIOError; OSError where the other side was cut off.
         """
-        size, control, flags, _ = self.sock.recvmsg_into([self._view], _ROOM, _FLAGS)
+        try:
+            size, control, flags, _ = self.sock.recvmsg_into([self._view], _ROOM, _FLAGS)
+        except ConnectionResetError:
+            # The other side was closed before it had read everything. That is told first, once; what it had sent is
+            # still there to be read.
+            size, control, flags, _ = self.sock.recvmsg_into([self._view], _ROOM, _FLAGS)
         fds: list[int] = []
         for level, kind, data in control:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
