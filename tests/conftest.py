@@ -23,9 +23,14 @@ settings.register_profile(
 )
 settings.load_profile("usernet")
 
-# A shell has its background commands ignore it; what is told of interrupts holds where they come.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background commands, and those of nohup(1), ignore these; the tests of signals need those that come.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.fixture(autouse=True)
