@@ -98,6 +98,19 @@ def test_importing_usernet_loads_no_surface_and_no_dependency() -> None:
     assert not ours, "loaded when named (PEP 562), not before"
 
 
+def test_a_stack_loads_only_what_every_stack_needs() -> None:
+    command = "import sys, usernet; usernet.Stack('x'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True).stdout.split()
+    dear = {
+        "asyncio", "ctypes", "dataclasses", "hashlib", "hmac", "inspect", "ipaddress", "json", "logging", "select",
+        "selectors", "signal", "socket", "subprocess", "traceback", "zlib",
+    }  # fmt: skip
+    assert not dear.intersection(loaded)
+    later = ("runner", "netdevice.qdisc.fq", "netdevice.qdisc.tc", "sockets.netlink", "sockets.packet",
+             "transport.ping", "transport.raw", "drivers.tuntap", "transport.tcp.congestion.cubic")  # fmt: skip
+    assert not {f"usernet.{name}" for name in later}.intersection(loaded)
+
+
 def test_no_floor_imports_the_package_root() -> None:
     """The layer contract sees `usernet.ip`, not what the root re-exports: `from usernet import Stack` would slip by."""
     surfaces = {"cli", "packetdrill", "netd", "aio", "socket", "posix", "lab"}

@@ -9,10 +9,12 @@ The floors may be compiled; USERNET_PURE=1 in the environment has them run inter
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
+"""As typing's, which takes longer to load than all that is here."""
 if TYPE_CHECKING:
+    from typing import Any
+
     from usernet.lab import Lab
     from usernet.multiqueue import workers
     from usernet.posix import patched, use, using
@@ -43,6 +45,8 @@ def __getattr__(name: str) -> Any:
     entry = _LAZY.get(name)
     if entry is None:
         raise AttributeError(f"module 'usernet' has no attribute {name!r}")
+    from importlib import import_module
+
     module = import_module(entry[0])
     return module if entry[1] is None else getattr(module, entry[1])
 

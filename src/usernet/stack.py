@@ -6,7 +6,6 @@ where people type them, nanoseconds in `poll`.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from usernet.core.mib import Mib
 from usernet.core.sysctl import SysctlTable
 from usernet.core.trace import Trace
 from usernet.drivers.loopback import Loopback
+from usernet.ip.fib import format_address
 from usernet.ip.metrics import route_metrics
 from usernet.ip.text import parse_address, parse_interface, parse_prefix
 from usernet.ip.v4.devinet import Devinet
@@ -31,17 +31,12 @@ from usernet.net.pernet import Net
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import Driver
 from usernet.netdevice.namespace import DeviceNamespace
-from usernet.netdevice.qdisc import tc
-from usernet.runner import process_runner
 from usernet.skbuff.dropreason import DropReason
 from usernet.sock.af_ops import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE
 from usernet.sock.sock import SockNet
 from usernet.sockets.address import Names
 from usernet.sockets.inet import InetFamily
-from usernet.sockets.netlink.netlink import Netlink
-from usernet.sockets.packet import PacketFamily
-from usernet.transport.ping import Ping
-from usernet.transport.raw import Raw
+from usernet.sockets.modules import provide_modules
 from usernet.transport.tcp.tcp import Tcp
 from usernet.transport.udp import Udp
 from usernet.transport.udplite import UdpLite
@@ -85,8 +80,9 @@ class Stack:
         self._addresses = net.get(Devinet)
         self._routes = net.get(Ipv4Routes)
         self._neighbours = net.get(Arp).table
-        for state in (SockNet, Tcp, Udp, UdpLite, Raw, Ping, InetFamily, PacketFamily, Netlink):
+        for state in (SockNet, Tcp, Udp, UdpLite, InetFamily):
             net.get(state)
+        provide_modules(net)
         self.add_device(Loopback(), "lo", "127.0.0.1/8")
 
     def __repr__(self) -> str:
@@ -165,6 +161,8 @@ class Stack:
         loop = self.net.loop
         if loop.trampoline is not None:
             return self
+        from usernet.runner import process_runner
+
         runner = process_runner()
         with self._entered():
             if self._own_clock:
@@ -278,6 +276,8 @@ class Stack:
     def set_qdisc(self, dev: NetDevice | str, kind: str, *arguments: str) -> None:
         """Give a device another queue, as `tc qdisc replace dev DEV root` does: set_qdisc("eth0", "fq", "maxrate",
         "10mbit"). What waits in the old one is dropped. Raises OSError: ENOENT for an unknown kind, EINVAL."""
+        from usernet.netdevice.qdisc import tc
+
         with self._entered():
             device = self._device(dev)
             device.set_qdisc(tc.make(kind, arguments, device.driver.queue_length))
@@ -325,7 +325,7 @@ class Stack:
         """A device's addresses, each with its prefix length."""
         with self._entered():
             return [
-                f"{ipaddress.ip_address(entry.addr)}/{entry.prefixlen}"
+                f"{format_address(entry.addr)}/{entry.prefixlen}"
                 for entry in self._addresses.of(self._device(dev))
             ]
 

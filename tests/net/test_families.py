@@ -29,6 +29,20 @@ def test_by_number():
         assert caught.value.errno == errno.EAFNOSUPPORT
 
 
+def test_a_family_is_loaded_when_it_is_asked_for():
+    families = Net("", ManualClock(), random.Random(1)).get(Families)
+    loaded = []
+
+    def load() -> None:
+        loaded.append(2)
+        families.register(Inet())
+
+    families.on_request(2, load)
+    assert families.table == {} and loaded == []
+    assert families.create(2, 1, 6) == families.create(2, 1, 6) == (1, 6)
+    assert loaded == [2]
+
+
 def test_a_family_must_be_defined():
     with pytest.raises(NotImplementedError, match="must define create"):
         NetProtoFamily().create(1, 0)

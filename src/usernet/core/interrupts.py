@@ -13,7 +13,6 @@ Handlers that a program sets while stacks run are wrapped as they are set: all o
 from __future__ import annotations
 
 import importlib
-import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -90,14 +89,14 @@ class InterruptGuard:
         """Wrap every Python handler that isn't wrapped yet; from another thread: the main thread is to do it."""
         self.next_scan = 0
         if threading.get_ident() == self.main:
-            self._wrap(signal.valid_signals())
+            self._wrap(_signal.valid_signals())
 
     def scan(self, now: int) -> None:
         """Wrap the handlers that were set past us, in the main thread."""
         self.next_scan = now + SCAN_EVERY
         self._wrap(_SCANNED)
 
-    def _wrap(self, numbers: set[signal.Signals] | range) -> None:
+    def _wrap(self, numbers: set[int] | range) -> None:
         if _signal.signal is _SET and _signal.getsignal is _GET:
             _signal.signal, _signal.getsignal = self._set, self._get
         for number in numbers:
@@ -134,7 +133,7 @@ class InterruptGuard:
             _signal.signal, _signal.getsignal = _SET, _GET
         if threading.get_ident() != self.main:
             return
-        for number in signal.valid_signals():
+        for number in _signal.valid_signals():
             handler = _GET(number)
             if isinstance(handler, DeferredHandler):
                 _SET(number, handler.handler)

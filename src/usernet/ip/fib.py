@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 from bisect import insort
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from typing import Any, Final, final
 
 from usernet.core.errors import error
@@ -65,6 +64,8 @@ NO_METRICS: Final[dict[int, int]] = {}
 
 def format_address(addr: bytes) -> str:
     """An address of either family, as people write it."""
+    from ipaddress import ip_address
+
     return str(ip_address(addr))
 
 

@@ -1,11 +1,28 @@
-"""Addresses and prefixes as people type them."""
+"""Addresses and prefixes as people type them.
+
+IPv4's usual forms are read here; the standard library's ipaddress, which takes longer to load than all of them to read,
+knows the others, and what is wrong with what is none.
+"""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 
 from usernet.core.errors import error
+from usernet.wire import ipv4
+
+
+def _plain(text: str) -> tuple[bytes, int] | None:
+    """Of "10.0.0.1/24", or "10.0.0.1": address and prefix length. None for anything else."""
+    address, slash, length = text.partition("/")
+    if not slash:
+        length = "32"
+    elif not (length.isascii() and length.isdigit() and int(length) <= 32):
+        return None
+    try:
+        return ipv4.parse_addr(address), int(length)
+    except ValueError:
+        return None
 
 
 def parse_interface(text: str) -> tuple[bytes, int]:
@@ -13,6 +30,11 @@ def parse_interface(text: str) -> tuple[bytes, int]:
 
     Raises ValueError for what is none, OSError EAFNOSUPPORT for a family the stack doesn't have.
     """
+    plain = _plain(text)
+    if plain is not None:
+        return plain
+    import ipaddress
+
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError:
@@ -25,6 +47,11 @@ def parse_prefix(text: str) -> tuple[bytes, int]:
     """A destination: "default", "10.0.0.0/8" or one address. Raises ValueError, also for bits behind the prefix."""
     if text == "default":
         return bytes(4), 0
+    plain = _plain(text)
+    if plain is not None and not int.from_bytes(plain[0], "big") & 0xFFFFFFFF >> plain[1]:
+        return plain
+    import ipaddress
+
     try:
         network = ipaddress.ip_network(text)
     except ValueError as cause:
@@ -40,6 +67,12 @@ def _require_ipv4(what: str, text: str, version: int) -> None:
 
 def parse_address(what: str, text: str) -> bytes:
     """One address, packed. Raises ValueError, which names it `what`."""
+    try:
+        return ipv4.parse_addr(text)
+    except ValueError:
+        pass
+    import ipaddress
+
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -17,7 +17,6 @@ common case is one test and one `push_header`.
 from __future__ import annotations
 
 from collections import deque
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.timer import Timer
@@ -113,6 +112,8 @@ class Neighbour:
         self._timer: Timer | None = None
 
     def __repr__(self) -> str:
+        from ipaddress import ip_address
+
         addr = str(ip_address(self.addr))
         return f"<Neighbour {addr} dev {self.dev.name} lladdr {self.ha.hex(':')} {NUD_NAMES[self.state]}>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 from usernet.core.errors import error
@@ -32,13 +33,22 @@ class Families:
 
     def __init__(self, net: Net) -> None:
         self.table: dict[int, NetProtoFamily] = {}
+        self._modules: dict[int, Callable[[], object]] = {}
 
     def register(self, family: NetProtoFamily) -> None:
         self.table[family.family] = family
 
+    def on_request(self, family: int, load: Callable[[], object]) -> None:
+        """Have `load` called, which registers the family, when its first socket is asked for (Linux: request_module,
+        "net-pf-%d")."""
+        self._modules[family] = load
+
     def create(self, family: int, sock_type: int, protocol: int) -> Any:
         """Raises OSError EAFNOSUPPORT for a family that is not there, else what the family raises."""
         entry = self.table.get(family)
+        if entry is None and family in self._modules:
+            self._modules.pop(family)()
+            entry = self.table.get(family)
         if entry is None:
             raise error(errno.EAFNOSUPPORT)
         return entry.create(sock_type, protocol)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterator
-from hashlib import blake2s
 from typing import Any, Final, Protocol, final
 
 from usernet.core.errors import error
@@ -275,6 +274,8 @@ class PortTable:
         not asked of a port that nobody holds. Sets `sk.num` and returns the port.
         Raises OSError EADDRNOTAVAIL where every port is taken.
         """
+        from hashlib import blake2s
+
         low, high = self._settings.range_of(sk)
         reserved = self._settings.reserved
         remaining = high - low + 1

@@ -12,8 +12,6 @@ from usernet.net.families import Families, NetProtoFamily
 from usernet.net.pernet import Net
 from usernet.sock.af_ops import AddressFamily
 from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, Sock
-from usernet.transport.ping import PingSock
-from usernet.transport.raw import RawSock
 from usernet.transport.tcp.sock import TcpSock
 from usernet.transport.udp import UdpSock
 from usernet.transport.udplite import UdpLiteSock
@@ -43,10 +41,14 @@ def _udplite(net: Net, af: AddressFamily, protocol: int) -> Sock:
 
 
 def _ping(net: Net, af: AddressFamily, protocol: int) -> Sock:
+    from usernet.transport.ping import PingSock
+
     return PingSock(net, af)
 
 
 def _raw(net: Net, af: AddressFamily, protocol: int) -> Sock:
+    from usernet.transport.raw import RawSock
+
     return RawSock(net, af, protocol)
 
 

@@ -8,7 +8,6 @@ then a device), then the one bound last; a group with SO_REUSEPORT shares by the
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
-from zlib import crc32
 
 from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import SKBuff
@@ -157,6 +156,8 @@ class UdpTable:
         ]
         if len(group) == 1:
             return best
+        from zlib import crc32
+
         # A program sees the datagram from its payload on (Linux: reuseport_select_sock's hdr_len).
         chosen: UdpSock
         if skb is None:

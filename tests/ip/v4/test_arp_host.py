@@ -101,7 +101,7 @@ def test_a_host_with_our_address_is_noticed_counted_told_and_answered(
 ):  # fmt: skip
     told: list[tuple[IfAddr, bytes]] = []
     host.ipv4.arp_host.conflict_observers.append(lambda ifa, mac: told.append((ifa, mac)))
-    caplog.set_level(logging.WARNING, "usernet.ip.v4")
+    caplog.set_level(logging.WARNING, "usernet")
     host.hear(ARPOP_REQUEST, OTHER_MAC, US, US)
     assert conflict(host) == OTHER_MAC
     assert host.ipv4.arp.mib.Conflicts == 1

@@ -82,7 +82,7 @@ def test_martian_destinations(host: Host, daddr: str, reason: DropReason):
 
 
 def test_martians_are_logged_where_asked_for(host: Host, caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.WARNING, "usernet.ip.v4")
+    caplog.set_level(logging.WARNING, "usernet")
     host.receive(udp(US))
     assert caplog.messages == []
     host.sysctl("conf.eth0.log_martians", 1)

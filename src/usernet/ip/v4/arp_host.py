@@ -8,10 +8,10 @@ conflict. A conflict is counted (Arp.Conflicts), kept with the address (`IfAddr.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final, final
 
+from usernet.core import log
 from usernet.core.timer import Timer
 from usernet.ip.fib import RT_SCOPE_HOST, RT_SCOPE_LINK
 from usernet.ip.v4.conf import InetDevices
@@ -28,8 +28,6 @@ from usernet.sock.af_ops import RTN_LOCAL
 from usernet.wire.ethernet import ETH_P_IP, format_mac
 from usernet.wire.icmp import ICMP_DEST_UNREACH, ICMP_HOST_UNREACH
 from usernet.wire.ipv4 import format_addr
-
-_log: Final = logging.getLogger("usernet.ip.v4")
 
 SECOND: Final = 1_000_000_000
 PROBE_WAIT: Final = SECOND
@@ -181,7 +179,7 @@ class InetArpHost(ArpHost):
         self._arp.mib.Conflicts += 1
         if ifa.conflict != sha:
             ifa.conflict = sha
-            _log.warning("%s: %s is in use by %s too", dev.name, format_addr(ifa.addr), format_mac(sha))
+            log.warning("%s: %s is in use by %s too", dev.name, format_addr(ifa.addr), format_mac(sha))
         self._stop_probing(ifa)
         for observer in tuple(self.conflict_observers):
             observer(ifa, sha)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.errors import error
@@ -105,6 +104,8 @@ class Ip4Output:
         idents = self._idents
         if idents is None:
             idents = self._idents = [self.net.random.getrandbits(16) for _ in range(IDENTS)]
+        from hashlib import blake2b
+
         digest = blake2b(daddr + saddr + bytes((protocol,)), digest_size=4, key=self._ident_key).digest()
         place = int.from_bytes(digest, "big") % IDENTS
         ident = idents[place]

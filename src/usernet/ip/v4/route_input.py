@@ -8,10 +8,10 @@ log_martians says so.
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable
 from typing import Final, final
 
+from usernet.core import log
 from usernet.ip.fib import ROUTE_ERRORS, RT_SCOPE_HOST, RT_SCOPE_UNIVERSE, FibRoute
 from usernet.ip.v4.conf import InDevice
 from usernet.ip.v4.fib4 import ANY, BROADCAST
@@ -23,8 +23,6 @@ from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import PACKET_LOOPBACK, SKBuff
 from usernet.sock.af_ops import RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST, RTN_UNICAST, RTN_UNREACHABLE
 from usernet.wire.ipv4 import format_addr
-
-_log: Final = logging.getLogger("usernet.ip.v4")
 
 VALID: Final = 0
 ONLINK: Final = 1
@@ -236,7 +234,7 @@ class RouteInput:
         self._mib.in_martian_src += 1
         self.reason = reason
         if in_dev.log_martians():
-            _log.warning(
+            log.warning(
                 "martian source %s from %s, on dev %s", format_addr(daddr), format_addr(saddr), in_dev.dev.name
             )
         return None
@@ -246,7 +244,7 @@ class RouteInput:
         self._mib.in_martian_dst += 1
         self.reason = reason
         if in_dev.log_martians():
-            _log.warning(
+            log.warning(
                 "martian destination %s from %s, dev %s", format_addr(daddr), format_addr(saddr), in_dev.dev.name
             )
         return None

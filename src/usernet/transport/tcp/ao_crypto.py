@@ -13,7 +13,6 @@ without CMAC.
 from __future__ import annotations
 
 import errno
-import hmac
 from typing import Final, final
 
 from usernet.core.errors import error
@@ -50,6 +49,8 @@ class Hmac(Algorithm):
         self._digest = hash_name.replace("-", "_")
 
     def mac(self, key: bytes, message: bytes) -> bytes:
+        import hmac
+
         return hmac.digest(key, message, self._digest)
 
 

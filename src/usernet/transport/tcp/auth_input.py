@@ -16,7 +16,6 @@ made here: a record in TIME-WAIT checks as its connection did.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from usernet.skbuff.dropreason import DropReason
@@ -110,6 +109,8 @@ def md5_good(key: bytes, skb: SKBuff, doff: int, md5_at: int) -> bool:
     start = skb.transport_header
     header = skb.head[start : start + wire.TCP_HLEN]
     length = skb.len + skb.data - start
+    from hmac import compare_digest
+
     digest = md5_digest(key, skb.saddr, skb.daddr, header, payload_of(skb, doff), length)
     return compare_digest(digest, skb.head[md5_at + 2 : md5_at + wire.TCPOLEN_MD5SIG])
 
@@ -197,6 +198,8 @@ def _verify(
         at = ao_at - start + AO_HLEN
         length = skb.len + skb.data - start
         code = ao_code(key, traffic, sne, skb.saddr, skb.daddr, header, at, payload_of(skb, doff), length)
+        from hmac import compare_digest
+
         if compare_digest(code, header[at : at + maclen]):
             net.mib.tcp_ext.TCPAOGood += 1
             info.pkt_good += 1

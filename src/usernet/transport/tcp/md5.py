@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from hashlib import md5
 from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
@@ -80,6 +79,8 @@ def md5_digest(
 ) -> bytes:
     """The digest of a segment (Linux: tcp_v4_md5_hash_skb). header: the TCP header, options or not; length: of the
     whole segment, options and payload counted."""
+    from hashlib import md5
+
     digest = md5(pseudo_header(saddr, daddr, length), usedforsecurity=False)
     digest.update(header[:16] + b"\0\0" + header[18:TCP_HLEN])
     for part in payload:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from functools import partial
-from hashlib import blake2s
 from typing import TYPE_CHECKING, Any, Final, final
 
 from usernet.core.sysctl import INT_MAX, SysctlTable
@@ -255,6 +254,8 @@ class Tcp(TcpSettings):
 
     def secret_hash(self, *parts: bytes) -> int:
         """32 bits that depend on `parts` and on what nobody else knows."""
+        from hashlib import blake2s
+
         if not self._secret:
             self._secret = self.net.random.randbytes(32)
         return int.from_bytes(blake2s(b"".join(parts), digest_size=4, key=self._secret).digest(), "big")
