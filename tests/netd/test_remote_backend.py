@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.netd.serving import LO, PATIENCE, Served, serving, until
+from tests.support.processes import started
 from usernet.netd import names
 from usernet.netd.interface import Opened, Received, SpentChannelError
 from usernet.netd.remote_backend import RemoteBackend
@@ -244,17 +245,16 @@ s = socket.create_connection(("127.0.0.1", 80), 10); s.sendall(b"x" * 300000); p
         server.bind((LO, 80))
         server.listen()
         command = ["-c", "from usernet.cli.main import main; main()", "run", "--stack", served.path, "--"]
-        running = subprocess.Popen(
-            [sys.executable, *command, sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        server.settimeout(60)
-        connection, _ = server.accept()
-        left = 300_000
-        while left:
-            left -= len(connection.recv(1 << 16))
-        connection.sendall(b"from the service's other client")
-        output, _ = running.communicate(timeout=60)
-        assert output == b"from the service's other client\n"
+        argv = [sys.executable, *command, sys.executable, "-c", program]
+        with started(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+            server.settimeout(60)
+            connection, _ = server.accept()
+            left = 300_000
+            while left:
+                left -= len(connection.recv(1 << 16))
+            connection.sendall(b"from the service's other client")
+            output, _ = running.communicate(timeout=60)
+        assert output == "from the service's other client\n"
         assert running.returncode == 0
         connection.close()
         server.close()

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.support import unprivileged
+from tests.support.processes import started
 from usernet.netd.supervisor import namespaces
 
 RUN = """
@@ -49,9 +51,8 @@ def run(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", RUN, *argv], **settings)
 
 
-def start(*argv: str, **options: object) -> subprocess.Popen[str]:
-    settings: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    return subprocess.Popen([sys.executable, "-c", RUN, *argv], **settings)
+def start(*argv: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return started([sys.executable, "-c", RUN, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +238,9 @@ class TestSignals:
     def test_what_a_command_leaves_behind_is_ended_by_a_signal(self):
         with start("sh", "-c", "setsid sh -c 'sleep 60 & echo ready; wait' & exit 7") as process:
             self.until_ready(process)
-            time.sleep(0.2)
+            # A signal before that would be the command's own end.
+            assert process.stderr is not None
+            assert "waiting for the processes that it left" in process.stderr.readline()
             process.terminate()
             process.communicate(timeout=20)
         assert process.returncode == 7

@@ -16,6 +16,7 @@ import pytest
 from tests.netd.supervisor.running import USERNET, python, requires_supervisor, run, run_unprivileged
 from tests.support import unprivileged
 from tests.support.netns import requires_program
+from tests.support.processes import started
 from usernet.cli.packet import Packet
 from usernet.wire.pcapng import PcapReader
 
@@ -129,10 +130,8 @@ class TestWithin:
 
     def test_two_commands_know_nothing_of_each_other(self):
         code = "import socket; s = socket.create_server(('', 80)); print(s.getsockname())"
-        with subprocess.Popen(
-            [sys.executable, *USERNET, "run", "--", sys.executable, "-c", code + "; input()"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        ) as first:  # fmt: skip
+        argv = [sys.executable, *USERNET, "run", "--", sys.executable, "-c", code + "; input()"]
+        with started(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
             assert first.stdout is not None
             assert first.stdout.readline() == "('0.0.0.0', 80)\n"
             assert python(code).stdout == "('0.0.0.0', 80)\n"
@@ -241,7 +240,7 @@ class TestEnd:
     def test_a_signal_ends_one_that_waits_in_a_call(self):
         code = "import socket; s = socket.create_server(('', 80)); print('waits', flush=True); s.accept()"
         argv = [sys.executable, *USERNET, "run", "--", sys.executable, "-c", code]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        with started(argv, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "waits\n"
             process.terminate()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.netd.supervisor.running import USERNET, requires_supervisor, run
+from tests.support.processes import started
 
 pytestmark = requires_supervisor
 
@@ -28,7 +29,7 @@ def service(directory: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A service, up; ended by SIGTERM."""
     environment = {**os.environ, "USERNET_RUNTIME_DIR": str(directory)}
     argv = [sys.executable, *USERNET, "up", *words]
-    with subprocess.Popen(argv, env=environment, cwd=directory, stdout=subprocess.PIPE, text=True) as process:
+    with started(argv, env=environment, cwd=directory, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert "is up at" in process.stdout.readline()
         try:
@@ -72,7 +73,7 @@ with socket.create_connection(("127.0.0.1", 80)) as s:
 def test_two_commands_share_its_stack(directory: Path):
     environment = {**os.environ, "USERNET_RUNTIME_DIR": str(directory)}
     argv = [sys.executable, *USERNET, "run", "--stack", "default", "--", sys.executable, "-c", SERVER]
-    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with started(argv, env=environment, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"
         # Without --stack it is the default service's.
@@ -112,7 +113,7 @@ except OSError as problem:
     with service(tmp_path) as process:
         environment = {**os.environ, "USERNET_RUNTIME_DIR": str(tmp_path)}
         argv = [sys.executable, *USERNET, "run", "--", sys.executable, "-c", code]
-        with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as command:
+        with started(argv, env=environment, stdout=subprocess.PIPE) as command:
             assert command.stdout is not None
             assert command.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGTERM)
