@@ -68,7 +68,7 @@ MISSES: Final = 8
 TRY_EVERY: Final = 64
 """… but for every so-manieth wait, which finds out whether it pays again."""
 
-EDGE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+EDGE: Final = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 """How a descriptor is watched that is told of by edges."""
 
 _monotonic_ns = time.monotonic_ns
@@ -358,7 +358,7 @@ class Runner(Trampoline):
         self._watched[fd] = (loop, napi, edge)
         try:
             events = EDGE if edge else select.EPOLLIN
-            self._epoll.register(fd, events & ~select.EPOLLIN if quiet else events)
+            self._epoll.register(fd, events & ~(select.EPOLLIN | select.EPOLLPRI) if quiet else events)
         except OSError:
             del self._watched[fd]
             raise
@@ -587,13 +587,18 @@ class Runner(Trampoline):
 
     def _receive(self, events: list[tuple[int, int]]) -> None:
         """Schedule the polling of the devices that epoll told of."""
+        last: Loop | None = None
         for fd, mask in events:
             watched = self._watched.get(fd)
             if watched is not None:
-                if watched[2]:
-                    watched[1].interrupt(mask)
-                watched[0].softirq.schedule(watched[1])
-                self._ready.append(watched[0])
+                loop, napi, edge = watched
+                if edge:
+                    napi.interrupt(mask)
+                loop.softirq.schedule(napi)
+                # One batch serves all of a stack's.
+                if loop is not last:
+                    last = loop
+                    self._ready.append(loop)
             elif fd == self._kick_fd:
                 try:
                     os.eventfd_read(fd)

@@ -57,9 +57,9 @@ class Trampoline:
     def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         """Schedule `napi` whenever `fd` is readable.
 
-        edge: once for each change, with its events told by `napi.interrupt` before: readable, the end of what can be
-        read (EPOLLRDHUP), hanging up, an error, and where `watch_writable` asks for it, writable. quiet: of what can
-        be read only once `watch_writable` was called, so that what lies there already wakes nobody.
+        edge: once for each change, with its events told by `napi.interrupt` before: readable, urgent (EPOLLPRI), the
+        end of what can be read (EPOLLRDHUP), hanging up, an error, and where `watch_writable` asks for it, writable.
+        quiet: of what can be read only once `watch_writable` was called, so that what lies there already wakes nobody.
         """
         raise NotImplementedError
 

@@ -442,6 +442,22 @@ def test_urgent_data_sent_by_number_is_data(net: Net):
     os.close(other)
 
 
+def test_a_marked_byte_holds_nothing_up(net: Net):
+    """Nothing follows that would tell of it once more."""
+    fd, other = net.both()
+    sock = socket.socket(fileno=fd)
+    for turn in range(100):
+        sock.sendall(b"abc")
+        sock.send(b"!", socket.MSG_OOB)
+        sock.sendall(bytes([turn]))
+        got = b""
+        while len(got) < 5:
+            got += os.read(other, 5 - len(got))
+        assert got == b"abc!" + bytes([turn])
+    sock.close()
+    os.close(other)
+
+
 def test_shutdown_by_a_call_comes_behind_what_is_written(net: Net):
     sock = net.client.socket()
     sock.connect(SERVER)

@@ -25,7 +25,7 @@ from typing import Final, final
 
 from usernet.core.errors import UnusableStackError
 from usernet.core.softirq import Napi
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Blocking, Waiter
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, Blocking, Waiter
 from usernet.net.pernet import Net
 from usernet.posix.channel.peer import is_open, peer_inode
 from usernet.posix.channel.single import Singles
@@ -121,6 +121,8 @@ class Channel(Napi):
         """The application was shown that nothing more comes."""
         # What epoll told. One who clears a flag looks at the descriptor afterwards, so that nothing is missed.
         self._readable: bool = False
+        self._marked_byte: bool = False
+        """Among what is readable is a byte that was sent with MSG_OOB; each event says so until it was read."""
         self._told: bool = False
         self._writable: bool = True
         self._eof: bool = False
@@ -267,8 +269,11 @@ class Channel(Napi):
             self._readable = True
         if mask & EPOLLOUT:
             self._writable = True
-        if mask & (EPOLLRDHUP | EPOLLERR | EPOLLHUP):
-            self._told = True
+        if mask & (EPOLLPRI | EPOLLRDHUP | EPOLLERR | EPOLLHUP):
+            if mask & EPOLLPRI:
+                self._marked_byte = True
+            if mask & (EPOLLRDHUP | EPOLLERR | EPOLLHUP):
+                self._told = True
 
     def look(self) -> None:
         """Act on what this thread did to the application's end, which epoll may not have told of yet."""

@@ -5,8 +5,8 @@ without knowing, before its end was handed over:
 
 - Reset. An end that is closed while bytes lie in it unread gives its peer first what is queued there, then ECONNRESET,
   then end of file, with POLLERR | POLLHUP. So there is always at least one unread byte in the stack's end: of n bytes
-  it reads n - 1, of which the first was forwarded before, and peeks at the last, which is forwarded and stays. That is
-  why the end is watched by edges: by level it would be readable for ever.
+  it reads n - 1, of which the first was forwarded before, and peeks at the last, which is forwarded and stays
+  (reader.py). That is why the end is watched by edges: by level it would be readable for ever.
 - Connecting. An end with the smallest send buffer is not writable while two bytes, each of which costs a packet, are
   charged to it. Taking one out makes it writable (POLLOUT: connected), closing with both in it is what refused looks
   like, and the one that stays is the first guard.
@@ -34,38 +34,26 @@ from _socket import (
     socket,
 )
 from errno import EAGAIN, EPIPE
-from fcntl import ioctl
-from struct import Struct
-from termios import FIONREAD
 from typing import Final, final
 
 from usernet.core.errors import error
-from usernet.core.iov import BytesIter, CollectIter, IovIter, Payload
+from usernet.core.iov import CollectIter, IovIter, Payload
 from usernet.core.timer import NEVER
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Blocking, Wait
 from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, set_send_buffer
+from usernet.posix.channel.reader import CHUNK, PairReader
 from usernet.sock.msg import RCV_SHUTDOWN, SEND_SHUTDOWN, MsgHdr
 from usernet.sockets.socket import Socket
 from usernet.transport.tcp.calls import SS_CONNECTED, SS_CONNECTING
-from usernet.transport.tcp.const import TCP_CLOSE, TCP_LISTEN, TCP_URG_VALID
-from usernet.transport.tcp.mss import current_mss
+from usernet.transport.tcp.const import TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_URG_VALID
 from usernet.transport.tcp.read_sock import read_sock
-from usernet.transport.tcp.sendmsg import size_goal
 from usernet.transport.tcp.sock import TcpSock
 
-CHUNK: Final = 1 << 18
-"""Bytes moved at once, either way, or one super-segment where that is more."""
-
 CHUNKS: Final = 4
-"""How many of them a poll moves each way before others have their turn."""
+"""How many chunks a poll moves each way before others have their turn."""
 
 IOV_MAX: Final = 1024
 """Pieces that sendmsg(2) takes."""
-
-SMALL: Final = 2048
-"""Bytes up to which what was read is made one piece before it is sent."""
-
-_INT: Final = Struct("=i")
 
 FILLER: Final = b"\0"
 MARK: Final = b"a"
@@ -87,8 +75,6 @@ class StreamChannel(Channel):
         self.state: int = CONNECTED if sk.ss_state == SS_CONNECTED else IDLE
         self._pending: IovIter | None = None
         """Read from the pair, and not taken by the send buffer yet."""
-        self._guard: int = 1
-        """How many bytes were forwarded and lie in the pair still."""
         self._marked = False
         self._full = False
         """The pair holds all it can for the application."""
@@ -107,6 +93,7 @@ class StreamChannel(Channel):
             self.loop.softirq.schedule(self)
 
     def _prepare(self, app: socket) -> None:
+        self._reader = PairReader(self._own, self.sk)
         set_send_buffer(self._own, self._receive_limit)
         # What is sent with MSG_OOB by number is a byte like others; only a call sends it as urgent.
         self._own.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
@@ -199,7 +186,7 @@ class StreamChannel(Channel):
             return True
         self._to_net()
         self.loop.softirq.schedule(self)
-        return self._own.fileno() < 0 or (self._pending is None and self._unread() <= self._guard)
+        return self._own.fileno() < 0 or (self._pending is None and self._reader.empty)
 
     def _wait_drained(self, deadline: int) -> Blocking[None]:
         while not self._drained():
@@ -367,7 +354,7 @@ class StreamChannel(Channel):
             return 0
         moved = chunks = 0
         while self._pending is not None or self._readable or self._eof or hung:
-            if not sk.poll() & EPOLLOUT:
+            if not self._room():
                 self._waiter.mask = INTEREST | EPOLLOUT
                 return moved
             if chunks == CHUNKS:
@@ -387,10 +374,17 @@ class StreamChannel(Channel):
             sk.shutdown(SHUT_WR)
         return moved
 
+    def _room(self) -> bool:
+        """Whether the send buffer is to be given more."""
+        sk = self.sk
+        if sk.state == TCP_ESTABLISHED and not sk.shutdown_mask & SEND_SHUTDOWN and sk.stream_writeable():
+            return True
+        return bool(sk.poll() & EPOLLOUT)
+
     def _last_words(self) -> None:
         """What the application had written before it closed was sent then, as far as there was room."""
         self._readable = True
-        while self.sk.poll() & EPOLLOUT:
+        while self._room():
             try:
                 source = self._pending or self._read()
             except OSError:
@@ -404,50 +398,16 @@ class StreamChannel(Channel):
                 return
 
     def _read(self) -> IovIter | None:
-        """What the application has written, as much of it as makes whole super-segments. None where there is nothing.
-
-        One byte stays unread: with more behind it, one that has still to be forwarded; else the last one is looked at.
-        """
+        """What the application has written, or the beginning of it; None where there is nothing."""
+        reader = self._reader
         self._readable = False
-        guard = self._guard
-        there = self._unread()
-        fresh = there - guard
-        if fresh <= 0:
-            return None
-        own = self._own
-        if fresh > SMALL:
-            wanted = self._wanted()
-            if wanted < fresh:
-                self._readable = True
-                self._guard = 0
-                source = BytesIter(own.recv(wanted + guard))
-                source.read(guard)
-                return source
-        data = own.recv(there - 1) if there > 1 else b""
-        if len(data) < there - 1:
-            # It ends at a byte that the application has sent with MSG_OOB.
+        if self._marked_byte:
+            self._marked_byte = False
+            reader.marked = True
+        source = reader.read()
+        if reader.more:
             self._readable = True
-            self._guard = 0
-            return BytesIter(data[guard:])
-        last = own.recv(1, MSG_PEEK)
-        self._guard = 1
-        if fresh <= SMALL:
-            return BytesIter(data[guard:] + last)
-        return Pieces([memoryview(data)[guard:], last])
-
-    def _wanted(self) -> int:
-        """How many bytes to read at once: what fills up the last super-segment of the queue, or a new one."""
-        sk = self.sk
-        goal = size_goal(sk, current_mss(sk), True)
-        size = max(CHUNK // goal, 1) * goal
-        last = sk.write_queue.last
-        if last is not None and last.len < goal:
-            size -= last.len
-        return min(size, max(sk.sndbuf - sk.wmem_queued, SMALL))
-
-    def _unread(self) -> int:
-        """How many bytes lie in the pair for the stack."""
-        return _INT.unpack(ioctl(self._own_fd, FIONREAD, bytes(4)))[0]  # type: ignore[no-any-return]
+        return source
 
     def _send(self, source: IovIter) -> int:
         """Give the send buffer what was read, as much as it takes."""
@@ -485,24 +445,3 @@ def _take_mark(app: socket) -> None:
         app.recv(16, MSG_DONTWAIT)
     except OSError:
         pass  # the application read it
-
-
-@final
-class Pieces(IovIter):
-    """What was read, in its pieces: each is referenced, and none is joined with the next."""
-
-    def __init__(self, pieces: list[Payload]) -> None:
-        self._pieces = pieces
-        super().__init__(sum([len(piece) for piece in pieces]))
-
-    def read(self, size: int) -> Payload:
-        """The next bytes, to keep; fewer than `size` where a piece ends."""
-        pieces = self._pieces
-        piece = pieces[0]
-        if len(piece) > size:
-            pieces[0] = memoryview(piece)[size:]
-            piece = memoryview(piece)[:size]
-        else:
-            pieces.pop(0)
-        self.length -= len(piece)
-        return piece
