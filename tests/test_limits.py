@@ -165,7 +165,7 @@ def test_a_handshake_ends():
         peer.run(60)
         assert [segment.flags for segment in peer.sent()] == [SYN | ACK] * 3
         assert peer.mib.tcp_ext.TCPTimeouts == 3
-        assert sock_of(server).syn_queue == 0
+        assert sock_of(server).request_queue.syn_queue == 0
         assert not peer.stack.net.get(Tcp).table
 
 

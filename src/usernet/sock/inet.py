@@ -58,7 +58,7 @@ class InetSock(Sock):
         self.mc_all: bool = True
         self.mc_index: int = 0
         self.mc_addr: bytes = af.any
-        self.memberships: list[Any] = []
+        self.memberships: tuple[Any, ...] = ()
         self.pmtudisc: int = af.default_pmtudisc()
         self.recverr: bool = False
         self.recverr_rfc4884: bool = False

@@ -101,7 +101,7 @@ def test_join_and_leave(user: User) -> None:
     assert user.sk.memberships[0].ifindex == user.host.eth0.index
     user.set(mc.IP_DROP_MEMBERSHIP, mreq())
     assert not user.in_group()
-    assert user.sk.memberships == []
+    assert user.sk.memberships == ()
     user.refused(errno.EADDRNOTAVAIL, mc.IP_DROP_MEMBERSHIP, mreq())
 
 
@@ -135,7 +135,7 @@ def test_what_can_not_be_joined(user: User) -> None:
     user.refused(errno.ENODEV, mc.IP_ADD_MEMBERSHIP, mreq())
     user.refused(errno.ENODEV, mc.IP_DROP_MEMBERSHIP, mreq())
     user.refused(errno.ENOPROTOOPT, 99, b"")
-    assert user.sk.memberships == []
+    assert user.sk.memberships == ()
 
 
 def test_not_twice(user: User) -> None:
@@ -190,7 +190,7 @@ def test_sources_included(user: User) -> None:
     assert not user.takes(SOURCES[0])
     # The last source goes, and the membership with it.
     user.set(mc.IP_DROP_SOURCE_MEMBERSHIP, mreq_source(SOURCES[1]))
-    assert user.sk.memberships == []
+    assert user.sk.memberships == ()
 
 
 def test_sources_excluded(user: User) -> None:
@@ -219,7 +219,7 @@ def test_the_protocol_independent_options(user: User) -> None:
     user.set(mc.MCAST_JOIN_SOURCE_GROUP, group_source_req(index, SOURCES[0]))
     assert user.takes(SOURCES[0])
     user.set(mc.MCAST_LEAVE_SOURCE_GROUP, group_source_req(index, SOURCES[0]))
-    assert user.sk.memberships == []
+    assert user.sk.memberships == ()
     user.set(mc.MCAST_JOIN_GROUP, group_req(index))
     user.set(mc.MCAST_BLOCK_SOURCE, group_source_req(index, SOURCES[0]))
     assert not user.takes(SOURCES[0])
@@ -253,7 +253,7 @@ def test_a_whole_filter_at_once(user: User) -> None:
     user.set(mc.IP_MSFILTER, msfilter(EXCLUDE, []))
     assert user.takes(SOURCES[1])
     user.set(mc.IP_MSFILTER, msfilter(INCLUDE, []))
-    assert user.sk.memberships == []
+    assert user.sk.memberships == ()
 
 
 def test_a_filter_can_be_read(user: User) -> None:
@@ -278,4 +278,4 @@ def test_the_device_may_go_first(user: User) -> None:
     user.set(mc.IP_ADD_MEMBERSHIP, mreq())
     user.host.devices.remove(user.host.eth0)
     user.multicast.drop_socket(user.sk)
-    assert user.sk.memberships == []
+    assert user.sk.memberships == ()

@@ -7,6 +7,22 @@ from collections.abc import Iterator
 import pytest
 
 from tests.transport.tcp.harness import Pair, Peer
+from usernet.transport.tcp import mtup, parts
+
+SHARED = (
+    parts.DEFAULT_PARAMS, parts.NOT_LISTENING, parts.NO_FASTOPEN, parts.NO_TIMEOUTS, parts.NO_REORDERING,
+    mtup.NO_PROBING,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_default_is_written_to() -> Iterator[None]:
+    """What all sockets share that have nothing of it stays as it was made."""
+    yield
+    for default in SHARED:
+        fresh = type(default)()
+        for name in type(default).__slots__:
+            assert getattr(default, name) == getattr(fresh, name), f"{type(default).__name__}.{name} is all sockets'"
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ class Pair:
         """Both ends of a connection, the left one first."""
         server = self.listener(port)
         client = self.dial(port)
-        self.run(30.0, lambda: bool(sock_of(server).accept_queue))
+        self.run(30.0, lambda: bool(sock_of(server).request_queue.accept_queue))
         accepted = self.accept(server)
         server.close()
         self.run(0.0)

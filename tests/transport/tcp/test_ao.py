@@ -131,7 +131,7 @@ def test_codes_of_any_length_that_fits(pair: Pair, maclen: int):
 def test_lost_segments_are_signed_again():
     with Pair(loss=0.05) as pair:
         client, server = connect(pair)
-        pair.run(30.0, lambda: bool(sock_of(server).accept_queue))
+        pair.run(30.0, lambda: bool(sock_of(server).request_queue.accept_queue))
         accepted = pair.accept(server)
         data = bytes(range(256)) * 2000
         assert transfer(pair, client, accepted, data) == data
@@ -159,7 +159,7 @@ def test_keys_that_differ_make_no_connection(pair: Pair, left: bytes, right: byt
     client.connect_ex((RIGHT, 80))
     pair.run(0.9)
     assert ext(pair.right)[counter] == pair.right.drops[reason] == 1
-    assert not sent and not sock_of(server).accept_queue
+    assert not sent and not sock_of(server).request_queue.accept_queue
 
 
 def test_an_id_or_a_length_that_differs(pair: Pair):
@@ -579,7 +579,7 @@ def test_a_connection_goes_on_when_its_numbers_go_round(start: int, monkeypatch:
         for name in ("snd", "rcv"):
             pair.left.trace[f"tcp_ao_{name}_sne_update"].attach(lambda sk, sne, name=name: turns.append((name, sne)))
         client, server = connect(pair)
-        pair.run(30.0, lambda: bool(sock_of(server).accept_queue))
+        pair.run(30.0, lambda: bool(sock_of(server).request_queue.accept_queue))
         accepted = pair.accept(server)
         data = bytes(range(256)) * 400
         assert transfer(pair, client, accepted, data) == data
@@ -669,7 +669,7 @@ def test_accurate_ecn_finds_what_room_a_signature_leaves(maclen: int):
     with Pair(sysctl={"tcp_ecn": 3, "tcp_ecn_option": 2}, loss=0.02) as pair:
         sent = watch(pair.left), watch(pair.right)
         client, server = connect(pair, maclen=maclen)
-        pair.run(30.0, lambda: bool(sock_of(server).accept_queue))
+        pair.run(30.0, lambda: bool(sock_of(server).request_queue.accept_queue))
         accepted = pair.accept(server)
         data = bytes(range(256)) * 800
         assert transfer(pair, client, accepted, data) == data

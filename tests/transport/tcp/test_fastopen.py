@@ -83,9 +83,9 @@ class TestServer:
             peer.sent()
             syn(peer, 1002, b"hello")
             peer.expect(flags(SYN | ACK), ack(6))
-            assert sock_of(server).fastopen_qlen == 1
+            assert sock_of(server).request_queue.fastopen_qlen == 1
             peer.send(ACK, 6, 1)
-            assert sock_of(server).fastopen_qlen == 0
+            assert sock_of(server).request_queue.fastopen_qlen == 0
 
     def test_a_reset_before_it_is_accepted_makes_room_at_once(self, peer: Peer) -> None:
         with peer:
@@ -93,7 +93,7 @@ class TestServer:
             syn(peer, 1000, b"hello")
             peer.expect(flags(SYN | ACK), ack(6))
             peer.send(RST, 6)
-            assert sock_of(server).fastopen_qlen == 0
+            assert sock_of(server).request_queue.fastopen_qlen == 0
             assert peer.accept(server).recv(10) == b"hello"
 
     def test_a_route_may_need_no_cookie(self, peer: Peer) -> None:

@@ -174,5 +174,5 @@ def test_a_flood_costs_no_memory_once_it_is_over(peer: Peer) -> None:
     assert peer.mib.tcp_ext.SyncookiesSent == 4000 - 65
     peer.run(200.0)
     assert peer.tcp.table == {}
-    assert sock_of(server).syn_queue == 0
+    assert sock_of(server).request_queue.syn_queue == 0
     peer.nic.sent.clear()

@@ -133,7 +133,7 @@ def test_lost_segments_are_signed_again_and_two_sack_blocks_fit():
     with Pair(loss=0.05) as pair:
         sent = watch(pair.left), watch(pair.right)
         client, server = signed_pair(pair)
-        pair.run(30.0, lambda: bool(sock_of(server).accept_queue))
+        pair.run(30.0, lambda: bool(sock_of(server).request_queue.accept_queue))
         accepted = pair.accept(server)
         data = bytes(range(256)) * 2000
         assert transfer(pair, client, accepted, data) == data
@@ -165,7 +165,7 @@ def test_keys_that_differ_make_no_connection(pair: Pair, left: bytes, right: byt
     assert ext(pair.right)[counter] == pair.right.drops[reason] == 1
     # No answer: not even a reset, which could tell that someone is there.
     assert not sent
-    assert not sock_of(server).accept_queue
+    assert not sock_of(server).request_queue.accept_queue
 
 
 def test_a_key_for_a_network_and_the_most_specific_counts(pair: Pair):

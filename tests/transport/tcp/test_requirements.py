@@ -175,7 +175,7 @@ class TestOpening:
         peer.port = 7777
         peer.send(SYN, dport=5000, options=peer.syn_options())
         peer.expect(flags(SYN | ACK))
-        assert (state_of(client), sock_of(server).syn_queue) == (TCP_SYN_SENT, 1)
+        assert (state_of(client), sock_of(server).request_queue.syn_queue) == (TCP_SYN_SENT, 1)
 
     def test_listening_changes_no_other_connection(self, peer: Peer) -> None:
         first = peer.passive()
@@ -207,7 +207,7 @@ class TestOpening:
         server = peer.listen()
         peer.local_port, peer.port = 80, 40000
         peer.send(SYN, saddr=saddr, options=peer.syn_options())
-        assert sock_of(server).syn_queue == 0
+        assert sock_of(server).request_queue.syn_queue == 0
         assert not [found for found in peer.sent() if found.daddr == saddr]
 
     def test_the_mss_is_the_devices_less_the_headers(self) -> None:

@@ -379,7 +379,7 @@ class TestRetransmission:
         peer.run(200.0)
         times = [round(segment.at / SEC) - 1 for segment in peer.sent()]
         assert times == [0, 1, 3, 7, 15, 31]
-        assert sock_of(server).syn_queue == 0
+        assert sock_of(server).request_queue.syn_queue == 0
 
     def test_a_lost_handshake_means_a_longer_first_time_out(self, peer: Peer) -> None:
         peer.dial()

@@ -41,7 +41,7 @@ class TestBacklog:
         server = peer.listen(backlog=2)
         for port in range(1000, 1005):
             knock(peer, port)
-        queue = sock_of(server).accept_queue
+        queue = sock_of(server).request_queue.accept_queue
         assert queue is not None
         assert len(queue) == 3
         assert peer.mib.tcp_ext.ListenOverflows >= 1
@@ -79,15 +79,15 @@ class TestBacklog:
             server = peer.listen(backlog=1)
             self.overflow(peer)
             peer.expect(flags(RST))
-            assert sock_of(server).syn_queue == 0
+            assert sock_of(server).request_queue.syn_queue == 0
 
     def test_somaxconn(self, peer: Peer) -> None:
         peer.stack.sysctl["net.core.somaxconn"] = 3
-        assert sock_of(peer.listen(backlog=100)).backlog == 3
+        assert sock_of(peer.listen(backlog=100)).request_queue.backlog == 3
 
     def test_a_negative_backlog_is_none(self, peer: Peer) -> None:
         """As the standard module has it."""
-        assert sock_of(peer.listen(backlog=-1)).backlog == 0
+        assert sock_of(peer.listen(backlog=-1)).request_queue.backlog == 0
 
     def test_a_repeated_syn_is_answered_again(self, peer: Peer) -> None:
         server = peer.listen()
@@ -96,7 +96,7 @@ class TestBacklog:
         peer.run(0.6)
         knock(peer, 1000, answer=False)
         assert peer.expect(flags(SYN | ACK)).raw_seq == first.raw_seq
-        assert sock_of(server).syn_queue == 1
+        assert sock_of(server).request_queue.syn_queue == 1
 
     @pytest.mark.parametrize(("icmp_code", "stays"), [(0, False), (1, False), (3, True), (4, True)])
     def test_an_icmp_error_about_the_syn_and_ack(self, peer: Peer, icmp_code: int, stays: bool) -> None:
@@ -104,7 +104,7 @@ class TestBacklog:
         knock(peer, 1000, answer=False)
         packet = peer.nic.sent[0][0]
         peer.packet(icmp_packet(3, icmp_code, 576, packet[:28]))
-        assert sock_of(server).syn_queue == int(stays)
+        assert sock_of(server).request_queue.syn_queue == int(stays)
         assert len(peer.tcp.table) == int(stays)
 
     def test_a_wrong_acknowledgement_of_a_request_is_reset(self, peer: Peer) -> None:
@@ -112,7 +112,7 @@ class TestBacklog:
         peer.send(ACK, 1, 5)
         peer.expect(flags(RST), seq(5))
         assert server is not None
-        assert sock_of(server).syn_queue == 1
+        assert sock_of(server).request_queue.syn_queue == 1
         peer.send(ACK, 1, 1)
         peer.accept(server)
 
@@ -206,7 +206,7 @@ class TestPorts:
         ]
         for port in range(1000, 1040):
             knock(peer, port)
-        counts = [len(sock_of(server).accept_queue or ()) for server in servers]
+        counts = [len(sock_of(server).request_queue.accept_queue or ()) for server in servers]
         assert sum(counts) == 40
         assert min(counts) >= 5
 

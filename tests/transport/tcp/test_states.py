@@ -676,7 +676,7 @@ class TestResets:
         assert server is not None
         peer.send(RST, 1)
         peer.silent()
-        assert sock_of(server).syn_queue == 0
+        assert sock_of(server).request_queue.syn_queue == 0
         assert peer.tcp.table == {}
         assert peer.mib.tcp_ext.EmbryonicRsts == 1
 
@@ -912,7 +912,7 @@ class TestHostile:
         peer.silent()
         peer.send(FIN | SYN | RST | PSH | URG | ACK, 1, 1)
         peer.silent()
-        assert sock_of(server).syn_queue == 0
+        assert sock_of(server).request_queue.syn_queue == 0
 
     def test_syn_and_fin_opens_nothing(self, peer: Peer) -> None:
         enter(peer, "LISTEN")
@@ -963,13 +963,13 @@ class TestHostile:
             peer.local_port = 80
             for port in range(1000, 1100):
                 peer.send(SYN, sport=port, options=peer.syn_options())
-            assert sock_of(server).syn_queue == 9
+            assert sock_of(server).request_queue.syn_queue == 9
             assert len(peer.sent()) == 9
             assert peer.mib.tcp_ext.TCPReqQFullDrop == 91
             # The requests give up by themselves.
             peer.run(200.0)
-            assert sock_of(server).syn_queue == 0
-            assert (peer.tcp.table, sock_of(server).young) == ({}, 0)
+            assert sock_of(server).request_queue.syn_queue == 0
+            assert (peer.tcp.table, sock_of(server).request_queue.young) == ({}, 0)
 
     def test_a_reset_is_not_answered_and_nothing_loops(self, peer: Peer) -> None:
         for state_flags in (RST, RST | ACK, RST | SYN, RST | FIN | ACK):

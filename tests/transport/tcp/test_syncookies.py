@@ -32,7 +32,7 @@ class TestCookies:
             server = peer.listen()
             answer_to(peer, 1000, mss=offered)
             assert peer.tcp.table == {}
-            assert sock_of(server).syn_queue == 0
+            assert sock_of(server).request_queue.syn_queue == 0
             peer.send(ACK, 1, 1)
             assert sock_of(peer.accept(server)).mss_clamp == kept
 
@@ -94,7 +94,7 @@ class TestCookies:
             answer_to(peer, 1000)
             peer.run(60 * minutes)
             peer.send(ACK, 1, 1)
-            assert bool(sock_of(server).accept_queue) == valid
+            assert bool(sock_of(server).request_queue.accept_queue) == valid
             assert peer.mib.tcp_ext.SyncookiesFailed == (not valid)
             if not valid:
                 peer.expect(flags(RST), seq(1))
@@ -107,7 +107,7 @@ class TestCookies:
             answer = answer_to(peer, 1002)
             ext = peer.mib.tcp_ext
             assert (ext.SyncookiesSent, ext.TCPReqQFullDoCookies) == (1, 1)
-            assert sock_of(server).syn_queue == 2
+            assert sock_of(server).request_queue.syn_queue == 2
             assert len(peer.tcp.table) == 2
             peer.send(ACK, 1, 1)
             assert ext.SyncookiesRecv == 1
@@ -136,7 +136,7 @@ class TestCookies:
             peer.port = 1001
             peer.send(ACK, 1, 1)
             peer.expect(flags(RST))
-            assert not sock_of(server).accept_queue
+            assert not sock_of(server).request_queue.accept_queue
 
     def test_guessing(self) -> None:
         """Of 3,000 guesses near the truth only the four that say an MSS are taken."""
@@ -162,7 +162,7 @@ class TestCookies:
             peer.expect(flags(RST))  # 1000's number is another
             peer.port, peer.their_iss = 1001, second.raw_seq
             peer.send(ACK, 1, 1)
-            assert len(sock_of(server).accept_queue or ()) == 1
+            assert len(sock_of(server).request_queue.accept_queue or ()) == 1
             peer.port = 1002
             peer.send(SYN, options=peer.syn_options())
             peer.silent()
@@ -195,7 +195,7 @@ class TestCookies:
             peer.sent()
             peer.send(SYN, 100_000, options=peer.syn_options())
             peer.expect(flags(SYN | ACK))
-            assert sock_of(server).syn_queue == 1
+            assert sock_of(server).request_queue.syn_queue == 1
 
 
 class TestQueue:
@@ -205,11 +205,11 @@ class TestQueue:
             peer.local_port = 80
             for port in range(1000, 1020):
                 peer.send(SYN, sport=port, options=peer.syn_options())
-            assert sock_of(server).syn_queue == 13
+            assert sock_of(server).request_queue.syn_queue == 13
             assert peer.mib.tcp_ext.ListenDrops == 7
             peer.tcp.metrics.make(LOCAL, REMOTE, Dst(None, REMOTE, LOCAL, None), peer.clock.now()).rtt = 8000
             peer.send(SYN, sport=1020, options=peer.syn_options())
-            assert sock_of(server).syn_queue == 14
+            assert sock_of(server).request_queue.syn_queue == 14
 
     def test_old_requests_make_room(self, peer: Peer) -> None:
         """While they are more than half of the backlog, those that have timed out go after two SYN+ACKs."""
@@ -219,9 +219,9 @@ class TestQueue:
             peer.send(SYN, sport=port, options=peer.syn_options())
         assert len(peer.sent()) == 8
         peer.run(6.9)
-        assert sock_of(server).syn_queue == 8
+        assert sock_of(server).request_queue.syn_queue == 8
         peer.run(0.2)
-        assert sock_of(server).syn_queue == 5
+        assert sock_of(server).request_queue.syn_queue == 5
         assert len(peer.sent()) == 8 * 2 + 5
 
     @pytest.mark.parametrize(("retries", "seconds"), [(0, 1), (1, 3), (3, 15)])
@@ -254,7 +254,7 @@ class TestQueue:
         answer_to(peer, 1000)
         peer.send(SYN, 5, options=peer.syn_options())
         peer.expect(flags(RST | ACK), ack(6))
-        assert sock_of(server).syn_queue == 0
+        assert sock_of(server).request_queue.syn_queue == 0
         assert peer.mib.tcp_ext.EmbryonicRsts == 1
         assert peer.mib.tcp.AttemptFails == 1
 
@@ -328,19 +328,19 @@ class TestMigration:
                 if port % 2:
                     peer.send(ACK, 1, 1)
             one, two = sock_of(first), sock_of(second)
-            waiting, young = len(one.accept_queue or ()), one.syn_queue
+            waiting, young = len(one.request_queue.accept_queue or ()), one.request_queue.syn_queue
             assert waiting
             assert young
-            before = len(two.accept_queue or ()), two.syn_queue
+            before = len(two.request_queue.accept_queue or ()), two.request_queue.syn_queue
             first.close()
             peer.settle()
             ext = peer.mib.tcp_ext
             if not migrate:
-                assert (len(two.accept_queue or ()), two.syn_queue) == before
+                assert (len(two.request_queue.accept_queue or ()), two.request_queue.syn_queue) == before
                 assert len(peer.sent()) == waiting
                 assert (ext.TCPMigrateReqSuccess, ext.TCPMigrateReqFailure) == (0, waiting + young)
                 return
-            assert (len(two.accept_queue or ()), two.syn_queue) == (10, 10)
+            assert (len(two.request_queue.accept_queue or ()), two.request_queue.syn_queue) == (10, 10)
             peer.silent()
             assert (ext.TCPMigrateReqSuccess, ext.TCPMigrateReqFailure) == (waiting + young, 0)
             for port in range(1000, 1020, 2):

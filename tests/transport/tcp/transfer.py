@@ -123,7 +123,7 @@ def transfer(
     right: list[End] = []
 
     def step() -> bool:
-        if not right and sock_of(server).accept_queue:
+        if not right and sock_of(server).request_queue.accept_queue:
             right.append(End(pair.accept(server), outgoing[1], sizes[0], how[1], write, read))
         left_established = sock_of(client).state not in (2, 3) if not left.closed else True
         if left_established:

@@ -77,7 +77,7 @@ def _row(stack: Stack, sk: InetSock) -> Row:
     queues = (sk.rmem_alloc, sk.wmem_alloc)
     if isinstance(sk, TcpSock):
         if state == TCP_LISTEN:
-            queues = (len(sk.accept_queue or ()), sk.backlog)
+            queues = (len(sk.request_queue.accept_queue or ()), sk.request_queue.backlog)
         else:
             queues = ((sk.rcv_nxt - sk.copied_seq) & 0xFFFFFFFF, (sk.write_seq - sk.snd_una) & 0xFFFFFFFF)
     row = Row(kind, state, queues, local, _end(sk.daddr, sk.dport, any_addr))

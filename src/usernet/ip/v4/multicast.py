@@ -189,7 +189,7 @@ class Multicast:
             raise error(errno.EADDRINUSE)
         if len(sk.memberships) >= self._igmp.igmp_max_memberships:
             raise error(errno.ENOBUFS, f"expected at most {self._igmp.igmp_max_memberships} memberships of a socket")
-        sk.memberships.insert(0, Membership(group, address, dev.index, mode))
+        sk.memberships = (Membership(group, address, dev.index, mode), *sk.memberships)
         self._igmp.join(dev, group, mode)
         return dev.index
 
@@ -208,7 +208,7 @@ class Multicast:
                     continue
             elif membership.address != address:
                 continue
-            sk.memberships.remove(membership)
+            sk.memberships = tuple(other for other in sk.memberships if other is not membership)
             self._left(membership)
             return
         raise error(errno.EADDRNOTAVAIL)
@@ -221,9 +221,10 @@ class Multicast:
 
     def drop_socket(self, sk: InetSock) -> None:
         """The socket closes: leave all its groups (Linux: ip_mc_drop_socket)."""
-        memberships: list[Membership] = sk.memberships
-        while memberships:
-            self._left(memberships.pop(0))
+        memberships: tuple[Membership, ...] = sk.memberships
+        sk.memberships = ()
+        for membership in memberships:
+            self._left(membership)
 
     # -- source filters
 

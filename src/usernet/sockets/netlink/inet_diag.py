@@ -257,7 +257,7 @@ class InetDiag:
             timer, retrans, expires = _timer(sk)
             attributes += _tcp_attributes(sk, query, admin)
             if sk.state == TCP_LISTEN:
-                rqueue, wqueue = len(sk.accept_queue or ()), sk.backlog
+                rqueue, wqueue = len(sk.request_queue.accept_queue or ()), sk.request_queue.backlog
             else:
                 rqueue = sk.rcv_nxt - sk.copied_seq & 0xFFFFFFFF
                 wqueue = sk.write_seq - sk.snd_una & 0xFFFFFFFF

@@ -63,11 +63,11 @@ def stream_connect(sk: TcpSock, name: Name, flags: int, deadline: int) -> Blocki
         raise error(errno.EAFNOSUPPORT)
     pending = errno.EINPROGRESS
     if sk.ss_state == SS_CONNECTING:
-        pending = errno.EISCONN if sk.defer_connect else errno.EALREADY
+        pending = errno.EISCONN if sk.tfo.defer_connect else errno.EALREADY
     else:
         check_connect(sk)
         begin_connect(sk, name)
-        if sk.defer_connect:
+        if sk.tfo.defer_connect:
             return None
     if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
         if flags & O_NONBLOCK:
@@ -154,7 +154,7 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
             if not sk.write_seq:
                 sk.write_seq = tcp.secure_seq(sk.saddr, daddr, sk.sport, sk.dport)
             sk.tsoffset = tcp.secure_ts_offset(sk.saddr, daddr)
-        if not sk.fastopen_connect or not defer_connect(sk):
+        if not sk.tfo.fastopen_connect or not defer_connect(sk):
             connect(sk)
     except OSError:
         # As it was before the call.
@@ -173,7 +173,8 @@ def tcp_listen(sk: TcpSock, backlog: int) -> None:
     if sk.ss_state != SS_UNCONNECTED or sk.state not in (TCP_CLOSE, TCP_LISTEN):
         raise error(errno.EINVAL)
     limit = sk.settings.somaxconn
-    sk.backlog = min(backlog if backlog >= 0 else limit, limit)
+    queue = sk.own_request_queue()
+    queue.backlog = min(backlog if backlog >= 0 else limit, limit)
     if sk.state == TCP_LISTEN:
         return
     ports = sk.tcp.ports
@@ -189,10 +190,10 @@ def tcp_listen(sk: TcpSock, backlog: int) -> None:
     if not was_bound:
         sk.bound_port = False
     sk.sport = sk.num
-    sk.accept_queue = deque()
+    queue.accept_queue = deque()
     wanted = TFO_SERVER_ENABLE | TFO_SERVER_WO_SOCKOPT1
-    if sk.tcp.tcp_fastopen & wanted == wanted and not sk.fastopen_max_qlen:
-        set_queue(sk, sk.backlog)
+    if sk.tcp.tcp_fastopen & wanted == wanted and not queue.fastopen_max_qlen:
+        set_queue(sk, queue.backlog)
     sk.set_state(TCP_LISTEN)
     sk.tcp.listen(sk)
 
@@ -201,20 +202,20 @@ def listen_stop(sk: TcpSock) -> None:
     """No more connections: those that wait are reset (Linux: inet_csklisten_stop)."""
     tcp = sk.tcp
     unlisten(tcp, sk)
-    queue = sk.accept_queue
-    sk.accept_queue = None
-    if sk.fastopen_resets:
-        sk.fastopen_qlen -= len(sk.fastopen_resets)
-        sk.fastopen_resets = None
-    for child in queue or ():
+    queue = sk.request_queue
+    children, queue.accept_queue = queue.accept_queue, None
+    if queue.fastopen_resets:
+        queue.fastopen_qlen -= len(queue.fastopen_resets)
+        queue.fastopen_resets = None
+    for child in children or ():
         heir = migration_target(tcp, sk, child.key)
-        if heir is not None and heir.accept_queue is not None:
-            heir.accept_queue.append(child)
+        if heir is not None and heir.request_queue.accept_queue is not None:
+            heir.request_queue.accept_queue.append(child)
             child.listener = heir
-            if child.fastopen_rsk is not None:
-                child.fastopen_rsk.listener = heir
-                heir.fastopen_qlen += 1
-                sk.fastopen_qlen -= 1
+            if child.tfo.fastopen_rsk is not None:
+                child.tfo.fastopen_rsk.listener = heir
+                heir.request_queue.fastopen_qlen += 1
+                queue.fastopen_qlen -= 1
             tcp.net.mib.tcp_ext.TCPMigrateReqSuccess += 1
             heir.data_ready()
             continue
@@ -229,9 +230,9 @@ def listen_stop(sk: TcpSock) -> None:
 
 def tcp_accept(sk: TcpSock, flags: int, deadline: int) -> Blocking[Sock] | Sock:
     """accept(): the next connection that is established (Linux: inet_csk_accept)."""
-    if sk.state != TCP_LISTEN or sk.accept_queue is None:
+    if sk.state != TCP_LISTEN or sk.request_queue.accept_queue is None:
         raise error(errno.EINVAL)
-    if sk.accept_queue:
+    if sk.request_queue.accept_queue:
         return _take_child(sk)
     if flags & O_NONBLOCK:
         raise error(errno.EAGAIN)
@@ -239,7 +240,7 @@ def tcp_accept(sk: TcpSock, flags: int, deadline: int) -> Blocking[Sock] | Sock:
 
 
 def _take_child(sk: TcpSock) -> TcpSock:
-    queue = sk.accept_queue
+    queue = sk.request_queue.accept_queue
     assert queue is not None
     child = queue.popleft()
     child.listener = None
@@ -251,7 +252,7 @@ def tcp_unaccept(sk: TcpSock, child: TcpSock) -> None:
     """Put a connection that accept() gave, and that nobody has used, back to the head of the queue. One whose listener
     has stopped listening is reset, as those are that wait then."""
     child.ss_state = SS_UNCONNECTED
-    if sk.accept_queue is None:
+    if sk.request_queue.accept_queue is None:
         child.dead = True
         if child.state != TCP_CLOSE:
             send_active_reset(child)
@@ -260,7 +261,7 @@ def tcp_unaccept(sk: TcpSock, child: TcpSock) -> None:
             child.destroy()
         return
     child.listener = sk
-    sk.accept_queue.appendleft(child)
+    sk.request_queue.accept_queue.appendleft(child)
     sk.data_ready()
 
 
@@ -271,7 +272,7 @@ def _wait_accept(sk: TcpSock, deadline: int) -> Blocking[Sock]:
         yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP, deadline, exclusive=True)
         if sk.state != TCP_LISTEN:
             raise error(errno.EINVAL)
-        if sk.accept_queue:
+        if sk.request_queue.accept_queue:
             return _take_child(sk)
 
 
@@ -279,7 +280,7 @@ def tcp_poll(sk: TcpSock) -> int:
     """Linux: tcp_poll."""
     state = sk.state
     if state == TCP_LISTEN:
-        return EPOLLIN | EPOLLRDNORM if sk.accept_queue else 0
+        return EPOLLIN | EPOLLRDNORM if sk.request_queue.accept_queue else 0
     mask = 0
     shutdown = sk.shutdown_mask
     if shutdown == SHUTDOWN_MASK or state == TCP_CLOSE:
@@ -305,7 +306,7 @@ def tcp_poll(sk: TcpSock) -> int:
             mask |= EPOLLOUT | EPOLLWRNORM
         if sk.urg_data & TCP_URG_VALID:
             mask |= EPOLLPRI
-    elif state == TCP_SYN_SENT and sk.defer_connect:
+    elif state == TCP_SYN_SENT and sk.tfo.defer_connect:
         # The first write makes the connection.
         mask |= EPOLLOUT | EPOLLWRNORM
     if sk.err or sk.error_queue:

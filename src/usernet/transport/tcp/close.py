@@ -31,6 +31,7 @@ from usernet.sock.msg import (
 from usernet.transport.tcp.calls import SS_CONNECTED, SS_CONNECTING, SS_UNCONNECTED, listen_stop
 from usernet.transport.tcp.connect import send_fin
 from usernet.transport.tcp.const import (
+    MDEV_INIT_US,
     SEC,
     SEQ_MASK,
     TCP_CA_OPEN,
@@ -52,6 +53,7 @@ from usernet.transport.tcp.const import (
     TCP_TIMEWAIT_LEN,
 )
 from usernet.transport.tcp.fastopen_blackhole import ofo_check
+from usernet.transport.tcp.parts import NO_FASTOPEN, NO_REORDERING, NO_TIMEOUTS
 from usernet.transport.tcp.transmit import send_active_reset
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def tcp_disconnect(sk: TcpSock) -> None:
         elif old == TCP_SYN_SENT:
             sk.err = errno.ECONNRESET
     sk.clear_timers()
-    if sk.fastopen_rsk is not None:
+    if sk.tfo.fastopen_rsk is not None:
         from usernet.transport.tcp.fastopen_server import remove
 
         remove(sk)
@@ -130,12 +132,13 @@ def _reset_connection(sk: TcpSock) -> None:
     """What a connection learned is gone."""
     sk.srtt_us = sk.rcv_rtt_us = 0
     sk.rtt_min.reset(0, -0xFFFFFFFF)
-    sk.mdev_us = TCP_TIMEOUT_INIT // 1000
-    sk.rto = sk.rto_init
+    sk.mdev_us = MDEV_INIT_US
+    sk.rto = TCP_TIMEOUT_INIT
     sk.rto_min = TCP_RTO_MIN // 1000
-    sk.delack_max = TCP_DELACK_MAX
-    sk.backoff = sk.icsk_retransmits = sk.probes_out = sk.total_rto = 0
-    sk.total_rto_recoveries = sk.total_rto_time = sk.rto_stamp = 0
+    if sk.params.delack_max != TCP_DELACK_MAX:
+        sk.change_params().delack_max = TCP_DELACK_MAX
+    sk.backoff = sk.icsk_retransmits = sk.probes_out = 0
+    sk.rto_stats = NO_TIMEOUTS
     sk.bytes_sent = sk.bytes_acked = sk.bytes_received = sk.bytes_retrans = 0
     sk.data_segs_in = sk.data_segs_out = sk.segs_in = sk.segs_out = 0
     sk.dsack_dups = sk.rcv_ooopack = 0
@@ -158,19 +161,17 @@ def _reset_connection(sk: TcpSock) -> None:
     sk.duplicate_sack = None
     sk.selective_acks = ()
     sk.buffers_ready = sk.fin_received = False
-    sk.fastopen_req = None
-    sk.fastopen_client_fail = 0
-    sk.defer_connect = sk.syn_data = sk.syn_data_acked = sk.syn_fastopen = sk.syn_fastopen_exp = False
-    sk.syn_fastopen_ch = False
+    if sk.tfo is not NO_FASTOPEN:
+        sk.tfo.reset()
     sk.ca_state = TCP_CA_OPEN
     sk.tstamp_ok = sk.sack_ok = sk.wscale_ok = False
     sk.snd_wscale = sk.rcv_wscale = 0
     sk.ack_ato = sk.ack_quick = sk.ack_pingpong = 0
     sk.rack_advanced = False
+    sk.rack_reo = NO_REORDERING
     sk.rack_mstamp = sk.rack_end_seq = 0
     sk.reordering = sk.tcp.tcp_reordering
     sk.reord_seen = 0
-    sk.syn_fastopen_child = False
     sk.tx_marks = False
     sk.scaling_ratio = TCP_DEFAULT_SCALING_RATIO
     sk.pred_ok = False
@@ -277,7 +278,7 @@ def _orphan(sk: TcpSock) -> None:
         return
     tcp.orphans.add(sk)
     if sk.state == TCP_FIN_WAIT2:
-        if sk.linger2 < 0:
+        if sk.params.linger2 < 0:
             sk.set_state(TCP_CLOSE)
             send_active_reset_closed(sk)
             mib.TCPAbortOnLinger += 1

@@ -17,9 +17,11 @@ from usernet.transport.tcp.const import (
     TCP_CLOSE,
     TCP_NAGLE_OFF,
     TCP_RESOURCE_PROBE_INTERVAL,
+    TCP_TIMEOUT_INIT,
     before,
 )
 from usernet.transport.tcp.mss import current_mss, sync_mss
+from usernet.transport.tcp.mtup import mtup_init
 from usernet.transport.tcp.output import event_new_data_sent, push_pending_frames, reset_xmit_timer, wnd_end
 from usernet.transport.tcp.segment import add_write_queue_tail, fragment, new_segment, set_tso_segs
 from usernet.transport.tcp.transmit import transmit_skb, xmit_probe
@@ -41,10 +43,10 @@ def connect_init(sk: TcpSock) -> None:
         sk.tcp_header_len += wire.TCPOLEN_TSTAMP_ALIGNED
     if sk.auth is not None and sk.auth.ao is not None:
         sk.tcp_header_len += ao.connect_init(sk, sk.auth.ao)
-    if sk.user_mss:
-        sk.mss_clamp = sk.user_mss
+    if sk.params.user_mss:
+        sk.mss_clamp = sk.params.user_mss
     sk.max_window = 0
-    sk.mtup.init(sk)
+    mtup_init(sk)
     assert dst is not None
     sync_mss(sk, dst.mtu())
     if not sk.window_clamp:
@@ -73,7 +75,7 @@ def connect_init(sk: TcpSock) -> None:
         sk.rcv_nxt = 0
     sk.rcv_wup = sk.copied_seq = sk.rcv_nxt
     sk.rcv_promised = -1
-    sk.rto = sk.rto_init
+    sk.rto = TCP_TIMEOUT_INIT
     sk.icsk_retransmits = 0
     sk.clear_retrans()
 
@@ -98,14 +100,14 @@ def connect(sk: TcpSock) -> None:
     sk.rtx_queue.append(skb)
     sk.wmem_queued += skb.truesize
     sk.packets_out += 1
-    if sk.fastopen_req is None:
+    if sk.tfo.fastopen_req is None:
         transmit_skb(sk, skb)
     else:
         from usernet.transport.tcp.fastopen_client import send_syn_data
 
         send_syn_data(sk, skb)
-        if sk.fastopen_req.message is None:
-            sk.fastopen_req = None
+        if sk.tfo.fastopen_req.message is None:
+            sk.tfo.fastopen_req = None
     head = sk.write_queue.first
     sk.snd_nxt = sk.pushed_seq = sk.write_seq if head is None else head.seq
     sk.net.mib.tcp.ActiveOpens += 1

@@ -42,6 +42,7 @@ SEC: Final = 1_000_000_000
 TCP_RTO_MIN: Final = 200 * MSEC
 TCP_RTO_MAX: Final = 120 * SEC
 TCP_TIMEOUT_INIT: Final = 1 * SEC  # RFC 6298 section 2.1
+MDEV_INIT_US: Final = TCP_TIMEOUT_INIT // 1000
 TCP_TIMEOUT_FALLBACK: Final = 3 * SEC  # RFC 6298 section 5.7: after a SYN was retransmitted
 TCP_TIMEOUT_MIN_US: Final = 2_000
 TCP_ATO_MIN: Final = 40 * MSEC

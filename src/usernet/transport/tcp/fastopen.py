@@ -67,7 +67,7 @@ def no_cookie(sk: TcpSock, dst: Dst | None, flag: int) -> bool:
     `fastopen_no_cookie` (Linux: tcp_fastopen_no_cookie)."""
     return bool(
         sk.tcp.tcp_fastopen & flag
-        or sk.fastopen_no_cookie
+        or sk.tfo.fastopen_no_cookie
         or (dst is not None and dst.metric(RTAX_FASTOPEN_NO_COOKIE))
     )
 
@@ -137,7 +137,7 @@ def init_key_once(tcp: Tcp) -> None:
 
 def keys_of(tcp: Tcp, sk: TcpSock) -> Sequence[bytes]:
     """The keys of a listener: its own (TCP_FASTOPEN_KEY), or its namespace's."""
-    return sk.fastopen_keys or tcp.fastopen_keys
+    return sk.request_queue.fastopen_keys or tcp.fastopen_keys
 
 
 def make_cookie(key: bytes, saddr: bytes, daddr: bytes) -> bytes:
@@ -148,14 +148,14 @@ def make_cookie(key: bytes, saddr: bytes, daddr: bytes) -> bytes:
 def set_queue(sk: TcpSock, length: int) -> None:
     """TCP_FASTOPEN: how many requests with data, at most, wait for the end of their handshake (fastopen_queue_tune)."""
     init_key_once(sk.tcp)
-    sk.fastopen_max_qlen = min(length, sk.settings.somaxconn)
+    sk.own_request_queue().fastopen_max_qlen = min(length, sk.settings.somaxconn)
 
 
 def set_keys(sk: TcpSock, value: bytes) -> None:
     """TCP_FASTOPEN_KEY: one key of 16 bytes, or two. Raises OSError EINVAL."""
     if len(value) not in (KEY_SIZE, 2 * KEY_SIZE):
         raise error(errno.EINVAL, f"TCP_FASTOPEN_KEY: expected 16 or 32 bytes, not {len(value)}")
-    sk.fastopen_keys = [value[at : at + KEY_SIZE] for at in range(0, len(value), KEY_SIZE)]
+    sk.own_request_queue().fastopen_keys = [value[at : at + KEY_SIZE] for at in range(0, len(value), KEY_SIZE)]
 
 
 def add_data(sk: TcpSock, skb: SKBuff, doff: int) -> None:
@@ -174,7 +174,7 @@ def add_data(sk: TcpSock, skb: SKBuff, doff: int) -> None:
     part.dst = None
     sk.segs_in = 1
     sk.data_segs_in = 1 if part.len else 0
-    sk.syn_data_acked = True
+    sk.own_tfo().syn_data_acked = True
     queue_rcv(sk, part)
     sk.bytes_received = part.len
     if part.tcp_flags & FIN:

@@ -40,19 +40,19 @@ def active_should_disable(sk: TcpSock) -> bool:
         return False
     if tcp.net.loop.now < tcp.tfo_disable_stamp + (timeout * SEC << min(times - 1, MAX_DOUBLINGS)):
         return True
-    sk.syn_fastopen_ch = True
+    sk.own_tfo().syn_fastopen_ch = True
     return False
 
 
 def ofo_check(sk: TcpSock) -> None:
     """A connection ends: a FIN alone, out of order, tells of a black hole; data of another host's, that there is none
     any more (Linux: tcp_fastopen_active_disable_ofo_check)."""
-    if not sk.syn_fastopen:
+    if not sk.tfo.syn_fastopen:
         return
     if not sk.data_segs_in:
         if sk.ofo and len(sk.ofo) == 1 and sk.ofo[0].tcp_flags & FIN:
             active_disable(sk.tcp)
-    elif sk.syn_fastopen_ch and sk.tcp.tfo_disable_times:
+    elif sk.tfo.syn_fastopen_ch and sk.tcp.tfo_disable_times:
         dst = sk.dst
         if dst is None or not dst.dev.loopback:
             sk.tcp.tfo_disable_times = 0
@@ -61,7 +61,8 @@ def ofo_check(sk: TcpSock) -> None:
 def detect_blackhole(sk: TcpSock, expired: bool) -> None:
     """A time-out: the third one, or the last where that comes before, tells of a black hole (Linux:
     tcp_fastopen_active_detect_blackhole)."""
-    if not (sk.syn_fastopen or sk.syn_data or sk.syn_data_acked):
+    tfo = sk.tfo
+    if not (tfo.syn_fastopen or tfo.syn_data or tfo.syn_data_acked):
         return
     timeouts = sk.icsk_retransmits
     if timeouts == 2 or (timeouts < 2 and expired):

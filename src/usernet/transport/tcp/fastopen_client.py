@@ -61,29 +61,29 @@ def cookie_check(sk: TcpSock, request: FastopenRequest) -> bool:
     request.cookie = cookie
     if cookie:
         return True
-    sk.fastopen_client_fail = TFO_COOKIE_UNAVAILABLE
+    sk.own_tfo().fastopen_client_fail = TFO_COOKIE_UNAVAILABLE
     return False
 
 
 def defer_connect(sk: TcpSock) -> bool:
     """TCP_FASTOPEN_CONNECT: whether connect() is to wait for the first write (Linux: tcp_fastopen_defer_connect)."""
-    if not sk.fastopen_connect or sk.fastopen_req is not None:
+    if not sk.tfo.fastopen_connect or sk.tfo.fastopen_req is not None:
         return False
     request = FastopenRequest(None)
     mss_clamp = sk.mss_clamp
     if cookie_check(sk, request):
         sk.mss_clamp = mss_clamp
-        sk.defer_connect = True
+        sk.own_tfo().defer_connect = True
         return True
     sk.mss_clamp = mss_clamp
     # The SYN asks for a cookie.
-    sk.fastopen_req = request
+    sk.own_tfo().fastopen_req = request
     return False
 
 
 def send_syn_data(sk: TcpSock, syn: SKBuff) -> None:
     """Send the SYN of a Fast Open, with data where there is a cookie (Linux: tcp_send_syn_data)."""
-    request = sk.fastopen_req
+    request = sk.tfo.fastopen_req
     assert request is not None
     sk.mss_clamp = sk.advmss
     if cookie_check(sk, request):
@@ -95,7 +95,7 @@ def send_syn_data(sk: TcpSock, syn: SKBuff) -> None:
     if request.cookie:
         request.cookie = b""
     if transmit_skb(sk, syn):
-        sk.syn_fastopen = False
+        sk.tfo.syn_fastopen = False
     # Retransmitted SYNs are plain: what lies on the way may not like the option.
     request.cookie = None
 
@@ -129,7 +129,7 @@ def _send_data(sk: TcpSock, syn: SKBuff, request: FastopenRequest) -> bool:
     if failure:
         sk.write_queue.append(data)
         return False
-    sk.syn_data = size > 0
+    sk.own_tfo().syn_data = size > 0
     sk.packets_out += 1
     sk.rtx_queue.append(data)
     if size:
@@ -151,12 +151,12 @@ def sendmsg_fastopen(
     name = msg.name
     if not sk.tcp.tcp_fastopen & TFO_CLIENT_ENABLE or (name is not None and name.family == 0):
         raise error(errno.EOPNOTSUPP)
-    if sk.fastopen_req is not None:
+    if sk.tfo.fastopen_req is not None:
         raise error(errno.EALREADY)
     from usernet.transport.tcp.calls import SS_CONNECTING, begin_connect, check_connect, connected
     from usernet.transport.tcp.connect import connect
 
-    if not sk.defer_connect:
+    if not sk.tfo.defer_connect:
         if sk.ss_state == SS_CONNECTING and sk.state not in (TCP_SYN_SENT, TCP_SYN_RECV):
             # The attempt begun before has succeeded meanwhile: this is a plain send.
             connected(sk)
@@ -166,14 +166,14 @@ def sendmsg_fastopen(
             raise error(errno.EINVAL)
     request = FastopenRequest(msg)
     request.uarg = uarg
-    sk.fastopen_req = request
+    sk.own_tfo().fastopen_req = request
     try:
-        if sk.defer_connect:
+        if sk.tfo.defer_connect:
             connect(sk)
         elif isinstance(name, SockAddr):
             begin_connect(sk, name)
     except OSError:
-        sk.fastopen_req = None
+        sk.tfo.fastopen_req = None
         raise
     if flags & MSG_DONTWAIT:
         _done(sk)
@@ -184,8 +184,8 @@ def sendmsg_fastopen(
 
 
 def _done(sk: TcpSock) -> None:
-    sk.fastopen_req = None
-    sk.defer_connect = False
+    sk.tfo.fastopen_req = None
+    sk.tfo.defer_connect = False
 
 
 def _wait(sk: TcpSock, deadline: int) -> Blocking[None]:
@@ -205,21 +205,21 @@ def _wait(sk: TcpSock, deadline: int) -> Blocking[None]:
 def rcv_synack(sk: TcpSock, skb: SKBuff, options: TcpOptions, doff: int) -> bool:
     """The SYN+ACK of a Fast Open: remember the cookie, and send again what was not taken with the SYN. True where
     something was, which carries the acknowledgement too (Linux: tcp_rcv_fastopen_synack)."""
-    data = sk.rtx_queue.first if sk.syn_data else None
+    data = sk.rtx_queue.first if sk.tfo.syn_data else None
     cookie = options.fastopen
     try_exp = 0
     lost = False
-    if not sk.syn_fastopen:
+    if not sk.tfo.syn_fastopen:
         cookie = None
     elif sk.total_retrans:
         lost = cookie is None and data is not None
-    elif cookie is None and not sk.syn_data:
+    elif cookie is None and not sk.tfo.syn_data:
         # Asked for, and not given: the other kind of option next time.
-        try_exp = 2 if sk.syn_fastopen_exp else 1
+        try_exp = 2 if sk.tfo.syn_fastopen_exp else 1
     _remember(sk, options, cookie, lost, try_exp)
     mib = sk.net.mib.tcp_ext
     if data is not None:
-        sk.fastopen_client_fail = TFO_SYN_RETRANSMITTED if sk.total_retrans else TFO_DATA_NOT_ACKED
+        sk.own_tfo().fastopen_client_fail = TFO_SYN_RETRANSMITTED if sk.total_retrans else TFO_DATA_NOT_ACKED
         skb_lost: SKBuff | None = data
         while skb_lost is not None:
             mark_skb_lost(sk, skb_lost)
@@ -227,15 +227,15 @@ def rcv_synack(sk: TcpSock, skb: SKBuff, options: TcpOptions, doff: int) -> bool
         non_congestion_loss_retransmit(sk)
         mib.TCPFastOpenActiveFail += 1
         return True
-    sk.syn_data_acked = sk.syn_data
-    if sk.syn_data_acked:
+    sk.own_tfo().syn_data_acked = sk.tfo.syn_data
+    if sk.tfo.syn_data_acked:
         mib.TCPFastOpenActive += 1
         # SYN and data were one packet.
         if sk.delivered > 1:
             sk.delivered -= 1
-    acked = sk.syn_data_acked
+    acked = sk.tfo.syn_data_acked
     add_data(sk, skb, doff)
-    sk.syn_data_acked = acked
+    sk.own_tfo().syn_data_acked = acked
     return False
 
 

@@ -62,7 +62,7 @@ def try_fastopen(
     has_data = skb.end_seq != (skb.seq + 1) & SEQ_MASK
     if not tcp.tcp_fastopen & TFO_SERVER_ENABLE or not (has_data or cookie is not None):
         return None
-    if not listener.fastopen_max_qlen or _queue_full(listener):
+    if not listener.request_queue.fastopen_max_qlen or _queue_full(listener):
         return None
     request.cookie_exp = options.fastopen_exp
     if no_cookie(listener, request.dst, TFO_SERVER_COOKIE_NOT_REQD):
@@ -96,10 +96,11 @@ def _create(tcp: Tcp, listener: TcpSock, request: RequestSock, skb: SKBuff, th: 
     child.snd_una = child.snd_nxt
     # The window of a SYN is never scaled.
     child.snd_wnd = child.max_window = th[6]
-    child.fastopen_rsk = request
+    tfo = child.own_tfo()
+    tfo.fastopen_rsk = request
+    tfo.syn_fastopen_child = True
     child.fastopen_pending = True
-    child.syn_fastopen_child = True
-    listener.fastopen_qlen += 1
+    listener.request_queue.fastopen_qlen += 1
     tcp.hash(child)
     reset_xmit_timer(child, ICSK_TIME_RETRANS, TCP_TIMEOUT_INIT)
     init_transfer(child)
@@ -117,31 +118,33 @@ def remove(sk: TcpSock, reset: bool = False) -> None:
     reset: by a reset. If the application has the socket already, the request counts for a minute more: who sends SYNs
     with another's address has them reset by that one, and must not be able to send without end.
     """
-    request = sk.fastopen_rsk
+    request = sk.tfo.fastopen_rsk
     if request is None:
         return
     listener = request.listener
-    sk.fastopen_rsk = None
+    queue = listener.request_queue
+    sk.tfo.fastopen_rsk = None
     sk.fastopen_pending = False
     if reset and sk.listener is None and listener.state == TCP_LISTEN:
-        if listener.fastopen_resets is None:
-            listener.fastopen_resets = deque()
-        listener.fastopen_resets.append(sk.loop.now + FASTOPEN_RST_HOLD)
+        if queue.fastopen_resets is None:
+            queue.fastopen_resets = deque()
+        queue.fastopen_resets.append(sk.loop.now + FASTOPEN_RST_HOLD)
     else:
-        listener.fastopen_qlen -= 1
+        queue.fastopen_qlen -= 1
 
 
 def _queue_full(listener: TcpSock) -> bool:
     """Whether no more requests may wait; where resets only keep it full, the oldest of them that is a minute old makes
     room (Linux: tcp_fastopen_queue_check)."""
-    if listener.fastopen_qlen < listener.fastopen_max_qlen:
+    queue = listener.request_queue
+    if queue.fastopen_qlen < queue.fastopen_max_qlen:
         return False
-    resets = listener.fastopen_resets
+    resets = queue.fastopen_resets
     if not resets or resets[0] > listener.loop.now:
         listener.net.mib.tcp_ext.TCPFastOpenListenOverflow += 1
         return True
     resets.popleft()
-    listener.fastopen_qlen -= 1
+    queue.fastopen_qlen -= 1
     return False
 
 
@@ -201,7 +204,7 @@ def established(sk: TcpSock) -> None:
 def synack_timer(sk: TcpSock, request: RequestSock) -> None:
     """The SYN+ACK was not acknowledged in time (Linux: tcp_fastopen_synack_timer)."""
     sk.net.mib.tcp_ext.TCPTimeouts += 1
-    if request.num_timeout >= (sk.syn_retries or sk.tcp.tcp_synack_retries + 1):
+    if request.num_timeout >= (sk.params.syn_retries or sk.tcp.tcp_synack_retries + 1):
         write_err(sk)
         return
     if sk.icsk_retransmits == 1:
@@ -210,7 +213,7 @@ def synack_timer(sk: TcpSock, request: RequestSock) -> None:
     sk.total_retrans += 1
     request.num_timeout += 1
     sk.icsk_retransmits += 1
-    sk.total_rto += 1
+    sk.own_rto_stats().total_rto += 1
     if not sk.retrans_stamp:
         sk.retrans_stamp = sk.loop.now // MSEC or 1
     reset_xmit_timer(sk, ICSK_TIME_RETRANS, min(TCP_TIMEOUT_INIT << request.num_timeout, sk.rto_max))

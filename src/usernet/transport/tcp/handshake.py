@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def wants_cookie(tcp: Tcp, listener: TcpSock) -> bool | None:
     """What a full SYN queue does to a SYN: True for a cookie, False where there is room, None to drop it (Linux:
     tcp_syn_flood_action)."""
-    if tcp.tcp_syncookies != 2 and listener.syn_queue <= listener.backlog:
+    if tcp.tcp_syncookies != 2 and listener.request_queue.syn_queue <= listener.request_queue.backlog:
         return False
     mib = tcp.net.mib.tcp_ext
     if tcp.tcp_syncookies:
@@ -59,12 +59,12 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
     if skb.af.addr_type(skb.daddr) != RTN_LOCAL:
         skb.drop(DropReason.IP_INVALID_DEST, drops)
         return
-    queue = listener.accept_queue
+    queue = listener.request_queue.accept_queue
     if queue is None or listener.state != TCP_LISTEN:
         skb.drop(DropReason.TCP_CLOSE, drops)
         return
     cookie = wants_cookie(tcp, listener) if not isn else False
-    if cookie is None or len(queue) > listener.backlog:
+    if cookie is None or len(queue) > listener.request_queue.backlog:
         if cookie is not None:
             mib.ListenOverflows += 1
         mib.ListenDrops += 1
@@ -96,7 +96,7 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
         room = tcp.tcp_max_syn_backlog
         if (
             not tcp.tcp_syncookies
-            and room - listener.syn_queue < room >> 2
+            and room - listener.request_queue.syn_queue < room >> 2
             and not tcp.metrics.peer_is_proven(saddr, daddr, dst, net.loop.now)
         ):
             # The last quarter is for those who have completed a handshake before.
@@ -120,8 +120,8 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
         return
     request.snt_isn = isn
     request.init_window(dst)
-    if listener.save_syn:
-        request.saved_syn = syn_headers(skb, th, listener.save_syn)
+    if listener.request_queue.save_syn:
+        request.saved_syn = syn_headers(skb, th, listener.request_queue.save_syn)
     if tcp.tcp_fastopen & TFO_SERVER_ENABLE:
         from usernet.transport.tcp.fastopen_server import try_fastopen
 
@@ -183,7 +183,7 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
         return None
     if kind & (ACK | RST) == ACK and skb.ack_seq != (request.snt_isn + 1) & SEQ_MASK:
         # RFC 9293 section 3.10.7.4, fifth: acknowledges what was never sent, unless it was a cookie.
-        if listener.synq_overflow >= 0:
+        if listener.request_queue.synq_overflow >= 0:
             return listener
         tcp.send_reset(skb, request)
         skb.drop(DropReason.TCP_INVALID_ACK_SEQUENCE, drops)
@@ -218,14 +218,14 @@ def check_request(tcp: Tcp, request: RequestSock, skb: SKBuff, th: TcpHeader) ->
     if not flags & ACK:
         skb.drop(DropReason.TCP_FLAGS, drops)
         return None
-    if request.num_timeout < listener.defer_accept and skb.end_seq == (request.rcv_isn + 1) & SEQ_MASK:
+    if request.num_timeout < listener.request_queue.defer_accept and skb.end_seq == (request.rcv_isn + 1) & SEQ_MASK:
         # TCP_DEFER_ACCEPT: a bare acknowledgement doesn't wake the application.
         request.acked = True
         mib.tcp_ext.TCPDeferAcceptDrop += 1
         skb.consume()
         return None
-    queue = listener.accept_queue
-    if queue is None or len(queue) > listener.backlog:
+    queue = listener.request_queue.accept_queue
+    if queue is None or len(queue) > listener.request_queue.backlog:
         mib.tcp_ext.ListenOverflows += 1
         mib.tcp_ext.ListenDrops += 1
         if tcp.tcp_abort_on_overflow:
@@ -315,9 +315,10 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     child.ip_id = net.random.getrandbits(16)
     child.total_retrans = request.num_retrans
     if request.num_timeout:
-        child.total_rto = request.num_timeout
-        child.total_rto_recoveries = 1
-        child.total_rto_time = (now - request.sent_mstamp) // MSEC
+        stats = child.own_rto_stats()
+        stats.total_rto = request.num_timeout
+        stats.total_rto_recoveries = 1
+        stats.total_rto_time = (now - request.sent_mstamp) // MSEC
         # For undo_spurious_syn.
         child.undo_marker = request.snt_isn
         child.undo_active = True
@@ -335,11 +336,12 @@ def inherit(child: TcpSock, listener: TcpSock) -> None:
     for name in INHERITED:
         setattr(child, name, getattr(listener, name))
     # The system's default as it is now, unless the program chose one for the listener (tcp_ca_openreq_child).
-    if listener.ca_setsockopt:
-        child.ca_setsockopt = True
+    if listener.params.ca_setsockopt:
         assign(child, type(listener.ca)())
     else:
         assign(child, child.ca)
+    if listener.tfo.fastopen_no_cookie:
+        child.own_tfo().fastopen_no_cookie = True
     if child.max_pacing_rate:
         child.pacing_status = SK_PACING_NEEDED
         child.pacing_rate = child.max_pacing_rate
@@ -349,9 +351,8 @@ INHERITED = (
     "rcvbuf", "sndbuf", "rcvbuf_locked", "sndbuf_locked", "mark", "priority", "reuse", "reuseport", "broadcast",
     "keepopen", "oobinline", "dontroute", "linger", "rcvlowat", "rcvtimeo", "sndtimeo", "rcvtstamp", "tsflags",
     "zerocopy", "filter", "max_pacing_rate", "incoming_cpu", "busy_poll", "tos", "ttl", "min_ttl", "mc_ttl", "mc_loop",
-    "mc_all", "pmtudisc", "recverr", "freebind", "transparent", "cmsg_flags", "nonagle", "user_mss", "window_clamp",
-    "user_timeout", "syn_retries", "keepidle", "keepintvl", "keepcnt", "linger2", "thin_lto", "notsent_lowat",
-    "inq_wanted", "rto_max", "rto_min", "delack_max", "fastopen_no_cookie",
+    "mc_all", "pmtudisc", "recverr", "freebind", "transparent", "cmsg_flags", "nonagle", "params",
+    "window_clamp", "notsent_lowat", "rto_max", "rto_min",
 )  # fmt: skip
 
 

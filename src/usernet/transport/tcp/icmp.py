@@ -24,6 +24,7 @@ from usernet.transport.tcp.const import (
     TCP_LISTEN,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
+    TCP_TIMEOUT_INIT,
 )
 from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.output import reset_xmit_timer
@@ -51,7 +52,7 @@ def icmp_error(sk: TcpSock, report: ErrorReport, seq: int) -> None:
         report.errno in _UNREACHABLE
         and report.icmp_type == _DEST_UNREACH
         and report.icmp_code in _NET_OR_HOST
-        and sk.fastopen_rsk is None
+        and sk.tfo.fastopen_rsk is None
     ):
         revert_rto(sk, seq)
         if sk.state == TCP_CLOSE:
@@ -103,7 +104,7 @@ def revert_rto(sk: TcpSock, seq: int) -> None:
     if sk.srtt_us:
         set_rto(sk)
     else:
-        sk.rto = sk.rto_init
+        sk.rto = TCP_TIMEOUT_INIT
     sk.rto = min(sk.rto << sk.backoff, sk.rto_max)
     remaining = head.tx.mstamp + sk.rto - sk.loop.now
     if remaining > 0:

@@ -55,8 +55,8 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     info["snd_cwnd"] = sk.snd_cwnd
     if sk.state == TCP_LISTEN:
         # A listener shows its queues where a connection shows what is under way.
-        info["unacked"] = len(sk.accept_queue or ())
-        info["sacked"] = sk.backlog
+        info["unacked"] = len(sk.request_queue.accept_queue or ())
+        info["sacked"] = sk.request_queue.backlog
         return info
     info["rto"] = sk.rto // 1000
     info["ca_state"] = sk.ca_state
@@ -75,13 +75,13 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
         options |= TCPI_OPT_ECN
     if sk.ecn_flags & TCP_ECN_SEEN:
         options |= TCPI_OPT_ECN_SEEN
-    if sk.syn_data_acked:
+    if sk.tfo.syn_data_acked:
         options |= TCPI_OPT_SYN_DATA
-    if sk.syn_fastopen_child:
+    if sk.tfo.syn_fastopen_child:
         options |= TCPI_OPT_TFO_CHILD
     info["options"] = options
-    info["delivery_rate_app_limited"] = int(sk.rate_app_limited) | sk.fastopen_client_fail << 1
-    info["ato"] = min(sk.ack_ato, sk.delack_max) // 1000
+    info["delivery_rate_app_limited"] = int(sk.rate_app_limited) | sk.tfo.fastopen_client_fail << 1
+    info["ato"] = min(sk.ack_ato, sk.params.delack_max) // 1000
     info["snd_mss"] = sk.mss_cache
     info["rcv_mss"] = sk.rcv_mss
     info["unacked"] = sk.packets_out
@@ -119,11 +119,11 @@ def tcp_info(sk: TcpSock) -> dict[str, int]:
     info["snd_wnd"] = sk.snd_wnd
     info["rcv_wnd"] = sk.rcv_wnd
     info["rehash"] = sk.timeout_rehash
-    info["total_rto"] = sk.total_rto & 0xFFFF
-    info["total_rto_recoveries"] = sk.total_rto_recoveries & 0xFFFF
-    info["total_rto_time"] = sk.total_rto_time
-    if sk.rto_stamp:
-        info["total_rto_time"] += (now - sk.rto_stamp) // MSEC
+    info["total_rto"] = sk.rto_stats.total_rto & 0xFFFF
+    info["total_rto_recoveries"] = sk.rto_stats.total_rto_recoveries & 0xFFFF
+    info["total_rto_time"] = sk.rto_stats.total_rto_time
+    if sk.rto_stats.rto_stamp:
+        info["total_rto_time"] += (now - sk.rto_stats.rto_stamp) // MSEC
     _ecn_info(sk, info)
     return info
 

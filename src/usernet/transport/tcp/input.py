@@ -201,7 +201,7 @@ def rcv_state_process(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> bool:
     if not flags & (ACK | RST | SYN):
         skb.drop(DropReason.TCP_FLAGS, drops)
         return False
-    request = sk.fastopen_rsk
+    request = sk.tfo.fastopen_rsk
     if request is not None:
         from usernet.transport.tcp import fastopen_server
 
@@ -276,7 +276,7 @@ def _syn_recv_acked(sk: TcpSock, skb: SKBuff, window: int) -> None:
     sk.delivered += 1
     if not sk.srtt_us:
         sk.synack_rtt_measure()
-    if sk.fastopen_rsk is not None:
+    if sk.tfo.fastopen_rsk is not None:
         from usernet.transport.tcp.fastopen_server import established
 
         established(sk)
@@ -320,7 +320,7 @@ def _fin_wait1_acked(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
         # Wake up lingering close().
         sk.state_change()
         return True
-    if sk.linger2 < 0:
+    if sk.params.linger2 < 0:
         sk.done()
         sk.net.mib.tcp_ext.TCPAbortOnData += 1
         sk.tcp.send_reset(skb, sk)
@@ -328,7 +328,7 @@ def _fin_wait1_acked(sk: TcpSock, skb: SKBuff, doff: int) -> bool:
         return False
     if skb.end_seq != skb.seq and after((skb.end_seq - (1 if skb.tcp_flags & FIN else 0)) & SEQ_MASK, sk.rcv_nxt):
         # Data after close().
-        if sk.syn_fastopen and skb.tcp_flags & FIN:
+        if sk.tfo.syn_fastopen and skb.tcp_flags & FIN:
             active_disable(sk.tcp)
         sk.done()
         sk.net.mib.tcp_ext.TCPAbortOnData += 1

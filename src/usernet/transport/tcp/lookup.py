@@ -122,7 +122,7 @@ def unlisten(tcp: Tcp, sk: TcpSock) -> None:
             row.remove(sk)
         if not row:
             del tcp.listeners[sk.num]
-    if sk.syn_queue:
+    if sk.request_queue.syn_queue:
         for entry in list(tcp.table.values()):
             if type(entry) is RequestSock and entry.listener is sk:
                 heir = migration_target(tcp, sk, entry.key)

@@ -8,7 +8,7 @@ time out again and again, as they do where a router swallows what is too large a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from usernet.wire.tcp import TCP_HLEN
 
@@ -30,24 +30,13 @@ class MtuProbe:
 
     def __init__(self) -> None:
         self.enabled: bool = False
+        """Whether it searches."""
         self.search_high: int = 0
         self.search_low: int = 0
         self.probe_size: int = 0
         self.probe_seq_start: int = 0
         self.probe_seq_end: int = 0
         self.probe_timestamp: int = 0
-
-    def init(self, sk: TcpSock) -> None:
-        """The connection starts (Linux: tcp_mtup_init)."""
-        from usernet.transport.tcp.mss import mss_to_mtu
-
-        tcp = sk.tcp
-        self.enabled = tcp.tcp_mtu_probing > 1
-        self.search_high = sk.mss_clamp + TCP_HLEN + sk.af.header_len
-        self.search_low = mss_to_mtu(sk, tcp.tcp_base_mss)
-        self.probe_size = 0
-        if self.enabled:
-            self.probe_timestamp = sk.loop.now
 
     def failed(self, sk: TcpSock) -> None:
         """The probe was lost, and nothing else: that size doesn't pass (Linux: tcp_mtup_probe_failed)."""
@@ -70,22 +59,50 @@ class MtuProbe:
         sync_mss(sk, sk.pmtu_cookie)
         sk.net.mib.tcp_ext.TCPMTUPSuccess += 1
 
-    def black_hole(self, sk: TcpSock) -> None:
-        """Retransmissions of full segments fail: perhaps the path swallows them (Linux: tcp_mtu_probing).
-
-        The first time the search begins, which takes the MSS down to `tcp_base_mss`; then it is halved again and
-        again, down to `tcp_mtu_probe_floor`.
-        """
-        from usernet.transport.tcp.mss import mss_to_mtu, mtu_to_mss, sync_mss
+    def halve(self, sk: TcpSock) -> None:
+        """Not even the smallest size that should pass did: search from half of it (Linux: tcp_mtu_probing)."""
+        from usernet.transport.tcp.mss import mss_to_mtu, mtu_to_mss
 
         tcp = sk.tcp
-        if not tcp.tcp_mtu_probing:
-            return
-        if not self.enabled:
-            self.enabled = True
-            self.probe_timestamp = sk.loop.now
-        else:
-            mss = mtu_to_mss(sk, self.search_low) >> 1
-            mss = max(min(tcp.tcp_base_mss, mss), tcp.tcp_mtu_probe_floor, tcp.tcp_min_snd_mss)
-            self.search_low = mss_to_mtu(sk, mss)
-        sync_mss(sk, sk.pmtu_cookie)
+        mss = mtu_to_mss(sk, self.search_low) >> 1
+        mss = max(min(tcp.tcp_base_mss, mss), tcp.tcp_mtu_probe_floor, tcp.tcp_min_snd_mss)
+        self.search_low = mss_to_mtu(sk, mss)
+
+
+NO_PROBING: Final = MtuProbe()
+"""Of all connections that don't search. Never written to."""
+
+
+def _search(sk: TcpSock, high: int) -> None:
+    from usernet.transport.tcp.mss import mss_to_mtu
+
+    mtup = sk.mtup = MtuProbe()
+    mtup.enabled = True
+    mtup.search_high = high
+    mtup.search_low = mss_to_mtu(sk, sk.tcp.tcp_base_mss)
+    mtup.probe_timestamp = sk.loop.now
+
+
+def mtup_init(sk: TcpSock) -> None:
+    """The connection starts (Linux: tcp_mtup_init)."""
+    if sk.tcp.tcp_mtu_probing > 1:
+        _search(sk, sk.mss_clamp + TCP_HLEN + sk.af.header_len)
+    else:
+        sk.mtup = NO_PROBING
+
+
+def mtu_probing(sk: TcpSock) -> None:
+    """Retransmissions of full segments fail: perhaps the path swallows them (Linux: tcp_mtu_probing).
+
+    The first time the search begins, which takes the MSS down to `tcp_base_mss`; then it is halved again and
+    again, down to `tcp_mtu_probe_floor`.
+    """
+    from usernet.transport.tcp.mss import sync_mss
+
+    if not sk.tcp.tcp_mtu_probing:
+        return
+    if sk.mtup.enabled:
+        sk.mtup.halve(sk)
+    else:
+        _search(sk, min(sk.mss_clamp + TCP_HLEN + sk.af.header_len, sk.pmtu_cookie))
+    sync_mss(sk, sk.pmtu_cookie)

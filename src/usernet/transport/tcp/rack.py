@@ -8,7 +8,7 @@ retransmissions alike, adapts to reordering by widening the window when duplicat
 no count. Only the last segments of a flight have none sent later: for them a probe (TLP, output.py) makes one.
 
 State: `rack_mstamp`, `rack_end_seq`: of the segment, among those delivered, that was sent last. `rack_rtt_us`: its
-round trip. `rack_reo_wnd_steps`: the window in quarters of the minimum RTT.
+round trip. `rack_reo.steps`: the window in quarters of the minimum RTT.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from usernet.transport.tcp.const import (
     before,
 )
 from usernet.transport.tcp.output import reset_xmit_timer
+from usernet.transport.tcp.parts import NO_REORDERING
 from usernet.transport.tcp.segment import TxInfo, fragment
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def rack_reo_wnd(sk: TcpSock) -> int:
             return 0
         if sk.sacked_out >= sk.reordering and not sk.tcp.tcp_recovery & RACK_NO_DUPTHRESH:
             return 0
-    return min((sk.min_rtt_us() >> 2) * sk.rack_reo_wnd_steps, sk.srtt_us >> 3)
+    return min((sk.min_rtt_us() >> 2) * sk.rack_reo.steps, sk.srtt_us >> 3)
 
 
 def rack_skb_timeout(sk: TcpSock, tx: TxInfo, reo_wnd: int) -> int:
@@ -136,15 +137,18 @@ def rack_update_reo_wnd(sk: TcpSock, sample: RateSample) -> None:
     (RFC 8985 section 6.2 step 4; Linux: tcp_rack_update_reo_wnd)."""
     if sk.tcp.tcp_recovery & RACK_STATIC_REO_WND or not sample.prior_delivered:
         return
-    if sample.prior_delivered < sk.rack_last_delivered:
-        sk.rack_dsack_seen = False
-    if sk.rack_dsack_seen:
-        sk.rack_reo_wnd_steps = min(0xFF, sk.rack_reo_wnd_steps + 1)
-        sk.rack_dsack_seen = False
-        sk.rack_last_delivered = sk.delivered
-        sk.rack_reo_wnd_persist = TCP_RACK_RECOVERY_THRESH
-    elif not sk.rack_reo_wnd_persist:
-        sk.rack_reo_wnd_steps = 1
+    reo = sk.rack_reo
+    if reo is NO_REORDERING:
+        return
+    if sample.prior_delivered < reo.last_delivered:
+        reo.dsack_seen = False
+    if reo.dsack_seen:
+        reo.steps = min(0xFF, reo.steps + 1)
+        reo.dsack_seen = False
+        reo.last_delivered = sk.delivered
+        reo.persist = TCP_RACK_RECOVERY_THRESH
+    elif not reo.persist:
+        reo.steps = 1
 
 
 def newreno_mark_lost(sk: TcpSock, flag: int) -> None:

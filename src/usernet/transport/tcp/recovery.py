@@ -315,9 +315,10 @@ def _identify_packet_loss(sk: TcpSock, flag: int) -> int:
 
 def update_rto_time(sk: TcpSock) -> None:
     """A recovery from time-outs is over: add how long it took (Linux: tcp_update_rto_time)."""
-    if sk.rto_stamp:
-        sk.total_rto_time += (sk.loop.now - sk.rto_stamp) // MSEC
-        sk.rto_stamp = 0
+    stats = sk.rto_stats
+    if stats.rto_stamp:
+        stats.total_rto_time += (sk.loop.now - stats.rto_stamp) // MSEC
+        stats.rto_stamp = 0
 
 
 def _process_loss(sk: TcpSock, flag: int, duplicates: int) -> int:

@@ -234,7 +234,7 @@ def tcp_recvmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking
         raise error(errno.ENOTCONN)
     if flags & MSG_OOB:
         copied = _recv_urg(sk, msg, flags)
-        if sk.inq_wanted:
+        if sk.params.inq_wanted:
             msg.put_control(SOL_TCP, TCP_CM_INQ, _INT.pack(_inq_hint(sk)))
         return copied
     if sk.repair:
@@ -303,7 +303,7 @@ def _finish(sk: TcpSock, msg: MsgHdr, flags: int, copied: int) -> int:
     if sk.read_stamp:
         recv_timestamp(sk, msg, sk.read_stamp)
         sk.read_stamp = 0
-    if sk.inq_wanted:
+    if sk.params.inq_wanted:
         msg.put_control(SOL_TCP, TCP_CM_INQ, _INT.pack(_inq_hint(sk)))
     return copied
 

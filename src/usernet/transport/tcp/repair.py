@@ -31,6 +31,7 @@ from usernet.transport.tcp.const import (
 )
 from usernet.transport.tcp.data import queue_rcv
 from usernet.transport.tcp.mss import current_mss, sync_mss
+from usernet.transport.tcp.mtup import mtup_init
 from usernet.transport.tcp.output import event_new_data_sent
 from usernet.transport.tcp.rcvmem import can_ingest
 from usernet.transport.tcp.segment import add_write_queue_tail, init_tso_segs, mark_push, new_segment
@@ -136,7 +137,7 @@ def set_options(sk: TcpSock, value: bytes) -> None:
     for code, number in _OPT.iter_unpack(value[: len(value) // _OPT.size * _OPT.size]):
         if code == TCPOPT_MSS:
             sk.mss_clamp = number & 0xFFFF
-            sk.mtup.init(sk)
+            mtup_init(sk)
         elif code == TCPOPT_WINDOW:
             snd_wscale, rcv_wscale = number & 0xFFFF, number >> 16
             if snd_wscale > TCP_MAX_WSCALE or rcv_wscale > TCP_MAX_WSCALE:

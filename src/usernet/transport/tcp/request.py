@@ -78,8 +78,8 @@ class RequestSock(TimerEntry):
         self.wscale_ok: bool = options.wscale >= 0 and bool(tcp.tcp_window_scaling)
         self.snd_wscale: int = min(max(options.wscale, 0), TCP_MAX_WSCALE)
         mss = options.mss or TCP_MSS_DEFAULT
-        if options.mss and listener.user_mss:
-            mss = min(mss, listener.user_mss)
+        if options.mss and listener.params.user_mss:
+            mss = min(mss, listener.params.user_mss)
         self.sizes: Sizes = (mss, 0, 0, 0, 0)
         self.ecn_ok: bool = False
         self.accecn_ok: bool = False
@@ -179,7 +179,7 @@ class RequestSock(TimerEntry):
         """Choose the window to announce (Linux: tcp_openreq_init_rwin)."""
         listener = self.listener
         mss = dst.advmss()
-        advmss = min(mss, listener.user_mss) if listener.user_mss else mss
+        advmss = min(mss, listener.params.user_mss) if listener.params.user_mss else mss
         clamp = listener.window_clamp or dst.metric(RTAX_WINDOW)
         space = full_space(listener)
         if listener.rcvbuf_locked and (clamp > space or clamp == 0):
@@ -335,16 +335,16 @@ class RequestSock(TimerEntry):
         if listener.state != TCP_LISTEN:
             self.drop()
             return
-        limit = listener.syn_retries or tcp.tcp_synack_retries
+        limit = listener.params.syn_retries or tcp.tcp_synack_retries
         # A queue half full of old requests gives up on them sooner, to make room for new ones.
-        if listener.syn_queue << 1 > max(8, listener.backlog):
-            young = listener.young << 1
+        if listener.request_queue.syn_queue << 1 > max(8, listener.request_queue.backlog):
+            young = listener.request_queue.young << 1
             while limit > 2:
-                if listener.syn_queue < young:
+                if listener.request_queue.syn_queue < young:
                     break
                 limit -= 1
                 young <<= 1
-        defer = listener.defer_accept
+        defer = listener.request_queue.defer_accept
         if defer:
             expired = self.num_timeout >= limit and (not self.acked or self.num_timeout >= defer)
             # While data is waited for there is nothing to repeat, until the time is nearly over: one last chance.
@@ -359,7 +359,7 @@ class RequestSock(TimerEntry):
         if resend:
             self.retransmit()
         if self.num_timeout == 0:
-            listener.young -= 1
+            listener.request_queue.young -= 1
         self.num_timeout += 1
         self.arm()
 
@@ -378,16 +378,16 @@ class RequestSock(TimerEntry):
     def queue(self, listener: TcpSock) -> None:
         """Into a listener's SYN queue (Linux: reqsk_queue_added, reqsk_queue_migrated)."""
         self.listener = listener
-        listener.syn_queue += 1
+        listener.request_queue.syn_queue += 1
         if self.num_timeout == 0:
-            listener.young += 1
+            listener.request_queue.young += 1
 
     def unqueue(self) -> None:
         """Out of it (Linux: reqsk_queue_removed)."""
         listener = self.listener
-        listener.syn_queue -= 1
+        listener.request_queue.syn_queue -= 1
         if self.num_timeout == 0:
-            listener.young -= 1
+            listener.request_queue.young -= 1
 
     def drop(self) -> None:
         """The end of it (Linux: inet_csk_reqsk_queue_drop). Nothing happens where it has ended before."""

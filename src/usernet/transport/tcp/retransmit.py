@@ -96,7 +96,8 @@ def retransmit_skb_once(sk: TcpSock, skb: SKBuff, segs: int) -> int:
     Returns 0, or a negative errno where it can't be sent now.
     """
     # Whether a packet of that size gets through can't be told any more.
-    sk.mtup.probe_size = 0
+    if sk.mtup.probe_size:
+        sk.mtup.probe_size = 0
     if before(skb.seq, sk.snd_una):
         if before(skb.end_seq, sk.snd_una):
             return -errno.EINVAL

@@ -137,7 +137,7 @@ def _dsack_seen(sk: TcpSock, start: int, end: int, state: SackState) -> int:
         return 0
     if sk.reord_seen and not state.flag & FLAG_DSACK_TLP:
         # RACK was too hasty. It isn't what a network without reordering shows.
-        sk.rack_dsack_seen = True
+        sk.own_rack_reo().dsack_seen = True
     state.flag |= FLAG_DSACKING_ACK
     # The needless retransmission was delivered.
     state.sack_delivered += segments

@@ -243,7 +243,7 @@ def tcp_sendmsg(
     if flags & MSG_ZEROCOPY and uarg is None and sk.zerocopy and msg.iter.length:
         return _sendmsg_zerocopy(sk, msg, flags, deadline)
     taken = 0
-    if flags & MSG_FASTOPEN or sk.defer_connect:
+    if flags & MSG_FASTOPEN or sk.tfo.defer_connect:
         taken, waiting = sendmsg_fastopen(sk, msg, flags, deadline, uarg)
         if waiting is None and taken >= 0:
             return taken

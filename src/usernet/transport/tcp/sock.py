@@ -143,10 +143,10 @@ class TcpSock(TcpState):
 
     def clamp_probe0_to_user_timeout(self, when: int) -> int:
         """Not beyond the user's time-out (Linux: tcp_clamp_probe0_to_user_timeout)."""
-        if not self.user_timeout or not self.probes_tstamp:
+        if not self.params.user_timeout or not self.probes_tstamp:
             return when
         elapsed = max(self.loop.now - self.probes_tstamp, 0)
-        return min(when, max(self.user_timeout - elapsed, 2 * MSEC))
+        return min(when, max(self.params.user_timeout - elapsed, 2 * MSEC))
 
     def resume_output(self) -> None:
         """Room below again, or time to send (Linux: tcp_tsq_handler)."""
@@ -163,17 +163,17 @@ class TcpSock(TcpState):
     # -- parameters
 
     def keepalive_time(self) -> int:
-        return self.keepidle or self.tcp.tcp_keepalive_time * SEC
+        return self.params.keepidle or self.tcp.tcp_keepalive_time * SEC
 
     def keepalive_intvl(self) -> int:
-        return self.keepintvl or self.tcp.tcp_keepalive_intvl * SEC
+        return self.params.keepintvl or self.tcp.tcp_keepalive_intvl * SEC
 
     def keepalive_probes(self) -> int:
-        return self.keepcnt or self.tcp.tcp_keepalive_probes
+        return self.params.keepcnt or self.tcp.tcp_keepalive_probes
 
     def fin_time(self) -> int:
         """How long (ns) FIN-WAIT-2 lasts for a socket nobody holds (Linux: tcp_fin_time)."""
-        timeout = self.linger2 or self.tcp.tcp_fin_timeout * SEC
+        timeout = self.params.linger2 or self.tcp.tcp_fin_timeout * SEC
         return max(timeout, (self.rto << 2) - (self.rto >> 1))
 
     def rto_min_us(self) -> int:
@@ -212,7 +212,7 @@ class TcpSock(TcpState):
 
     def mss_clamp_of(self, advmss: int) -> int:
         """The MSS to announce, by the route's and the user's (Linux: tcp_mss_clamp)."""
-        return min(self.user_mss, advmss) if self.user_mss else advmss
+        return min(self.params.user_mss, advmss) if self.params.user_mss else advmss
 
     def current_ssthresh(self) -> int:
         """The threshold as it is, or as it would be were the window not reduced for a reason (tcp_current_ssthresh)."""
@@ -383,7 +383,7 @@ class TcpSock(TcpState):
             self.net.mib.tcp.AttemptFails += 1
         self.set_state(TCP_CLOSE)
         self.clear_timers()
-        if self.fastopen_rsk is not None:
+        if self.tfo.fastopen_rsk is not None:
             from usernet.transport.tcp.fastopen_server import remove
 
             remove(self)

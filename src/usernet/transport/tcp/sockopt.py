@@ -159,26 +159,26 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
     elif option == TCP_MAXSEG:
         if number and not TCP_MIN_MSS <= number <= 32767:
             raise error(errno.EINVAL, f"TCP_MAXSEG: expected 0 or {TCP_MIN_MSS} to 32767, not {number}")
-        sk.user_mss = number
+        sk.change_params().user_mss = number
     elif option == TCP_KEEPIDLE:
         _check("TCP_KEEPIDLE", number, 1, MAX_TCP_KEEPIDLE)
-        sk.keepidle = number * SEC
+        sk.change_params().keepidle = number * SEC
         if sk.keepopen and sk.state not in (TCP_CLOSE, TCP_LISTEN):
             elapsed = sk.loop.now - max(sk.ack_lrcvtime, sk.rcv_tstamp)
-            sk.reset_keepalive_timer(max(sk.keepidle - elapsed, 0))
+            sk.reset_keepalive_timer(max(sk.params.keepidle - elapsed, 0))
     elif option == TCP_KEEPINTVL:
         _check("TCP_KEEPINTVL", number, 1, MAX_TCP_KEEPINTVL)
-        sk.keepintvl = number * SEC
+        sk.change_params().keepintvl = number * SEC
     elif option == TCP_KEEPCNT:
         _check("TCP_KEEPCNT", number, 1, MAX_TCP_KEEPCNT)
-        sk.keepcnt = number
+        sk.change_params().keepcnt = number
     elif option == TCP_SYNCNT:
         _check("TCP_SYNCNT", number, 1, MAX_TCP_SYNCNT)
-        sk.syn_retries = number
+        sk.change_params().syn_retries = number
     elif option == TCP_LINGER2:
-        sk.linger2 = -1 if number < 0 else 120 * SEC if number > TCP_FIN_TIMEOUT_MAX else number * SEC
+        sk.change_params().linger2 = -1 if number < 0 else 120 * SEC if number > TCP_FIN_TIMEOUT_MAX else number * SEC
     elif option == TCP_DEFER_ACCEPT:
-        sk.defer_accept = secs_to_retrans(number, TCP_TIMEOUT_INIT // SEC, sk.rto_max // SEC)
+        sk.own_request_queue().defer_accept = secs_to_retrans(number, TCP_TIMEOUT_INIT // SEC, sk.rto_max // SEC)
     elif option == TCP_WINDOW_CLAMP:
         _set_window_clamp(sk, number)
     elif option == TCP_QUICKACK:
@@ -186,23 +186,23 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
     elif option == TCP_USER_TIMEOUT:
         if number < 0:
             raise error(errno.EINVAL, f"TCP_USER_TIMEOUT: expected milliseconds, not {number}")
-        sk.user_timeout = number * MSEC
+        sk.change_params().user_timeout = number * MSEC
     elif option == TCP_NOTSENT_LOWAT:
         sk.notsent_lowat = number & 0xFFFFFFFF
         sk.write_space()
     elif option == TCP_THIN_LINEAR_TIMEOUTS:
         _check("TCP_THIN_LINEAR_TIMEOUTS", number, 0, 1)
-        sk.thin_lto = bool(number)
+        sk.change_params().thin_lto = bool(number)
     elif option == TCP_THIN_DUPACK:
         # Accepted and without effect, as in Linux: RACK made it needless.
         _check("TCP_THIN_DUPACK", number, 0, 1)
     elif option == TCP_SAVE_SYN:
         # 1 for the SYN's headers from the network's on, 2 for the link's too.
         _check("TCP_SAVE_SYN", number, 0, 2)
-        sk.save_syn = number
+        sk.own_request_queue().save_syn = number
     elif option == TCP_INQ:
         _check("TCP_INQ", number, 0, 1)
-        sk.inq_wanted = bool(number)
+        sk.change_params().inq_wanted = bool(number)
     elif option == TCP_RTO_MAX_MS:
         _check("TCP_RTO_MAX_MS", number, 1000, 120_000)
         sk.rto_max = number * MSEC
@@ -211,7 +211,7 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
         sk.rto_min = number
     elif option == TCP_DELACK_MAX_US:
         _check("TCP_DELACK_MAX_US", number, TCP_TIMEOUT_MIN_US, TCP_DELACK_MAX // 1000)
-        sk.delack_max = number * 1000
+        sk.change_params().delack_max = number * 1000
     elif option == TCP_FASTOPEN:
         if number < 0 or sk.state not in (TCP_CLOSE, TCP_LISTEN):
             raise error(errno.EINVAL)
@@ -222,12 +222,12 @@ def setsockopt(sk: TcpSock, level: int, option: int, value: bytes) -> None:
             raise error(errno.EOPNOTSUPP)
         if sk.state != TCP_CLOSE:
             raise error(errno.EINVAL)
-        sk.fastopen_connect = bool(number)
+        sk.own_tfo().fastopen_connect = bool(number)
     elif option == TCP_FASTOPEN_NO_COOKIE:
         _check("TCP_FASTOPEN_NO_COOKIE", number, 0, 1)
         if sk.state not in (TCP_CLOSE, TCP_LISTEN):
             raise error(errno.EINVAL)
-        sk.fastopen_no_cookie = bool(number)
+        sk.own_tfo().fastopen_no_cookie = bool(number)
     elif option == TCP_REPAIR:
         repair.set_repair(sk, number)
     elif option in (TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_TIMESTAMP):
@@ -262,7 +262,7 @@ def _set_congestion(sk: TcpSock, value: bytes) -> None:
     if dst is not None and dst.congestion_locked and sk.state not in (TCP_CLOSE, TCP_LISTEN):
         raise error(errno.EPERM, "TCP_CONGESTION: the route has locked it")
     control = congestion.find(name)
-    sk.ca_setsockopt = True
+    sk.change_params().ca_setsockopt = True
     if type(sk.ca) is control:
         return
     if sk.ca_ready:
@@ -320,7 +320,7 @@ def getsockopt(sk: TcpSock, level: int, option: int, length: int) -> bytes:
     if option == TCP_INFO:
         return pack_info(sk)[:length]
     if option == TCP_FASTOPEN_KEY:
-        return b"".join(sk.fastopen_keys)[:length]
+        return b"".join(sk.request_queue.fastopen_keys)[:length]
     if option == TCP_CC_INFO:
         return sk.ca.pack_info(sk)[:length]
     if option == TCP_CONGESTION:
@@ -356,7 +356,7 @@ def _get_int(sk: TcpSock, option: int) -> int:
         if sk.repair:
             return sk.mss_clamp
         if sk.state in (TCP_CLOSE, TCP_LISTEN):
-            return sk.user_mss or sk.mss_cache
+            return sk.params.user_mss or sk.mss_cache
         return sk.mss_cache
     if option == TCP_NODELAY:
         return int(bool(sk.nonagle & TCP_NAGLE_OFF))
@@ -369,41 +369,41 @@ def _get_int(sk: TcpSock, option: int) -> int:
     if option == TCP_KEEPCNT:
         return sk.keepalive_probes()
     if option == TCP_SYNCNT:
-        return sk.syn_retries or sk.tcp.tcp_syn_retries
+        return sk.params.syn_retries or sk.tcp.tcp_syn_retries
     if option == TCP_LINGER2:
-        if sk.linger2 < 0:
+        if sk.params.linger2 < 0:
             return -1
-        return sk.linger2 // SEC or sk.tcp.tcp_fin_timeout
+        return sk.params.linger2 // SEC or sk.tcp.tcp_fin_timeout
     if option == TCP_DEFER_ACCEPT:
-        return retrans_to_secs(sk.defer_accept, TCP_TIMEOUT_INIT // SEC, sk.rto_max // SEC)
+        return retrans_to_secs(sk.request_queue.defer_accept, TCP_TIMEOUT_INIT // SEC, sk.rto_max // SEC)
     if option == TCP_WINDOW_CLAMP:
         return sk.window_clamp
     if option == TCP_QUICKACK:
         return int(not sk.in_pingpong())
     if option == TCP_USER_TIMEOUT:
-        return sk.user_timeout // MSEC
+        return sk.params.user_timeout // MSEC
     if option == TCP_NOTSENT_LOWAT:
         return sk.notsent_lowat
     if option == TCP_THIN_LINEAR_TIMEOUTS:
-        return int(sk.thin_lto)
+        return int(sk.params.thin_lto)
     if option == TCP_THIN_DUPACK:
         return 0
     if option == TCP_SAVE_SYN:
-        return sk.save_syn
+        return sk.request_queue.save_syn
     if option == TCP_INQ:
-        return int(sk.inq_wanted)
+        return int(sk.params.inq_wanted)
     if option == TCP_FASTOPEN:
-        return sk.fastopen_max_qlen
+        return sk.request_queue.fastopen_max_qlen
     if option == TCP_FASTOPEN_CONNECT:
-        return int(sk.fastopen_connect)
+        return int(sk.tfo.fastopen_connect)
     if option == TCP_FASTOPEN_NO_COOKIE:
-        return int(sk.fastopen_no_cookie)
+        return int(sk.tfo.fastopen_no_cookie)
     if option == TCP_RTO_MAX_MS:
         return sk.rto_max // MSEC
     if option == TCP_RTO_MIN_US:
         return sk.rto_min
     if option == TCP_DELACK_MAX_US:
-        return sk.delack_max // 1000
+        return sk.params.delack_max // 1000
     if option == TCP_TIMESTAMP:
         return (sk.loop.now // MSEC + sk.tsoffset) & 0xFFFFFFFF
     raise error(errno.ENOPROTOOPT)

@@ -7,9 +7,8 @@ wrap. Windows are in bytes, `snd_cwnd` and all that counts packets in packets; t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from usernet.core.timer import Timer
 from usernet.net.pernet import Net
@@ -24,64 +23,69 @@ from usernet.transport.tcp.calls import (
 from usernet.transport.tcp.congestion.base import CongestionControl, mark_capable
 from usernet.transport.tcp.congestion.minmax import WindowedMax
 from usernet.transport.tcp.const import (
+    MDEV_INIT_US,
     SEC,
     TCP_CA_OPEN,
     TCP_DEFAULT_SCALING_RATIO,
-    TCP_DELACK_MAX,
     TCP_INFINITE_SSTHRESH,
     TCP_MSS_DEFAULT,
     TCP_TIMEOUT_INIT,
 )
 from usernet.transport.tcp.cwv import CwndValidation
-from usernet.transport.tcp.mtup import MtuProbe
+from usernet.transport.tcp.mtup import NO_PROBING, MtuProbe
+from usernet.transport.tcp.parts import (
+    DEFAULT_PARAMS,
+    NO_FASTOPEN,
+    NO_REORDERING,
+    NO_TIMEOUTS,
+    NOT_LISTENING,
+    FastopenState,
+    RackReordering,
+    RequestSockQueue,
+    RtoStats,
+    TcpParams,
+)
 from usernet.transport.tcp.segment import SentQueue
 from usernet.transport.tcp.tcp import Tcp
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.accecn import EcnState
     from usernet.transport.tcp.auth_keys import Auth
-    from usernet.transport.tcp.fastopen import FastopenRequest
-    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.sock import TcpSock
 
 IPPROTO_TCP = 6
+LONG_AGO: Final = -SEC
+"""Before anything happened (ns)."""
 
 
 class TcpState(InetSock):
     """What `TcpSock` is made of."""
 
     __slots__: tuple[str, ...] = (
-        "accept_queue", "ack_ato", "ack_lrcvtime", "ack_pending", "ack_pingpong", "ack_quick", "advmss",
-        "app_limited", "auth", "backlog", "backoff", "buffers_ready", "bytes_acked", "bytes_received",
-        "bytes_retrans", "bytes_sent", "ca", "ca_ready", "ca_setsockopt", "ca_state", "chrono_start", "chrono_stat",
-        "chrono_type", "comp_sack_timer", "compressed_ack", "compressed_ack_rcv_nxt", "copied_seq", "cwnd_usage_seq",
-        "cwv", "data_segs_in", "data_segs_out", "defer_accept", "defer_connect", "delack_max", "delack_timer",
-        "delivered", "delivered_ce", "delivered_mstamp", "dsack_dups", "dst_quick_ack", "dup_ack_counter",
-        "duplicate_sack", "ecn", "ecn_flags", "fastopen_client_fail", "fastopen_connect", "fastopen_keys",
-        "fastopen_max_qlen", "fastopen_no_cookie", "fastopen_pending", "fastopen_qlen", "fastopen_req",
-        "fastopen_resets", "fastopen_rsk", "fin_received", "first_tx_mstamp", "frto", "high_seq", "highest_sack",
-        "icsk_pending", "icsk_retransmits", "inq_wanted", "is_cwnd_limited", "is_sack_reneg", "keepalive_timer",
-        "keepcnt", "keepidle", "keepintvl", "key", "last_oow_ack_time", "last_seg_size", "linger2", "listener",
-        "lost", "lost_out", "lsndtime", "max_packets_out", "max_window", "mdev_max_us", "mdev_us", "mss_cache",
-        "mss_clamp", "mtup", "nonagle", "nospace", "notsent_lowat", "ofo", "pacing_timer", "packets_out", "page",
-        "page_used", "pmtu_cookie", "pred_ok", "prior_cwnd", "prior_ssthresh", "probes_out", "probes_tstamp",
-        "prr_delivered", "prr_out", "pseudo_base", "pushed_seq", "rack_advanced", "rack_dsack_seen", "rack_end_seq",
-        "rack_last_delivered", "rack_mstamp", "rack_reo_wnd_persist", "rack_reo_wnd_steps", "rack_rtt_us",
+        "ack_ato", "ack_lrcvtime", "ack_pending", "ack_pingpong", "ack_quick", "advmss", "app_limited", "auth",
+        "backoff", "buffers_ready", "bytes_acked", "bytes_received", "bytes_retrans", "bytes_sent", "ca", "ca_ready",
+        "ca_state", "chrono_start", "chrono_stat", "chrono_type", "comp_sack_timer", "compressed_ack",
+        "compressed_ack_rcv_nxt", "copied_seq", "cwnd_usage_seq", "cwv", "data_segs_in", "data_segs_out",
+        "delack_timer", "delivered", "delivered_ce", "delivered_mstamp", "dsack_dups", "dst_quick_ack",
+        "dup_ack_counter", "duplicate_sack", "ecn", "ecn_flags", "fastopen_pending", "fin_received", "first_tx_mstamp",
+        "frto", "high_seq", "highest_sack", "icsk_pending", "icsk_retransmits", "is_cwnd_limited", "is_sack_reneg",
+        "keepalive_timer", "key", "last_oow_ack_time", "last_seg_size", "listener", "lost", "lost_out", "lsndtime",
+        "max_packets_out", "max_window", "mdev_max_us", "mdev_us", "mss_cache", "mss_clamp", "mtup", "nonagle",
+        "nospace", "notsent_lowat", "ofo", "pacing_timer", "packets_out", "page", "page_used", "params", "pmtu_cookie",
+        "pred_ok", "prior_cwnd", "prior_ssthresh", "probes_out", "probes_tstamp", "prr_delivered", "prr_out",
+        "pseudo_base", "pushed_seq", "rack_advanced", "rack_end_seq", "rack_mstamp", "rack_reo", "rack_rtt_us",
         "rate_app_limited", "rate_delivered", "rate_interval", "rcv_mss", "rcv_nxt", "rcv_ooopack", "rcv_promised",
         "rcv_rtt_last_tsecr", "rcv_rtt_seq", "rcv_rtt_time", "rcv_rtt_us", "rcv_ssthresh", "rcv_tstamp", "rcv_wnd",
-        "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "read_stamp", "recv_sack_cache",
-        "reord_seen", "reordering", "repair", "repair_queue", "retrans_out", "retrans_stamp", "retransmit_hint",
-        "retransmit_timer", "rto", "rto_init", "rto_max", "rto_min", "rto_stamp", "rtt_min", "rtt_seq", "rttvar_us",
-        "rtx_queue", "rx_sacks", "rx_tsecr", "rx_tsval", "sack_ok", "sacked_out", "save_syn", "saved_syn",
-        "saw_tstamp", "scaling_ratio", "segs_in", "segs_out", "selective_acks", "sent", "snd_cwnd", "snd_cwnd_clamp",
-        "snd_cwnd_cnt", "snd_cwnd_stamp", "snd_cwnd_used", "snd_nxt", "snd_sml", "snd_ssthresh", "snd_una", "snd_up",
-        "snd_wl1", "snd_wnd", "snd_wscale", "srtt_us", "ss_state", "syn_data", "syn_data_acked", "syn_fastopen",
-        "syn_fastopen_ch", "syn_fastopen_child", "syn_fastopen_exp", "syn_queue", "syn_retries", "synack_mstamp",
-        "synq_overflow", "tcp", "tcp_header_len", "thin_lto", "timeout_rehash", "tlp_high_seq", "tlp_retrans",
-        "total_retrans", "total_rto", "total_rto_recoveries", "total_rto_time", "ts_recent", "ts_recent_stamp",
-        "tsoffset", "tsq_throttled", "tstamp_ok", "tx_marks", "undo_active", "undo_marker", "undo_retrans",
-        "urg_data", "urg_mode", "urg_seq", "user_mss", "user_timeout", "window_clamp", "write_queue", "write_seq",
-        "wscale_ok", "wstamp", "young",
+        "rcv_wscale", "rcv_wup", "rcvq_mstamp", "rcvq_seq", "rcvq_space", "read_stamp", "recv_sack_cache", "reord_seen",
+        "reordering", "repair", "repair_queue", "request_queue", "retrans_out", "retrans_stamp", "retransmit_hint",
+        "retransmit_timer", "rto", "rto_max", "rto_min", "rto_stats", "rtt_min", "rtt_seq", "rttvar_us", "rtx_queue",
+        "rx_sacks", "rx_tsecr", "rx_tsval", "sack_ok", "sacked_out", "saved_syn", "saw_tstamp", "scaling_ratio",
+        "segs_in", "segs_out", "selective_acks", "sent", "snd_cwnd", "snd_cwnd_clamp", "snd_cwnd_cnt", "snd_cwnd_stamp",
+        "snd_cwnd_used", "snd_nxt", "snd_sml", "snd_ssthresh", "snd_una", "snd_up", "snd_wl1", "snd_wnd", "snd_wscale",
+        "srtt_us", "ss_state", "synack_mstamp", "tcp", "tcp_header_len", "tfo", "timeout_rehash", "tlp_high_seq",
+        "tlp_retrans", "total_retrans", "ts_recent", "ts_recent_stamp", "tsoffset", "tsq_throttled", "tstamp_ok",
+        "tx_marks", "undo_active", "undo_marker", "undo_retrans", "urg_data", "urg_mode", "urg_seq", "window_clamp",
+        "write_queue", "write_seq", "wscale_ok", "wstamp",
     )  # fmt: skip
 
     def __init__(self, net: Net, af: AddressFamily) -> None:
@@ -117,11 +121,10 @@ class TcpState(InetSock):
         self.snd_wscale: int = 0
         self.mss_cache: int = TCP_MSS_DEFAULT
         self.mss_clamp: int = 0xFFFF
-        self.user_mss: int = 0
         self.pmtu_cookie: int = 0
         self.tcp_header_len: int = 20
         self.pseudo_base: int = 0
-        self.mtup = MtuProbe()
+        self.mtup: MtuProbe = NO_PROBING
         # Receiving.
         self.rcv_nxt: int = 0
         self.rcv_wup: int = 0
@@ -149,7 +152,6 @@ class TcpState(InetSock):
         self.rcv_rtt_last_tsecr: int = 0
         self.buffers_ready: bool = False
         self.fin_received: bool = False
-        self.inq_wanted: bool = False
         self.read_stamp: int = 0
         """When what a call reads from came, where it is to be told (SO_TIMESTAMP and its like)."""
         # Options of the connection, and of the segment being processed.
@@ -177,43 +179,29 @@ class TcpState(InetSock):
         self.rcv_mss: int = TCP_MSS_DEFAULT
         self.last_seg_size: int = 0
         self.dst_quick_ack: bool = False
-        self.delack_max: int = TCP_DELACK_MAX
         self.compressed_ack: int = 0
         self.compressed_ack_rcv_nxt: int = 0
         self.dup_ack_counter: int = 0
-        self.last_oow_ack_time: int = -SEC
+        self.last_oow_ack_time: int = LONG_AGO
         # Round trip and time-outs.
         self.srtt_us: int = 0
-        self.mdev_us: int = TCP_TIMEOUT_INIT // 1000
+        self.mdev_us: int = MDEV_INIT_US
         self.mdev_max_us: int = 0
         self.rttvar_us: int = 0
         self.rtt_seq: int = 0
         self.rtt_min: WindowedMax = WindowedMax(0, -0xFFFFFFFF)
         """Of the round trips' negatives (µs)."""
         self.rto: int = TCP_TIMEOUT_INIT
-        self.rto_init: int = TCP_TIMEOUT_INIT
         self.rto_min: int = tcp.tcp_rto_min_us
         self.rto_max: int = tcp.rto_max
         self.backoff: int = 0
         self.icsk_pending: int = 0
         self.icsk_retransmits: int = 0
-        self.total_rto: int = 0
-        self.total_rto_recoveries: int = 0
-        self.total_rto_time: int = 0
-        """Milliseconds from a first time-out to the end of the recovery from it, altogether."""
-        self.rto_stamp: int = 0
         self.timeout_rehash: int = 0
         self.probes_out: int = 0
         self.probes_tstamp: int = 0
         self.rcv_tstamp: int = 0
         self.lsndtime: int = 0
-        self.user_timeout: int = 0
-        self.syn_retries: int = 0
-        self.keepidle: int = 0
-        self.keepintvl: int = 0
-        self.keepcnt: int = 0
-        self.linger2: int = 0
-        self.thin_lto: bool = False
         self.synack_mstamp: int = 0
         timers = net.loop.timers
         # Functions of the class, not bound methods: those would be objects of each socket's own.
@@ -227,7 +215,6 @@ class TcpState(InetSock):
         self.ca: CongestionControl = tcp.new_congestion_control()
         mark_capable(self)
         self.ca_ready: bool = False
-        self.ca_setsockopt: bool = False
         self.ca_state: int = TCP_CA_OPEN
         self.snd_cwnd: int = 10
         self.snd_cwnd_cnt: int = 0
@@ -266,10 +253,6 @@ class TcpState(InetSock):
         self.rack_mstamp: int = 0
         self.rack_end_seq: int = 0
         self.rack_rtt_us: int = 0
-        self.rack_reo_wnd_steps: int = 1
-        self.rack_reo_wnd_persist: int = 0
-        self.rack_dsack_seen: bool = False
-        self.rack_last_delivered: int = 0
         # Pacing and delivery rate.
         self.wstamp: int = 0
         self.delivered: int = 0
@@ -298,37 +281,47 @@ class TcpState(InetSock):
         self.chrono_type: int = 0
         self.chrono_start: int = 0
         self.chrono_stat: list[int] | None = None
-        # Listening.
-        self.backlog: int = 0
-        self.accept_queue: deque[TcpSock] | None = None
-        self.syn_queue: int = 0
-        self.young: int = 0
+        # What few have: see parts.py.
+        self.params: TcpParams = DEFAULT_PARAMS
+        self.request_queue: RequestSockQueue = NOT_LISTENING
+        self.tfo: FastopenState = NO_FASTOPEN
+        self.rto_stats: RtoStats = NO_TIMEOUTS
+        self.rack_reo: RackReordering = NO_REORDERING
+        # A child of a listener.
         self.listener: TcpSock | None = None
-        self.defer_accept: int = 0
-        self.synq_overflow: int = -1
-        """When its SYN queue was full last (ns), -1 for never."""
-        self.save_syn: int = 0
         self.saved_syn: bytes | None = None
         self.fastopen_pending: bool = False
         self.ecn_flags: int = 0
         self.ecn: EcnState | None = None
-        # Fast Open: as a client, as a listener, and as a connection whose handshake isn't done (fastopen.py).
-        self.fastopen_req: FastopenRequest | None = None
-        self.fastopen_connect: bool = False
-        self.fastopen_no_cookie: bool = False
-        self.fastopen_client_fail: int = 0
-        self.defer_connect: bool = False
-        self.syn_data: bool = False
-        self.syn_data_acked: bool = False
-        self.syn_fastopen: bool = False
-        self.syn_fastopen_exp: bool = False
-        self.syn_fastopen_ch: bool = False
-        self.syn_fastopen_child: bool = False
-        self.fastopen_keys: Sequence[bytes] = ()
-        self.fastopen_max_qlen: int = 0
-        self.fastopen_qlen: int = 0
-        self.fastopen_resets: deque[int] | None = None
-        self.fastopen_rsk: RequestSock | None = None
+
+    def change_params(self) -> TcpParams:
+        """The parameters, to set some of them: a copy, which takes the place of those that others may share."""
+        params = self.params = self.params.copy()
+        return params
+
+    def own_request_queue(self) -> RequestSockQueue:
+        """The request queue, to be changed."""
+        if self.request_queue is NOT_LISTENING:
+            self.request_queue = RequestSockQueue()
+        return self.request_queue
+
+    def own_tfo(self) -> FastopenState:
+        """The state of Fast Open, to be changed."""
+        if self.tfo is NO_FASTOPEN:
+            self.tfo = FastopenState()
+        return self.tfo
+
+    def own_rto_stats(self) -> RtoStats:
+        """The account of time-outs, to be changed."""
+        if self.rto_stats is NO_TIMEOUTS:
+            self.rto_stats = RtoStats()
+        return self.rto_stats
+
+    def own_rack_reo(self) -> RackReordering:
+        """RACK's patience, to be changed."""
+        if self.rack_reo is NO_REORDERING:
+            self.rack_reo = RackReordering()
+        return self.rack_reo
 
     def _on_write_timer(self, now: int) -> None:
         raise NotImplementedError(f"{type(self).__name__} must define _on_write_timer()")

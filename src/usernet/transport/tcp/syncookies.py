@@ -58,8 +58,8 @@ def synq_overflow(listener: TcpSock) -> None:
     if listener.reuseport:
         for member in tcp.listeners.get(listener.num, ()):
             if member.reuseport and member.rcv_saddr == listener.rcv_saddr:
-                member.synq_overflow = now
-    listener.synq_overflow = now
+                member.request_queue.synq_overflow = now
+    listener.request_queue.synq_overflow = now
 
 
 def init_sequence(tcp: Tcp, request: RequestSock) -> int:
@@ -133,7 +133,7 @@ def cookie_check(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader) -> Tcp
     if not tcp.tcp_syncookies or th[5] & RST:
         return listener
     mib = tcp.net.mib.tcp_ext
-    overflow = listener.synq_overflow
+    overflow = listener.request_queue.synq_overflow
     if overflow < 0 or tcp.net.loop.now > overflow + TCP_SYNCOOKIE_VALID:
         return listener
     start = skb.transport_header
@@ -166,8 +166,8 @@ def cookie_check(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader) -> Tcp
         request.ecn_ok = False
     # Classic ECN leaves the acknowledgement without flags, accurate ECN reflects the SYN+ACK's mark with it.
     request.accecn_ok = request.ecn_ok and ace(th[5]) > 1
-    queue = listener.accept_queue
-    if queue is None or len(queue) > listener.backlog:
+    queue = listener.request_queue.accept_queue
+    if queue is None or len(queue) > listener.request_queue.backlog:
         mib.ListenOverflows += 1
         mib.ListenDrops += 1
         skb.drop(DropReason.TCP_LISTEN_OVERFLOW, tcp.net.drops)

@@ -32,6 +32,7 @@ from usernet.transport.tcp.delack import enter_quickack_mode
 from usernet.transport.tcp.fastopen_client import rcv_synack
 from usernet.transport.tcp.metrics import init_metrics
 from usernet.transport.tcp.mss import sync_mss
+from usernet.transport.tcp.mtup import mtup_init
 from usernet.transport.tcp.output import init_cwnd, push_pending
 from usernet.transport.tcp.transmit import send_ack
 from usernet.transport.tcp.validate import paws_reject, tcp_reset
@@ -58,7 +59,7 @@ def finish_connect(sk: TcpSock) -> None:
 
 def init_transfer(sk: TcpSock) -> None:
     """Prepare for data (Linux: tcp_init_transfer, tcp_init_metrics)."""
-    sk.mtup.init(sk)
+    mtup_init(sk)
     init_metrics(sk)
     dst = sk.dst
     if dst is not None:
@@ -139,7 +140,7 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         if sk.auth is not None and sk.auth.ao is not None:
             ao.finish_connect(sk, sk.auth.ao, skb.seq)
         finish_connect(sk)
-        fastopen = sk.syn_fastopen or sk.syn_data
+        fastopen = sk.tfo.syn_fastopen or sk.tfo.syn_data
         failed = fastopen and rcv_synack(sk, skb, options, doff)
         sk.state_change()
         if failed:
@@ -149,8 +150,8 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
             return
         if (
             sk.write_queue.first is not None
-            or (sk.fastopen_req is not None and sk.fastopen_req.pending)
-            or sk.defer_accept
+            or (sk.tfo.fastopen_req is not None and sk.tfo.fastopen_req.pending)
+            or sk.request_queue.defer_accept
             or sk.in_pingpong()
         ) and not flags & FIN:
             # Data will follow, which carries the acknowledgement.
@@ -225,9 +226,9 @@ def _take_syn_options(sk: TcpSock, options: wire.TcpOptions, saw_tstamp: bool, s
         sk.tstamp_ok = False
         sk.tcp_header_len = wire.TCP_HLEN
     mss = options.mss or 536
-    if sk.user_mss and sk.user_mss < mss:
-        mss = sk.user_mss
+    if sk.params.user_mss and sk.params.user_mss < mss:
+        mss = sk.params.user_mss
     sk.mss_clamp = mss
-    sk.mtup.init(sk)
+    mtup_init(sk)
     sync_mss(sk, sk.pmtu_cookie)
     init_rcv_mss(sk)

@@ -535,7 +535,7 @@ class Tcp(TcpSettings):
         sk: TcpSock = entry
         if sk.auth is not None and sk.auth.ao is not None and ignore_icmp(sk, sk.auth.ao, report):
             return True
-        request = sk.fastopen_rsk
+        request = sk.tfo.fastopen_rsk
         oldest = sk.snd_una if request is None else request.snt_isn
         if sk.state != TCP_LISTEN and not between(seq, oldest, sk.snd_nxt):
             self.net.mib.tcp_ext.OutOfWindowIcmps += 1

@@ -33,9 +33,11 @@ from usernet.transport.tcp.const import (
     TCP_RESOURCE_PROBE_INTERVAL,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
+    TCP_TIMEOUT_INIT,
     TCP_TIMEWAIT_LEN,
 )
 from usernet.transport.tcp.fastopen_blackhole import detect_blackhole
+from usernet.transport.tcp.mtup import mtu_probing
 from usernet.transport.tcp.output import reset_xmit_timer
 from usernet.transport.tcp.recovery import enter_loss, reo_timeout
 from usernet.transport.tcp.retransmit import retransmit_skb, send_loss_probe
@@ -62,7 +64,7 @@ def retransmits_timed_out(sk: TcpSock, boundary: int, timeout: int) -> bool:
     if not sk.icsk_retransmits:
         return False
     if not timeout:
-        base = sk.rto_init if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV) else sk.rto_min_us() * 1000
+        base = TCP_TIMEOUT_INIT if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV) else sk.rto_min_us() * 1000
         timeout = model_timeout(boundary, base, sk.rto_max)
     elapsed_ms = sk.loop.now // MSEC - sk.retrans_stamp
     return elapsed_ms * MSEC >= timeout // MSEC * MSEC
@@ -115,14 +117,14 @@ def write_timeout(sk: TcpSock) -> bool:
     if sk.state in (TCP_SYN_SENT, TCP_SYN_RECV):
         if sk.icsk_retransmits:
             sk.dst_negative_advice()
-        retry_until = sk.syn_retries or tcp.tcp_syn_retries
+        retry_until = sk.params.syn_retries or tcp.tcp_syn_retries
         limit = retry_until
         if sk.state == TCP_SYN_SENT:
             limit += tcp.tcp_syn_linear_timeouts
         expired = sk.icsk_retransmits >= limit
     else:
         if retransmits_timed_out(sk, tcp.tcp_retries1, 0):
-            sk.mtup.black_hole(sk)
+            mtu_probing(sk)
             sk.dst_negative_advice()
         retry_until = tcp.tcp_retries2
         if sk.dead:
@@ -132,7 +134,7 @@ def write_timeout(sk: TcpSock) -> bool:
             if out_of_resources(sk, do_reset):
                 return True
     if not expired:
-        expired = retransmits_timed_out(sk, retry_until, sk.user_timeout)
+        expired = retransmits_timed_out(sk, retry_until, sk.params.user_timeout)
     detect_blackhole(sk, expired)
     if expired:
         write_err(sk)
@@ -146,19 +148,20 @@ def write_timeout(sk: TcpSock) -> bool:
 
 def update_rto_stats(sk: TcpSock) -> None:
     """One more time-out, perhaps the first of a recovery (Linux: tcp_update_rto_stats)."""
+    stats = sk.own_rto_stats()
     if not sk.icsk_retransmits:
-        sk.total_rto_recoveries += 1
-        sk.rto_stamp = sk.loop.now or 1
+        stats.total_rto_recoveries += 1
+        stats.rto_stamp = sk.loop.now or 1
     sk.icsk_retransmits += 1
-    sk.total_rto += 1
+    stats.total_rto += 1
 
 
 def clamp_rto_to_user_timeout(sk: TcpSock) -> int:
     """The next time-out (ns), cut to when the user's own ends (Linux: tcp_clamp_rto_to_user_timeout)."""
-    if not sk.user_timeout:
+    if not sk.params.user_timeout:
         return sk.rto
     elapsed = sk.loop.now - sk.retrans_stamp * MSEC
-    remaining = sk.user_timeout - elapsed
+    remaining = sk.params.user_timeout - elapsed
     if remaining <= 0:
         return MSEC
     return min(sk.rto, remaining)
@@ -170,17 +173,17 @@ def _rtx_probe0_timed_out(sk: TcpSock, head: SKBuff) -> bool:
     now = sk.loop.now
     elapsed = (now // MSEC - (sk.retrans_stamp or head.tx.mstamp // MSEC)) * MSEC
     timeout = 2 * sk.rto_max
-    if sk.user_timeout:
+    if sk.params.user_timeout:
         # Answers that only say that the window is closed don't put it off.
-        if elapsed > sk.user_timeout:
+        if elapsed > sk.params.user_timeout:
             return True
-        timeout = min(timeout, sk.user_timeout)
+        timeout = min(timeout, sk.params.user_timeout)
     return now - sk.rcv_tstamp > timeout and elapsed > timeout
 
 
 def retransmit_timer(sk: TcpSock) -> None:
     """The RTO is over (RFC 6298 section 5.4 to 5.7; Linux: tcp_retransmit_timer)."""
-    request = sk.fastopen_rsk
+    request = sk.tfo.fastopen_rsk
     if request is not None:
         # Nothing else is sent again before the SYN+ACK is acknowledged.
         from usernet.transport.tcp.fastopen_server import synack_timer
@@ -226,7 +229,7 @@ def retransmit_timer(sk: TcpSock) -> None:
     tcp = sk.tcp
     if (
         sk.state == TCP_ESTABLISHED
-        and (sk.thin_lto or tcp.tcp_thin_linear_timeouts)
+        and (sk.params.thin_lto or tcp.tcp_thin_linear_timeouts)
         and sk.packets_out < 4
         and sk.snd_ssthresh < TCP_INFINITE_SSTHRESH
         and sk.icsk_retransmits <= TCP_THIN_LINEAR_RETRIES
@@ -235,7 +238,7 @@ def retransmit_timer(sk: TcpSock) -> None:
         sk.backoff = 0
         set_rto(sk)
         sk.rto = min(max(sk.rto, sk.rto_min_us() * 1000), sk.rto_max)
-    elif sk.state != TCP_SYN_SENT or sk.total_rto > tcp.tcp_syn_linear_timeouts:
+    elif sk.state != TCP_SYN_SENT or sk.rto_stats.total_rto > tcp.tcp_syn_linear_timeouts:
         sk.backoff += 1
         sk.rto = min(sk.rto << 1, sk.rto_max)
     reset_xmit_timer(sk, ICSK_TIME_RETRANS, clamp_rto_to_user_timeout(sk))
@@ -252,7 +255,7 @@ def probe_timer(sk: TcpSock) -> None:
     now = sk.loop.now
     if not sk.probes_tstamp:
         sk.probes_tstamp = now
-    elif sk.user_timeout and now - sk.probes_tstamp >= sk.user_timeout:
+    elif sk.params.user_timeout and now - sk.probes_tstamp >= sk.params.user_timeout:
         write_err(sk)
         return
     limit = sk.tcp.tcp_retries2
@@ -318,7 +321,7 @@ def keepalive_timer(sk: TcpSock, now: int) -> None:
     if state == TCP_LISTEN:
         return
     if state == TCP_FIN_WAIT2 and sk.dead:
-        if sk.linger2 >= 0:
+        if sk.params.linger2 >= 0:
             timeout = sk.fin_time() - TCP_TIMEWAIT_LEN
             if timeout > 0:
                 sk.time_wait(TCP_FIN_WAIT2, timeout)
@@ -333,7 +336,7 @@ def keepalive_timer(sk: TcpSock, now: int) -> None:
     if not sk.packets_out and sk.write_queue.first is None:
         elapsed = now - max(sk.ack_lrcvtime, sk.rcv_tstamp)
         if elapsed >= delay:
-            timeout = sk.user_timeout
+            timeout = sk.params.user_timeout
             if (timeout and elapsed >= timeout and sk.probes_out > 0) or (
                 not timeout and sk.probes_out >= sk.keepalive_probes()
             ):

@@ -85,7 +85,7 @@ def syn_options(sk: TcpSock, how: Signer | None) -> bytes:
             # SACK is worth more, and there is no room for both.
             stamps = None
     wscale = sk.rcv_wscale if tcp.tcp_window_scaling else -1
-    request = sk.fastopen_req
+    request = sk.tfo.fastopen_req
     if request is None or request.cookie is None:
         return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps, signature=signature)
     options = wire.build_syn_options(
@@ -93,8 +93,9 @@ def syn_options(sk: TcpSock, how: Signer | None) -> bytes:
     )
     if len(options) > 40:
         return wire.build_syn_options(advertise_mss(sk), wscale, bool(tcp.tcp_sack), stamps, signature=signature)
-    sk.syn_fastopen = True
-    sk.syn_fastopen_exp = request.cookie_exp
+    tfo = sk.own_tfo()
+    tfo.syn_fastopen = True
+    tfo.syn_fastopen_exp = request.cookie_exp
     return options
 
 

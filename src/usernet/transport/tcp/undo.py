@@ -113,8 +113,8 @@ def try_undo_recovery(sk: TcpSock) -> bool:
             mib.TCPLossUndo += 1
         else:
             mib.TCPFullUndo += 1
-    elif sk.rack_reo_wnd_persist:
-        sk.rack_reo_wnd_persist -= 1
+    elif sk.rack_reo.persist:
+        sk.rack_reo.persist -= 1
     if _non_sack_preventing_reopen(sk):
         return True
     sk.set_ca_state(TCP_CA_OPEN)
@@ -125,7 +125,8 @@ def try_undo_recovery(sk: TcpSock) -> bool:
 def try_undo_dsack(sk: TcpSock) -> bool:
     """Each retransmission was a duplicate, as D-SACKs say (Linux: tcp_try_undo_dsack)."""
     if sk.undo_active and not sk.undo_retrans:
-        sk.rack_reo_wnd_persist = min(TCP_RACK_RECOVERY_THRESH, sk.rack_reo_wnd_persist + 1)
+        reo = sk.own_rack_reo()
+        reo.persist = min(TCP_RACK_RECOVERY_THRESH, reo.persist + 1)
         undo_cwnd_reduction(sk, False)
         sk.net.mib.tcp_ext.TCPDSACKUndo += 1
         return True

@@ -212,7 +212,7 @@ def validate_incoming(sk: TcpSock, skb: SKBuff, doff: int, window: int, syn_iner
             if skb.seq == edge:
                 tcp_reset(sk, skb)
                 return DropReason.TCP_RESET
-        if sk.syn_fastopen and not sk.data_segs_in and sk.state == TCP_ESTABLISHED:
+        if sk.tfo.syn_fastopen and not sk.data_segs_in and sk.state == TCP_ESTABLISHED:
             active_disable(sk.tcp)
         sk.send_challenge_ack()
         return DropReason.TCP_RESET

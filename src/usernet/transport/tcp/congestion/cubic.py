@@ -55,25 +55,18 @@ def cube_root(value: int) -> int:
 
 @final
 class Cubic(CongestionControl):
-    """CUBIC's state of one connection. Windows in packets, times in µs unless said otherwise."""
+    """CUBIC's state of one connection. Windows in packets, times in µs unless said otherwise. The module's parameters
+    are looked at as they are used, those that HyStart++ stands in place of HyStart excepted."""
 
     __slots__ = (
-        "ack_cnt", "bic_k", "bic_origin_point", "cnt", "curr_rtt", "delay_min", "end_seq", "epoch_start",
-        "fast_convergence", "found", "hystart", "hystart_ack_delta_us", "hystart_detect", "hystart_low_window",
+        "ack_cnt", "bic_k", "bic_origin_point", "cnt", "curr_rtt", "delay_min", "end_seq", "epoch_start", "found",
         "hystartpp", "last_ack", "last_cwnd", "last_max_cwnd", "last_time", "round_start", "sample_cnt", "tcp_cwnd",
-        "tcp_friendliness",
     )  # fmt: skip
 
     name = "cubic"
 
     def __init__(self) -> None:
-        self.fast_convergence: bool = True
-        self.tcp_friendliness: bool = True
-        self.hystart: bool = True
         self.hystartpp: HystartPlusPlus | None = None
-        self.hystart_detect: int = HYSTART_ACK_TRAIN | HYSTART_DELAY
-        self.hystart_low_window: int = 16
-        self.hystart_ack_delta_us: int = 2000
         self.cnt: int = 0
         self.last_max_cwnd: int = 0
         self.last_cwnd: int = 0
@@ -99,20 +92,13 @@ class Cubic(CongestionControl):
 
     def init(self, sk: TcpSock) -> None:
         tcp = sk.tcp
-        self.fast_convergence = bool(tcp.cubic_fast_convergence)
-        self.tcp_friendliness = bool(tcp.cubic_tcp_friendliness)
-        self.hystart = bool(tcp.cubic_hystart)
-        self.hystart_detect = tcp.cubic_hystart_detect
-        self.hystart_low_window = tcp.cubic_hystart_low_window
-        self.hystart_ack_delta_us = tcp.cubic_hystart_ack_delta_us
         self._reset()
         if tcp.cubic_hystart_plus_plus:
-            self.hystart = False
             self.hystartpp = HystartPlusPlus(sk)
-        elif self.hystart:
+        elif tcp.cubic_hystart:
             self._hystart_reset(sk)
-        elif sk.tcp.cubic_initial_ssthresh:
-            sk.snd_ssthresh = sk.tcp.cubic_initial_ssthresh
+        elif tcp.cubic_initial_ssthresh:
+            sk.snd_ssthresh = tcp.cubic_initial_ssthresh
 
     def _hystart_reset(self, sk: TcpSock) -> None:
         self.round_start = self.last_ack = sk.loop.now // 1000
@@ -130,7 +116,7 @@ class Cubic(CongestionControl):
     def ssthresh(self, sk: TcpSock) -> int:
         self.epoch_start = 0
         cwnd = sk.snd_cwnd
-        if cwnd < self.last_max_cwnd and self.fast_convergence:
+        if cwnd < self.last_max_cwnd and sk.tcp.cubic_fast_convergence:
             self.last_max_cwnd = cwnd * (BICTCP_BETA_SCALE + BETA) // (2 * BICTCP_BETA_SCALE)
         else:
             self.last_max_cwnd = cwnd
@@ -185,7 +171,7 @@ class Cubic(CongestionControl):
             # The first epoch has no W_max to be careful about: 5 % a round trip at least.
             if self.last_max_cwnd == 0 and self.cnt > 20:
                 self.cnt = 20
-        if self.tcp_friendliness:
+        if sk.tcp.cubic_tcp_friendliness:
             # W_est of RFC 9438 section 4.3: as fast as Reno at least.
             step = cwnd * BETA_SCALE >> 3
             while step and self.ack_cnt > step:
@@ -207,16 +193,19 @@ class Cubic(CongestionControl):
         if self.hystartpp is not None:
             if sk.snd_cwnd < sk.snd_ssthresh and self.hystartpp.sample(sk, delay):
                 sk.snd_ssthresh = sk.snd_cwnd
-        elif self.hystart and not self.found and self.hystart_low_window <= sk.snd_cwnd < sk.snd_ssthresh:
+            return
+        tcp = sk.tcp
+        if not self.found and tcp.cubic_hystart and tcp.cubic_hystart_low_window <= sk.snd_cwnd < sk.snd_ssthresh:
             self._hystart_update(sk, delay)
 
     def _hystart_update(self, sk: TcpSock, delay: int) -> None:
         if after(sk.snd_una, self.end_seq):
             self._hystart_reset(sk)
         mib = sk.net.mib.tcp_ext
-        if self.hystart_detect & HYSTART_ACK_TRAIN:
+        detect = sk.tcp.cubic_hystart_detect
+        if detect & HYSTART_ACK_TRAIN:
             now = sk.loop.now // 1000
-            if now - self.last_ack <= self.hystart_ack_delta_us:
+            if now - self.last_ack <= sk.tcp.cubic_hystart_ack_delta_us:
                 self.last_ack = now
                 threshold = self.delay_min
                 # Paced segments arrive spread out anyway: only unpaced ones at half the RTT.
@@ -228,7 +217,7 @@ class Cubic(CongestionControl):
                     mib.TCPHystartTrainDetect += 1
                     mib.TCPHystartTrainCwnd += sk.snd_cwnd
                     sk.snd_ssthresh = sk.snd_cwnd
-        if self.hystart_detect & HYSTART_DELAY:
+        if detect & HYSTART_DELAY:
             self.curr_rtt = min(self.curr_rtt, delay)
             if self.sample_cnt < HYSTART_MIN_SAMPLES:
                 self.sample_cnt += 1

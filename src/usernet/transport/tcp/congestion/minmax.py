@@ -14,38 +14,54 @@ from typing import final
 class WindowedMax:
     """A running maximum. Times are in any unit that only grows: rounds, or ns."""
 
-    __slots__ = ("_best",)
+    __slots__ = ("_time", "_time2", "_time3", "_value", "_value2", "_value3")
 
     def __init__(self, time: int, value: int) -> None:
-        self._best: list[tuple[int, int]] = [(time, value)] * 3
+        self.reset(time, value)
 
     def reset(self, time: int, value: int) -> None:
         """Forget all samples but this one."""
-        self._best = [(time, value)] * 3
+        self._time: int = time
+        self._value: int = value
+        self._time2: int = time
+        self._value2: int = value
+        self._time3: int = time
+        self._value3: int = value
 
     def get(self) -> int:
         """The largest value in the window."""
-        return self._best[0][1]
+        return self._value
 
     def update(self, window: int, time: int, value: int) -> int:
         """Take a sample in; returns the largest value of the last `window`."""
-        best = self._best
-        if value >= best[0][1] or time - best[2][0] > window:
+        if value >= self._value or time - self._time3 > window:
             self.reset(time, value)
             return value
-        sample = (time, value)
-        if value >= best[1][1]:
-            best[1] = best[2] = sample
-        elif value >= best[2][1]:
-            best[2] = sample
+        if value >= self._value2:
+            self._time2 = self._time3 = time
+            self._value2 = self._value3 = value
+        elif value >= self._value3:
+            self._time3 = time
+            self._value3 = value
         # Let those go that have left the window, and renew what stands for too much of it.
-        age = time - best[0][0]
+        age = time - self._time
         if age > window:
-            best[:] = best[1], best[2], sample
-            if time - best[0][0] > window:
-                best[:] = best[1], best[2], sample
-        elif best[1][0] == best[0][0] and age > window // 4:
-            best[1] = best[2] = sample
-        elif best[2][0] == best[1][0] and age > window // 2:
-            best[2] = sample
-        return best[0][1]
+            self._advance(time, value)
+            if time - self._time > window:
+                self._advance(time, value)
+        elif self._time2 == self._time and age > window // 4:
+            self._time2 = self._time3 = time
+            self._value2 = self._value3 = value
+        elif self._time3 == self._time2 and age > window // 2:
+            self._time3 = time
+            self._value3 = value
+        return self._value
+
+    def _advance(self, time: int, value: int) -> None:
+        """The best sample has left the window."""
+        self._time = self._time2
+        self._value = self._value2
+        self._time2 = self._time3
+        self._value2 = self._value3
+        self._time3 = time
+        self._value3 = value
