@@ -12,7 +12,7 @@ import pytest
 
 from usernet.ip.v4 import sockglue
 from usernet.sock import sockopt
-from usernet.sockets import packet
+from usernet.sockets import packet_sockopt
 from usernet.sockets.netlink import af_netlink
 from usernet.sockets.user import UserSocket
 from usernet.stack import Stack
@@ -34,7 +34,7 @@ ROWS = re.findall(_ROW, TEXT, re.MULTILINE)
 
 
 def number(name: str) -> int:
-    for module in (sockopt, sockglue, tcp_sockopt, udp_sock, raw, packet, af_netlink):
+    for module in (sockopt, sockglue, tcp_sockopt, udp_sock, raw, packet_sockopt, af_netlink):
         value = getattr(module, name, None)
         if value is not None:
             return int(value)

@@ -14,9 +14,10 @@ from usernet.net.packet_type import PacketTypes
 from usernet.sock import sockopt as so
 from usernet.sock.msg import PacketAddr
 from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW
-from usernet.sockets import packet as pk
 from usernet.sockets import packet_fanout as fo
-from usernet.sockets.packet import SOL_PACKET, PacketFamily, PacketSock
+from usernet.sockets import packet_sockopt as pk
+from usernet.sockets.packet import PacketFamily, PacketSock
+from usernet.sockets.packet_sockopt import SOL_PACKET
 from usernet.wire import ethernet
 
 IP = ethernet.ETH_P_IP

@@ -4,9 +4,10 @@ SOCK_RAW has the link header in its data; SOCK_DGRAM ("cooked") has it in the ad
 with ETH_P_ALL it is shown what is sent, too, before the device gets it, so with checksums still to be filled in and
 super-segments whole (PACKET_AUXDATA says so). What it sends goes to the device's queue, past every layer between.
 
-The mapped rings (PACKET_RX_RING, PACKET_TX_RING and the options about them) are ENOPROTOOPT: a ring is memory shared
-between kernel and program, and here there is no border for it to span; receiving is one copy with or without. So is
-PACKET_VNET_HDR. PACKET_FANOUT is in packet_fanout.py.
+With PACKET_RX_RING (packet_ring.py) frames go into memory that the program has mapped, where the surface through which
+the socket is used can share some. PACKET_TX_RING is ENOPROTOOPT: a ring that is written without a call would have to
+be looked at all the time. So are PACKET_COPY_THRESH and PACKET_VNET_HDR. PACKET_FANOUT is in packet_fanout.py, the
+options in packet_sockopt.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final, final
 
 from usernet.core.errors import error
 from usernet.core.timer import NEVER
-from usernet.core.wait import Blocking
+from usernet.core.wait import EPOLLIN, EPOLLRDNORM, Blocking
 from usernet.net.families import Families, NetProtoFamily
 from usernet.net.packet_type import ETH_P_ALL, PacketTypes, Tap
 from usernet.net.pernet import Net
@@ -57,30 +58,16 @@ from usernet.sock.msg import (
     Name,
     PacketAddr,
 )
-from usernet.sock.options import sock_getsockopt, sock_setsockopt
-from usernet.sock.optval import decode_int, encode_int
 from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, Sock
-from usernet.sock.sockopt import SOL_SOCKET
 from usernet.sock.timestamping import tsflags_of
-from usernet.sockets.packet_fanout import Fanout, Fanouts, Rollover, set_data
-from usernet.sockets.packet_membership import Membership, change_membership
+from usernet.sockets import packet_sockopt
+from usernet.sockets.packet_fanout import Fanout, Fanouts, Rollover
+from usernet.sockets.packet_membership import Membership
+from usernet.sockets.packet_ring import TP_STATUS_USER, TPACKET_V1, Memory, Ring
+from usernet.sockets.packet_sockopt import PACKET_AUXDATA, PACKET_TX_TIMESTAMP, SOL_PACKET
 from usernet.wire import ethernet
 
 AF_PACKET: Final = 17
-SOL_PACKET: Final = 263
-PACKET_ADD_MEMBERSHIP: Final = 1
-PACKET_DROP_MEMBERSHIP: Final = 2
-PACKET_STATISTICS: Final = 6
-PACKET_AUXDATA: Final = 8
-PACKET_ORIGDEV: Final = 9
-PACKET_TX_TIMESTAMP: Final = 16
-PACKET_TIMESTAMP: Final = 17
-PACKET_FANOUT: Final = 18
-PACKET_QDISC_BYPASS: Final = 20
-PACKET_ROLLOVER_STATS: Final = 21
-PACKET_FANOUT_DATA: Final = 22
-PACKET_IGNORE_OUTGOING: Final = 23
-TP_STATUS_USER: Final = 1 << 0
 TP_STATUS_CSUMNOTREADY: Final = 1 << 3
 TP_STATUS_CSUM_VALID: Final = 1 << 7
 TP_STATUS_GSO_TCP: Final = 1 << 8
@@ -88,7 +75,6 @@ SIOCINQ: Final = 0x541B
 SIOCOUTQ: Final = 0x5411
 
 _RECV_FLAGS: Final = MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC | MSG_ERRQUEUE
-_STATS: Final = Struct("=II")
 _AUXDATA: Final = Struct("=IIIHHHH")
 
 
@@ -133,7 +119,7 @@ class Received:
 @final
 class PacketSock(Sock):
     """A packet socket. `num`: the EtherType it takes. `ifindex`: the device it is bound to, 0 for all, -1 where that
-    is gone."""
+    is gone. `memory`: has memory that a ring can be in, set by a surface whose programs can map it."""
 
     def __init__(self, net: Net, sock_type: int, protocol: int, table: PacketFamily) -> None:
         super().__init__(net)
@@ -155,6 +141,10 @@ class PacketSock(Sock):
         self.timestamp_source: int = 0
         self.tp_packets: int = 0
         self.tp_drops: int = 0
+        self.tp_version: int = TPACKET_V1
+        self.tp_reserve: int = 0
+        self.memory: Memory | None = None
+        self.ring: Ring | None = None
         table.sockets[self] = None
         if protocol:
             self._hook(None)
@@ -212,9 +202,13 @@ class PacketSock(Sock):
             if not keep:
                 return
         source = skb.head[skb.mac_header + 6 : skb.mac_header + 12] if dev.has_link_header else b""
+        name = PacketAddr(max(skb.protocol, 0), dev.index, dev.link_type, pkt_type, source)
+        ring = self.ring
+        if ring is not None:
+            ring.receive(skb, name, back, keep, _status_of(skb))
+            return
         copy = skb.clone()
         copy.push(back)
-        name = PacketAddr(max(skb.protocol, 0), dev.index, dev.link_type, pkt_type, source)
         copy.cb = Received(name, copy.len, back)
         if keep >= 0:
             copy.trim(keep)
@@ -227,6 +221,13 @@ class PacketSock(Sock):
         else:
             self.tp_drops += 1
             copy.drop(reason, self.net.drops)
+
+    def poll(self) -> int:
+        """As `Sock.poll`, and readable while a frame, or block, of the ring is the program's (Linux: packet_poll)."""
+        mask = Sock.poll(self)
+        if self.ring is not None and self.ring.readable():
+            mask |= EPOLLIN | EPOLLRDNORM
+        return mask
 
     # -- addresses
 
@@ -279,14 +280,7 @@ class PacketSock(Sock):
         if wants_cmsgs(self):
             sock_recv_cmsgs(self, msg, skb)
         if self.auxdata:
-            status = TP_STATUS_USER
-            if skb.ip_summed == CHECKSUM_PARTIAL:
-                status |= TP_STATUS_CSUMNOTREADY
-            elif skb.ip_summed == CHECKSUM_UNNECESSARY and skb.pkt_type != PACKET_OUTGOING:
-                status |= TP_STATUS_CSUM_VALID
-            if skb.gso_size and skb.gso_type & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6):
-                status |= TP_STATUS_GSO_TCP
-            data = _AUXDATA.pack(status, received.length, skb.len, 0, received.net_offset, 0, 0)
+            data = _AUXDATA.pack(_status_of(skb), received.length, skb.len, 0, received.net_offset, 0, 0)
             msg.put_control(SOL_PACKET, PACKET_AUXDATA, data)
         return result
 
@@ -389,71 +383,30 @@ class PacketSock(Sock):
         for entry in self.memberships:
             entry.apply(-1)
         self.memberships.clear()
+        ring, self.ring = self.ring, None
+        if ring is not None:
+            ring.close()
         self.destroy()
         self.state_change()
         return None
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
-        """SOL_PACKET: ADD_ and DROP_MEMBERSHIP, AUXDATA, ORIGDEV, IGNORE_OUTGOING, TIMESTAMP, and QDISC_BYPASS, which
-        changes nothing: a queue that is empty is stepped over in any case."""
-        if level == SOL_SOCKET:
-            sock_setsockopt(self, option, value)
-            return
-        if level != SOL_PACKET:
-            raise error(errno.ENOPROTOOPT)
-        if option in (PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP):
-            change_membership(self, value, option == PACKET_ADD_MEMBERSHIP)
-        elif option == PACKET_FANOUT:
-            self.table.fanouts.join(self, value)
-        elif option == PACKET_FANOUT_DATA:
-            set_data(self, value)
-        elif option == PACKET_AUXDATA:
-            self.auxdata = decode_int(value) != 0
-        elif option == PACKET_ORIGDEV:
-            self.origdev = decode_int(value) != 0
-        elif option == PACKET_IGNORE_OUTGOING:
-            number = decode_int(value)
-            if not 0 <= number <= 1:
-                raise error(errno.EINVAL, f"PACKET_IGNORE_OUTGOING: expected 0 or 1, not {number}")
-            self.ignore_outgoing = number != 0
-        elif option == PACKET_TIMESTAMP:
-            self.timestamp_source = decode_int(value)
-        elif option == PACKET_QDISC_BYPASS:
-            self.qdisc_bypass = decode_int(value) != 0
-        else:
-            raise error(errno.ENOPROTOOPT)
+        packet_sockopt.setsockopt(self, level, option, value)
 
     def getsockopt(self, level: int, option: int, length: int) -> bytes:
-        """As setsockopt, and PACKET_STATISTICS: frames and drops since it was last asked for."""
-        if level == SOL_SOCKET:
-            return sock_getsockopt(self, option, length)
-        if level != SOL_PACKET:
-            raise error(errno.ENOPROTOOPT)
-        if length < 0:
-            raise error(errno.EINVAL, f"option length: expected 0 or more bytes, not {length}")
-        if option == PACKET_STATISTICS:
-            drops = self.tp_drops
-            data = _STATS.pack((self.tp_packets + drops) & 0xFFFFFFFF, drops & 0xFFFFFFFF)
-            self.tp_packets = self.tp_drops = 0
-            return data[:length]
-        if option == PACKET_ROLLOVER_STATS:
-            if self.rollover is None:
-                raise error(errno.EINVAL, "PACKET_ROLLOVER_STATS: the socket rolls nothing over")
-            return self.rollover.stats()[:length]
-        if option == PACKET_FANOUT:
-            # An int, as Linux has it, of which the highest bit is a flag.
-            packed = self.fanout.packed if self.fanout is not None else 0
-            number = packed - ((packed & 0x80000000) << 1)
-        elif option == PACKET_AUXDATA:
-            number = int(self.auxdata)
-        elif option == PACKET_ORIGDEV:
-            number = int(self.origdev)
-        elif option == PACKET_IGNORE_OUTGOING:
-            number = int(self.ignore_outgoing)
-        elif option == PACKET_TIMESTAMP:
-            number = self.timestamp_source
-        elif option == PACKET_QDISC_BYPASS:
-            number = int(self.qdisc_bypass)
-        else:
-            raise error(errno.ENOPROTOOPT)
-        return encode_int(number, length)
+        return packet_sockopt.getsockopt(self, level, option, length)
+
+    def getsockopt_from(self, level: int, option: int, value: bytes) -> bytes:
+        return packet_sockopt.getsockopt_from(self, level, option, value)
+
+
+def _status_of(skb: SKBuff) -> int:
+    """TP_STATUS_* of a frame for the program."""
+    status = TP_STATUS_USER
+    if skb.ip_summed == CHECKSUM_PARTIAL:
+        status |= TP_STATUS_CSUMNOTREADY
+    elif skb.ip_summed == CHECKSUM_UNNECESSARY and skb.pkt_type != PACKET_OUTGOING:
+        status |= TP_STATUS_CSUM_VALID
+    if skb.gso_size and skb.gso_type & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6):
+        status |= TP_STATUS_GSO_TCP
+    return status

@@ -19,6 +19,7 @@ from usernet.net.packet_type import Tap
 from usernet.skbuff.skbuff import PACKET_OUTGOING, SKBuff
 from usernet.sock.filter import Program
 from usernet.sock.sockopt import SOCK_FILTER_LOCKED
+from usernet.sockets.packet_ring import ROOM_LOW, ROOM_NONE, ROOM_NORMAL
 from usernet.wire import ipv4
 
 if TYPE_CHECKING:
@@ -43,9 +44,6 @@ PACKET_FANOUT_MAX: Final = 1 << 16
 DEFAULT_MEMBERS: Final = 256
 """The same where the first member asks for no number."""
 
-ROOM_NONE: Final = 0
-ROOM_LOW: Final = 1
-ROOM_NORMAL: Final = 2
 HISTORY: Final = 16
 """Flows of the last packets that a socket got: one with more than half of them is a huge one."""
 
@@ -225,6 +223,8 @@ class Fanout:
 
 def _room(sk: PacketSock, skb: SKBuff) -> int:
     """Linux: __packet_rcv_has_room."""
+    if sk.ring is not None:
+        return sk.ring.room()
     left = sk.rcvbuf - sk.rmem_alloc - skb.truesize
     if left > sk.rcvbuf >> 2:
         return ROOM_NORMAL
