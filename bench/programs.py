@@ -388,14 +388,18 @@ def ss(world: World) -> str:
 
 
 def tcpdump(world: World) -> str:
-    """See a handshake."""
+    """See a handshake, as it happens and from a file."""
     world.start(world.far, "nc", "-lk", "9")
     world.listening(9)
-    script = "tcpdump -ni eth0 -c 3 tcp port 9 & sleep 1; nc -zw 2 FAR 9; wait"
+    script = """
+        tcpdump -ni eth0 -c 3 tcp port 9 & tcpdump -ni any -c 3 -w got tcp port 9 & sleep 1
+        nc -zw 2 FAR 9; wait; tcpdump -nr got
+    """
     output = world.run(world.near, "sh", "-c", script.replace("FAR", world.far_address))
-    if f"> {world.far_address}.9: Flags [S]" not in output or "Flags [S.]" not in output:
-        raise Failure(f"tcpdump:\n{output}")
-    return "a handshake, by a filter"
+    for expected in (f"> {world.far_address}.9: Flags [S]", "Flags [S.]", "eth0  Out IP", "eth0  In  IP"):
+        if expected not in output:
+            raise Failure(f"tcpdump: {expected!r} is not in\n{output}")
+    return "a handshake, by a filter; -w and -r"
 
 
 def ping(world: World) -> str:

@@ -30,6 +30,12 @@ SHARED = [
     protocol.Send(4, 1, b"x", 1, 0, names.pack(2, ("127.0.0.1", 7)), b""), protocol.Receive(5, 1, 10, 0, 0),
     protocol.Reached(1),
 ]  # fmt: skip
+RING = [
+    protocol.Open(1, 17, 3, 0x0300), protocol.Commit(2), protocol.SetOption(2, 2, 263, 10, (2).to_bytes(4, "little")),
+    protocol.SetOption(3, 2, 263, 5, b"".join(n.to_bytes(4, "little") for n in (4096, 2, 2048, 4, 10, 0, 0))),
+    protocol.Ring(4, 2, 8192), protocol.Ring(5, 2, 4096), protocol.GetOption(6, 2, 263, 6, 12),
+    protocol.Send(7, 1, b"x", 1, 0, LO, b""), protocol.SetOption(8, 2, 263, 5, bytes(28)), protocol.Ring(9, 2, 8192),
+]  # fmt: skip
 WAITING = [
     protocol.Accept(20, 2), protocol.Accept(21, 2), protocol.Cancel(20), protocol.Cancel(99), protocol.Watch(22, []),
     protocol.Command(23, "ss", ["-ta"]), protocol.Cancel(22), protocol.Accept(21, 2),
@@ -323,6 +329,7 @@ def corpora() -> dict[str, dict[str, bytes]]:
             "stream": series(*((0, protocol.encode(one)) for one in STREAM)),
             "datagrams": series(*((0, protocol.encode(one)) for one in DATAGRAMS)),
             "shared": series(*((1, protocol.encode(one)) for one in SHARED)),
+            "ring": series(*((0, protocol.encode(one)) for one in RING)),
             "no_hello": series((0x40, protocol.encode(STREAM[0])), (0x80, protocol.encode(STREAM[0]))),
             "descriptors": series(*((control, protocol.encode(SHARED[0])) for control in (0, 2, 4, 15))),
             "waiting": series(*((0, protocol.encode(one)) for one in (*STREAM[:4], *WAITING))),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import select
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +232,46 @@ def test_the_end_of_the_service(tmp_path: Path):
             supervisor.call("getsockname", server)
         assert caught.value.errno == errno.ENETDOWN
         supervisor.close()
+
+
+def test_the_ring_of_a_packet_socket(supervisor: Supervisor):
+    page = mmap.PAGESIZE
+    sock = supervisor.take(supervisor.call("socket", 17, 3, 0))
+    set_option = partial(supervisor.call, "setsockopt", sock, 263)
+    for handle, size, code in ((sock, page, errno.EINVAL), (supervisor.socket(), page, errno.ENODEV)):
+        with pytest.raises(OSError) as caught:
+            supervisor.call("ring", handle, size)
+        assert caught.value.errno == code
+    set_option(10, struct.pack("=i", 1))
+    set_option(5, struct.pack("=IIII", page, 1, 2048, page // 2048))
+    with pytest.raises(OSError) as caught:
+        supervisor.call("ring", sock, page + 1)
+    assert caught.value.errno == errno.EINVAL
+    fd = supervisor.call("ring", sock, page)
+    memory = mmap.mmap(fd, page)
+    # Nobody can make it shorter, and have the service read behind its end.
+    for size in (0, page - 1, page + 1):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size)
+    os.close(fd)
+    assert supervisor.call("bind", sock, struct.pack("=H", 17) + bytes((0x88, 0xB5)) + struct.pack("=i12x", 1)) == 0
+    other = supervisor.take(supervisor.call("socket", 17, 3, 0))
+    frame = bytes(12) + bytes((0x88, 0xB5)) + b"a frame"
+    name = struct.pack("=HHi12x", 17, 0, 1)
+    assert supervisor.call("sendmsg", other, frame, len(frame), 0, name, b"", False) == len(frame)
+    assert select.select([supervisor.fds[sock]], [], [], PATIENCE)[0]
+    assert bytes(memory).count(b"a frame") == 1
+    memory[:4] = bytes(4)
+    deadline = time.monotonic() + PATIENCE
+    while select.select([supervisor.fds[sock]], [], [], 0)[0]:
+        # The service asks for the descriptor, to take the mark out of it.
+        supervisor.pump(0.01)
+        assert time.monotonic() < deadline, "the descriptor stays ready"
+    set_option(5, bytes(16))
+    with pytest.raises(OSError) as caught:
+        supervisor.call("ring", sock, page)
+    assert caught.value.errno == errno.EINVAL
+    memory.close()
 
 
 @pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="usernet run knows x86-64 and aarch64")

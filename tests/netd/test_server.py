@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,6 +305,20 @@ def test_a_quota_of_sockets(tmp_path: Path):
         until(lambda: served.sockets == 2)
         more.append(other.socket())
         for sock in more:
+            sock.close()
+
+
+def test_a_ring_counts_as_memory(tmp_path: Path):
+    with serving(tmp_path, memory=3 * 65536) as served, served.client() as client:
+        opened = [client.socket(17, 3) for _ in range(2)]
+        ring = struct.pack("=IIII", 65536, 2, 2048, 64)
+        opened[0].setsockopt(263, 5, ring)
+        with pytest.raises(OSError) as caught:
+            opened[1].setsockopt(263, 5, ring)
+        assert caught.value.errno == errno.ENOMEM
+        opened[0].setsockopt(263, 5, bytes(16))
+        opened[1].setsockopt(263, 5, ring)
+        for sock in opened:
             sock.close()
 
 

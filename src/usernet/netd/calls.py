@@ -26,6 +26,7 @@ from usernet.net.pernet import Net
 from usernet.netd.interface import Backend, Opened, Pending, Reach, Received, SpentChannelError
 from usernet.netd.layouts import AF_UNSPEC, NO_ADDRESS, family_of, short, unpack_name
 from usernet.netd.opensocket import Later, OpenSocket, Waiting
+from usernet.netd.ring import RingMemory, ring_changed, ring_descriptor
 from usernet.netd.sweep import Sweep
 from usernet.netd.transfer import receive, send
 from usernet.posix.channel import Channel, DatagramChannel, StreamChannel, open_channel
@@ -43,6 +44,8 @@ from usernet.sock.sockopt import (
     SOL_SOCKET,
 )
 from usernet.sockets.ifreq import interface_ioctl, is_interface_request
+from usernet.sockets.packet import PacketSock
+from usernet.sockets.packet_sockopt import PACKET_RX_RING, SOL_PACKET
 from usernet.sockets.socket import SOCK_CLOEXEC, SOCK_NONBLOCK, Socket
 
 SOL_TCP: Final = 6
@@ -53,14 +56,17 @@ SIOCOUTQNSD: Final = 0x894B
 class Calls(Backend):
     """The sockets of one client, and its calls. Without the stack's lock held."""
 
-    def __init__(self, net: Net, admit: Callable[[], None] | None = None) -> None:
-        """admit: asked before each new socket, under the lock; raises OSError (ENFILE, ENOBUFS) where there is to be no
-        more."""
+    def __init__(
+        self, net: Net, admit: Callable[[], None] | None = None, room: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Asked under the lock, to raise OSError where there is to be no more: admit, before each new socket (ENFILE,
+        ENOBUFS); room, before a ring, of which socket and how many bytes (ENOMEM)."""
         self.net = net
         self.loop: Loop = net.loop
         self.table: dict[int, OpenSocket] = {}
         self.closed: Callable[[int], None] | None = None
         self._admit = admit
+        self._room = room
         self._serial = 0
         self._sweep = Sweep(net.loop)
 
@@ -150,6 +156,8 @@ class Calls(Backend):
         opened = OpenSocket(self._serial, socket, channel, listener)
         self.table[opened.handle] = opened
         channel.ended = partial(self._ended, opened)
+        if isinstance(socket.sk, PacketSock):
+            socket.sk.memory = partial(self._ring_memory, opened)
         return _prepared(opened, channel, name)
 
     def accept(self, handle: int, flags: int, nonblock: bool, done: Done) -> Pending | None:
@@ -258,6 +266,8 @@ class Calls(Backend):
         """Take it out of the table; calls on it end with EBADF."""
         self.table.pop(opened.handle, None)
         self._sweep.discard(opened.channel.inode)
+        if opened.ring is not None:
+            opened.ring.close()
         for waiting in tuple(opened.pending):
             deferred = waiting.deferred
             if deferred is not None and not deferred.over:
@@ -356,6 +366,8 @@ class Calls(Backend):
             if level == SOL_TCP and not channel.over:
                 channel.drain(self.loop.now)  # what was written before it (TCP_CORK), as far as there is room
             opened.socket.sk.setsockopt(level, option, value)
+            if level == SOL_PACKET and option == PACKET_RX_RING:
+                ring_changed(opened)
             if level == SOL_SOCKET and not channel.over and len(value) >= 4:
                 size = int.from_bytes(value[:4], "little", signed=True)
                 if option in (SO_SNDBUF, SO_SNDBUFFORCE):
@@ -365,6 +377,15 @@ class Calls(Backend):
             return 0
 
         return self._call(handle, work, done)
+
+    def _ring_memory(self, opened: OpenSocket, size: int) -> memoryview:
+        if self._room is not None:
+            self._room(opened.handle, size)
+        opened.ring = RingMemory(size)
+        return opened.ring.view
+
+    def ring(self, handle: int, size: int, done: Done) -> Pending | None:
+        return self._call(handle, lambda opened: ring_descriptor(opened, size), done)
 
     def ioctl(self, handle: int, request: int, argument: bytes, done: Done) -> Pending | None:
         if not handle:

@@ -158,6 +158,11 @@ class Backend:
         well."""
         raise NotImplementedError
 
+    def ring(self, handle: int, size: int, done: Done) -> Pending | None:
+        """The memory of a packet socket's ring, to be mapped from its start on, `size` bytes. Result: a descriptor, the
+        caller's. Problems: EINVAL where there is no ring of that size, ENODEV for another kind of socket."""
+        raise NotImplementedError
+
     def ioctl(self, handle: int, request: int, argument: bytes, done: Done) -> Pending | None:
         """ioctl(2) with what its pointer points to. handle: 0 for a socket that is none of the stack's, on which
         interfaces can be asked about all the same. Result: the bytes to be written back there. For

@@ -8,6 +8,7 @@ from typing import Any, final
 from usernet.core.deferred import Deferred, Done
 from usernet.core.wait import Wait
 from usernet.netd.interface import Pending
+from usernet.netd.ring import RingMemory
 from usernet.posix.channel import Channel
 from usernet.sock.msg import MsgHdr
 from usernet.sockets.socket import Socket
@@ -16,9 +17,10 @@ from usernet.sockets.socket import Socket
 @final
 class OpenSocket:
     """A socket in the table. listener: whose queue it was taken from, as long as it may go back there. renewed: the
-    channel that is to take the place of one that is spent. taken: the datagram that a call received last."""
+    channel that is to take the place of one that is spent. taken: the datagram that a call received last. ring: where
+    the frames of a packet socket go that has a ring."""
 
-    __slots__ = ("channel", "handle", "listener", "pending", "renewed", "socket", "taken")
+    __slots__ = ("channel", "handle", "listener", "pending", "renewed", "ring", "socket", "taken")
 
     def __init__(self, handle: int, socket: Socket, channel: Channel, listener: OpenSocket | None) -> None:
         self.handle = handle
@@ -27,6 +29,7 @@ class OpenSocket:
         self.listener = listener
         self.renewed: Channel | None = None
         self.taken: tuple[bytes, MsgHdr] | None = None
+        self.ring: RingMemory | None = None
         self.pending: set[Waiting] = set()
 
 

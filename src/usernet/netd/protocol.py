@@ -221,6 +221,14 @@ class Ioctl(Request, tag=19):
     argument: Value
 
 
+class Ring(Request, tag=24):
+    """The memory of a packet socket's ring, to be mapped from its start on, `size` bytes. Done: its descriptor (of
+    memfd_create(2), sealed) comes along."""
+
+    handle: U32
+    size: Length
+
+
 class Duplicate(Request, tag=20):
     """The socket that a descriptor is of, which comes along. Given, without another descriptor. So a process goes on
     with a socket that another one has passed to it."""
@@ -325,7 +333,8 @@ class Rejected(Message, tag=69):
 
 Requests = (
     Hello | Cancel | Open | Commit | GiveBack | Renew | Bind | Listen | Connect | Accept | SockName | PeerName
-    | Shutdown | GetOption | SetOption | Send | Receive | Unreceive | Ioctl | Duplicate | Reached | Command | Watch
+    | Shutdown | GetOption | SetOption | Send | Receive | Unreceive | Ioctl | Ring | Duplicate | Reached | Command
+    | Watch
 )  # fmt: skip
 Answers = Welcome | Done | Given | Failed | Chunk | Reach | Closed | Rejected
 

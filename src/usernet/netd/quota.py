@@ -53,6 +53,15 @@ class Quota:
             self.refused += 1
             raise error(errno.ENOBUFS, f"this client's buffers hold {held} bytes, and may hold {self.memory}")
 
+    def check_ring(self, session: Session, size: int) -> None:
+        """Raises OSError ENOMEM where there is no room for the ring of a packet socket, `size` bytes."""
+        held = self.look(session)
+        if held + size > self.memory:
+            self.refused += 1
+            raise error(
+                errno.ENOMEM, f"this client's buffers hold {held} bytes, and with {size} more than {self.memory}"
+            )
+
     def look(self, session: Session) -> int:
         """Add up what the client's buffers hold, and stop them from growing where it is too much."""
         table = self._server.calls.table
@@ -62,6 +71,8 @@ class Quota:
             if opened is not None:
                 sk = opened.socket.sk
                 held += sk.rmem_alloc + sk.wmem_queued + sk.omem_alloc
+                if opened.ring is not None:
+                    held += opened.ring.size
         self._sums[session] = (self._server.loop.now, held)
         if held > self.memory:
             for handle in tuple(session.owned):

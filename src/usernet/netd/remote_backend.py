@@ -24,9 +24,8 @@ from usernet.netd.messages import close_all
 MSG_MORE: Final = 0x8000
 MSG_OOB: Final = 0x1
 MSG_DONTWAIT: Final = 0x40
-SOL_SOCKET: Final = 1
-_BUFFERS: Final = frozenset({7, 8, 32, 33})
-"""SO_SNDBUF, SO_RCVBUF, and with FORCE."""
+_AT_DESCRIPTOR: Final = frozenset({(1, 7), (1, 8), (1, 32), (1, 33), (263, 5)})
+"""SO_SNDBUF, SO_RCVBUF, and with FORCE; PACKET_RX_RING: options that change something at the application's end."""
 
 
 @final
@@ -197,8 +196,11 @@ class RemoteBackend(Backend):
             lambda number: protocol.SetOption(number, handle, level, option, value),
             done,
             _number,
-            handle if level == SOL_SOCKET and option in _BUFFERS else 0,
+            handle if (level, option) in _AT_DESCRIPTOR else 0,
         )
+
+    def ring(self, handle: int, size: int, done: Done) -> Pending | None:
+        return self._ask(lambda number: protocol.Ring(number, handle, size), done, _descriptor)
 
     def ioctl(self, handle: int, request: int, argument: bytes, done: Done) -> Pending | None:
         return self._ask(lambda number: protocol.Ioctl(number, handle, request, argument), done, _data)
@@ -310,6 +312,12 @@ def _number(message: Any, fds: list[int]) -> int:
 def _data(message: Any, fds: list[int]) -> bytes:
     data: bytes = message.data
     return data
+
+
+def _descriptor(message: Any, fds: list[int]) -> int:
+    if len(fds) != 1:
+        raise error(errno.EPROTO, "the service gave no descriptor of the ring's memory")
+    return fds.pop()
 
 
 def handle_of(request: Any) -> int:

@@ -65,7 +65,7 @@ class Server(Napi):
         self.stack = stack
         self.name = stack.name
         self.loop = stack.loop
-        self.calls = Calls(stack.net)
+        self.calls = Calls(stack.net, room=self._ring_room)
         self.calls.closed = self._closed
         self.quota = Quota(self, sockets, memory)
         self.control = Control(stack, commands or {})
@@ -203,6 +203,11 @@ class Server(Napi):
         if channel is None or channel.loop is not self.loop:
             return None
         return self.calls.table.get(self._handles.get(channel.socket, 0))
+
+    def _ring_room(self, handle: int, size: int) -> None:
+        owner = self._owners.get(handle)
+        if owner is not None:
+            self.quota.check_ring(owner, size)
 
     def _closed(self, handle: int) -> None:
         """A socket is no more."""

@@ -383,6 +383,12 @@ class Session(Napi):
         rights.check_ioctl(request.request, self.privileged)
         self._plain(request.id, self.server.calls.ioctl, request.handle, request.request, request.argument)
 
+    def _ring(self, request: protocol.Ring, fds: list[int]) -> None:
+        def finish(fd: int) -> None:
+            self.finish(request.id, protocol.Done(request.id), fd)
+
+        self._call(request.id, finish, self.server.calls.ring, request.handle, request.size)
+
     def _sendmsg(self, request: protocol.Send, fds: list[int]) -> None:
         self.server.quota.check_memory(self)
         self._plain(
@@ -556,6 +562,7 @@ _CALLS: Final[dict[type, _Action]] = {
     protocol.Send: Session._sendmsg,
     protocol.Receive: Session._recvmsg,
     protocol.Ioctl: Session._ioctl,
+    protocol.Ring: Session._ring,
     protocol.Duplicate: Session._duplicate,
     protocol.Command: Session._command,
     protocol.Watch: Session._watch,

@@ -95,6 +95,18 @@ def test_ioctl_goes_by_its_request(abi):
 
 
 @ABIS
+def test_mmap_is_taken_where_it_may_be_of_a_packet_ring(abi):
+    rw, shared = 3, 1
+    for args in ((0, 8192, rw, shared, 4, 0), (0, 8192, 2, 3, 4, 0), (1 << 40, 1, rw, shared | 0x8000, 1 << 33, 0)):
+        assert verdict(abi, "mmap", *args) == SECCOMP_RET_USER_NOTIF
+    for args in (
+        (0, 8192, rw, 2, 4, 0), (0, 8192, 5, 2 | 0x800, 4, 0), (0, 8192, rw, shared | 0x20, -1, 0),
+        (0, 8192, 1, shared, 4, 0), (0, 8192, rw, shared, 4, 4096), (0, 8192, rw, shared, 4, 1 << 32),
+    ):  # fmt: skip
+        assert verdict(abi, "mmap", *args) == SECCOMP_RET_ALLOW, args
+
+
+@ABIS
 def test_rings_are_not_there_but_where_they_are_asked_for(abi):
     assert verdict(abi, "io_uring_setup", 8) == MISSING
     assert verdict(abi, "io_uring_enter", 8) == MISSING

@@ -43,9 +43,9 @@ def test_a_thread_that_is_not_the_first():
 
 
 def test_the_process_of_a_thread():
-    assert process._leader(os.getpid()) == os.getpid()
+    assert process.group_of(os.getpid()) == os.getpid()
     with pytest.raises(ProcessLookupError):
-        process._leader(1 << 30)
+        process.group_of(1 << 30)
 
 
 def test_one_that_is_gone():

@@ -25,6 +25,7 @@ ABI: Final = Abi(
         "shutdown": 210,
         "sendmsg": 211,
         "recvmsg": 212,
+        "mmap": 222,
         "accept4": 242,
         "recvmmsg": 243,
         "sendmmsg": 269,

@@ -10,6 +10,7 @@ ABI: Final = Abi(
     "x86_64",
     0xC000003E,
     {
+        "mmap": 9,
         "ioctl": 16,
         "socket": 41,
         "connect": 42,

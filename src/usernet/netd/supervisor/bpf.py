@@ -2,7 +2,8 @@
 
 A taken call costs a notification, and data must not pass through one. So what moves data on a stream goes unseen: read
 and write, which the filter knows nothing of, and sendto and recvfrom with no address and ordinary flags. The rest of
-the socket calls is taken, by number; `socket` by its domain, `ioctl` by its request. Everything else is the host's.
+the socket calls is taken, by number; `socket` by its domain, `ioctl` by its request, `mmap` where it may be of a packet
+socket's ring: shared, writable, of a descriptor from its start on. Everything else is the host's.
 
 The program looks at the architecture first: a call of another ABI, whose numbers mean something else, does not exist.
 """
@@ -50,6 +51,11 @@ MSG_WAITALL: Final = 0x100
 MSG_NOSIGNAL: Final = 0x4000
 ORDINARY_FLAGS: Final = MSG_PEEK | MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL
 """What a pair of UNIX sockets does as TCP does."""
+
+PROT_WRITE: Final = 0x2
+MAP_SHARED: Final = 0x1
+"""Also in MAP_SHARED_VALIDATE. What a dynamic loader maps is private."""
+MAP_ANONYMOUS: Final = 0x20
 
 SIOCOUTQ: Final = 0x5411
 SIOC_FIRST: Final = 0x8900
@@ -163,13 +169,24 @@ def build(
     asm.test(BPF_JSET_K, ~ORDINARY_FLAGS & 0xFFFFFFFF, taken)
     addressed = asm.load(arg(3))
 
+    asm.test(BPF_JEQ_K, 0, taken, allowed)
+    asm.load(arg(5, high=True))
+    asm.test(BPF_JEQ_K, 0, len(asm), allowed)
+    asm.load(arg(5))
+    asm.test(BPF_JSET_K, PROT_WRITE, len(asm), allowed)
+    asm.load(arg(2))
+    asm.test(BPF_JSET_K, MAP_SHARED, len(asm), allowed)
+    asm.test(BPF_JSET_K, MAP_ANONYMOUS, allowed)
+    mapped = asm.load(arg(3))
+
     asm.ret(SECCOMP_RET_ALLOW)
     if not io_uring:
         for name in IO_URING:
             asm.test(BPF_JEQ_K, numbers[name], missing)
     for name in TAKEN:
         asm.test(BPF_JEQ_K, numbers[name], taken)
-    for name, label in (("socket", socket), ("ioctl", request), ("sendto", addressed), ("recvfrom", addressed)):
+    labels = {"socket": socket, "ioctl": request, "mmap": mapped, "sendto": addressed, "recvfrom": addressed}
+    for name, label in labels.items():
         asm.test(BPF_JEQ_K, numbers[name], label)
     if abi.foreign:
         # A tracer that skips a call sets its number to -1, which has the bit too.

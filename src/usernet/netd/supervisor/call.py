@@ -97,9 +97,9 @@ class Call:
                 break
         raise Proceed
 
-    def entry(self) -> Entry:
-        """The socket of its first argument, and `nonblock`. Raises `Proceed` for a descriptor that is the host's."""
-        number = c_int(self.args[0])
+    def entry(self, index: int = 0) -> Entry:
+        """The socket of the descriptor in an argument, and `nonblock`. Raises `Proceed` for one that is the host's."""
+        number = c_int(self.args[index])
         fd = self.duplicate(number)
         try:
             entry = self.supervisor.table.find(os.fstat(fd))

@@ -41,7 +41,7 @@ class PidFd:
         except OSError as problem:
             if problem.errno != errno.EINVAL:
                 raise
-            self.fd = os.pidfd_open(_leader(tid), 0)
+            self.fd = os.pidfd_open(group_of(tid), 0)
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -56,7 +56,7 @@ class PidFd:
         return fd
 
 
-def _leader(tid: int) -> int:
+def group_of(tid: int) -> int:
     """The process of a thread. Raises OSError ESRCH."""
     try:
         with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:

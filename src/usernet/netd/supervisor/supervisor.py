@@ -23,13 +23,14 @@ from typing import Any, Final, final
 
 from usernet.core.errors import UnusableStackError, report
 from usernet.netd.interface import Backend
-from usernet.netd.supervisor import calls_data, calls_ioctl, calls_options, calls_socket
+from usernet.netd.supervisor import calls_data, calls_ioctl, calls_mmap, calls_options, calls_socket
 from usernet.netd.supervisor.abi import of_this_machine
 from usernet.netd.supervisor.call import Call, Gone, Proceed, Steps
 from usernet.netd.supervisor.memory import Memory
 from usernet.netd.supervisor.missed import Missed
 from usernet.netd.supervisor.process import Threads
 from usernet.netd.supervisor.seccomp import Notification, Notifier
+from usernet.netd.supervisor.standin import StandIns
 from usernet.netd.supervisor.table import Table
 
 LOOK_EVERY: Final = 1.0
@@ -57,6 +58,7 @@ HANDLERS: Final[Mapping[str, Callable[[Call], Steps]]] = {
     **calls_options.HANDLERS,
     **calls_data.HANDLERS,
     **calls_ioctl.HANDLERS,
+    **calls_mmap.HANDLERS,
 }
 
 
@@ -106,6 +108,7 @@ class Supervisor:
         self.threads = Threads()
         self.table = Table()
         self.missed = Missed()
+        self.standins = StandIns(self.notifier, self.threads, self.table)
         self.taken: int = 0
         self.waiting: dict[int, Call] = {}
         self.answers: deque[Answer] = deque()
@@ -176,6 +179,7 @@ class Supervisor:
                 if not self._late or time.monotonic() > until:
                     break
                 time.sleep(0.001)
+            self.standins.clear()
             self.table.clear()
             self.threads.clear()
             self.notifier.close()
@@ -188,7 +192,7 @@ class Supervisor:
 
     def _serve_alone(self) -> None:
         while not self._stopping:
-            self._serve(LOOK_EVERY * 1000 if self.waiting else None)
+            self._serve(LOOK_EVERY * 1000 if self.waiting or self.standins.some else None)
 
     def _serve_driven(self) -> None:
         self._serve(0)
@@ -221,7 +225,7 @@ class Supervisor:
                     break
                 timeout = 0
                 self._serve_events(events)
-            if self.waiting and time.monotonic() >= self._look_at:
+            if (self.waiting or self.standins.some) and time.monotonic() >= self._look_at:
                 self._look()
                 self._look_at = time.monotonic() + LOOK_EVERY
         finally:
@@ -268,6 +272,8 @@ class Supervisor:
         before = self.waiting.get(notification.pid)
         if before is not None:
             self._give_up(before)
+        if self.standins.some:
+            self.standins.put_back(notification)
         name, handler = self._handlers.get(notification.nr, ("", None))
         call = Call(self, notification, name)
         if handler is None:
@@ -360,6 +366,7 @@ class Supervisor:
             steps.close()
 
     def _look(self) -> None:
+        self.standins.look()
         for call in tuple(self.waiting.values()):
             if not self.notifier.valid(call.id):
                 self._give_up(call)

@@ -7,7 +7,7 @@ process that it was passed to.
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, SOCK_STREAM, socketpair
+from _socket import AF_PACKET, AF_UNIX, SOCK_STREAM, socketpair
 from typing import Final, final
 
 from usernet.netd.supervisor.process import PidFd
@@ -64,6 +64,8 @@ class Table:
     def __init__(self) -> None:
         self.by_inode: dict[int, Entry] = {}
         self.by_handle: dict[int, Entry] = {}
+        self.by_memory: dict[tuple[int, int], Entry] = {}
+        """By device and inode of the memory of its ring, which stands in its descriptor's place for a moment."""
         one, other = socketpair(AF_UNIX, SOCK_STREAM)
         self.device: int = os.fstat(one.fileno()).st_dev
         one.close()
@@ -71,8 +73,9 @@ class Table:
 
     def find(self, status: os.stat_result) -> Entry | None:
         """Whose descriptor that is; None for one that is the host's."""
-        entry = self.by_inode.get(status.st_ino)
-        return entry if entry is not None and status.st_dev == self.device else None
+        if status.st_dev == self.device:
+            return self.by_inode.get(status.st_ino)
+        return self.by_memory.get((status.st_dev, status.st_ino)) if self.by_memory else None
 
     def add(self, entry: Entry) -> None:
         self.by_handle[entry.handle] = entry
@@ -86,9 +89,15 @@ class Table:
 
     def remove(self, handle: int) -> None:
         entry = self.by_handle.pop(handle, None)
-        if entry is not None and self.by_inode.get(entry.holders.inode) is entry:
+        if entry is None:
+            return
+        if self.by_inode.get(entry.holders.inode) is entry:
             del self.by_inode[entry.holders.inode]
+        if entry.family == AF_PACKET:
+            for memory in [memory for memory, one in self.by_memory.items() if one is entry]:
+                del self.by_memory[memory]
 
     def clear(self) -> None:
         self.by_handle.clear()
         self.by_inode.clear()
+        self.by_memory.clear()

@@ -6,6 +6,8 @@ its address from the descriptor, or with it by a call (`receive`), in any order:
 data was asked for, only one datagram at a time lies in the pair, with its address remembered here, and all others wait
 in the receive queue. A connected socket's all come from its peer, and as many lie in the pair as it holds.
 
+A packet socket with a ring puts its frames there; whether there are any, a mark in the pair tells (ring.py).
+
 An error of a socket that lives on (ICMP's port unreachable) does not show on the descriptor: SO_ERROR has it.
 """
 
@@ -21,8 +23,10 @@ from typing import Final, final
 from usernet.core.iov import BytesIter, CollectIter
 from usernet.core.wait import EPOLLOUT
 from usernet.posix.channel.channel import INTEREST, PAIR_BUFFER, Channel, Channels, set_send_buffer
+from usernet.posix.channel.ring import RingMark
 from usernet.sock.msg import MSG_PEEK, MSG_TRUNC, SEND_SHUTDOWN, MsgHdr
 from usernet.sock.sockopt import SOCK_RCVMARK
+from usernet.sockets.packet import PacketSock
 from usernet.sockets.socket import Socket
 
 LARGEST: Final = 1 << 19
@@ -52,6 +56,8 @@ class DatagramChannel(Channel):
         self._again = False
         self._scratch = opened.net.get(Channels).scratch(LARGEST)
         super().__init__(opened, SOCK_SEQPACKET)
+        sk = opened.sk
+        self._ring = RingMark(sk, self.loop, self.at_app) if isinstance(sk, PacketSock) else None
         self.ready = True
         self.loop.softirq.schedule(self)
 
@@ -67,6 +73,18 @@ class DatagramChannel(Channel):
     def connected(self) -> None:
         self.loop.softirq.schedule(self)
 
+    def within_reach(self) -> None:
+        if self._ring is not None:
+            self._ring.follow(self._own, self._in_pair)
+
+    def ring_changed(self) -> None:
+        """The socket, of packets, has got a ring, or has none any more: what lies in the pair is gone."""
+        assert self._ring is not None
+        self._last = self._held = None
+        self._returned.clear()
+        self._ring.clear()
+        self.loop.softirq.schedule(self)
+
     def shutdown(self, how: int) -> None:
         if not self.over:
             self._to_net()
@@ -79,6 +97,8 @@ class DatagramChannel(Channel):
         """The datagram that lies at the front of the pair, for recvmsg: up to `size` bytes of it, how many it has, and
         its address and ancillary data, with MSG_TRUNC where it was cut. None where the pair is empty: then the socket
         itself is to be asked. flags: MSG_PEEK and MSG_TRUNC count."""
+        if self._ring is not None and self._ring.active:
+            return None
         last = self._last
         if self._returned or self.over or last is None or not self._in_pair():
             return self._receive_returned(size, flags)
@@ -158,6 +178,10 @@ class DatagramChannel(Channel):
 
     def _to_app(self) -> int:
         sk = self.sk
+        ring = self._ring
+        if ring is not None and ring.active:
+            ring.follow(self._own, self._in_pair)
+            return 0
         single = self._one_by_one()
         if self.receivers:
             return 0
@@ -259,3 +283,8 @@ class DatagramChannel(Channel):
         """Whether an empty read is the end, and no empty datagram."""
         self._ask()
         return self._eof or self._hung
+
+    def _let_go(self) -> None:
+        if self._ring is not None:
+            self._ring.end()
+        super()._let_go()
