@@ -148,3 +148,24 @@ def test_what_is_only_read():
     assert table["a.size"] == 7
     with pytest.raises(ValueError, match="can't be set"):
         table["a.size"] = 8
+
+
+def test_what_is_put_off_comes_in_its_order():
+    sysctl = SysctlTable()
+    holder = Settings()
+    sysctl.later(lambda: sysctl.register("net.ipv4.conf.eth0.tcp_sack", holder))
+    sysctl.unregister("net.ipv4.conf.eth0")
+    assert list(sysctl) == []
+    sysctl.unregister("net.ipv4.conf.eth1")
+    sysctl.register_rows("net.ipv4.conf.eth1", holder, (("tcp_sack", 0, 1), ("changed", 0, 9)))
+    assert list(sysctl) == ["net.ipv4.conf.eth1.changed", "net.ipv4.conf.eth1.tcp_sack"]
+
+
+def test_devices_that_come_and_go_leave_nothing_though_nobody_looks():
+    sysctl = SysctlTable()
+    holder = Settings()
+    for number in range(1000):
+        sysctl.register(f"net.ipv4.conf.eth{number}.tcp_sack", holder)
+        sysctl.unregister(f"net.ipv4.conf.eth{number}")
+    assert len(sysctl._later) <= 200
+    assert list(sysctl) == []

@@ -1,8 +1,8 @@
 """Sysctls: typed settings under Linux's names, one set per stack.
 
 A layer keeps its settings as attributes of a class of its own, which the data path reads directly, and registers each
-under its path; `SysctlTable` is the view by name, with the checks of proc_dointvec_minmax. Long rows of them are
-registered when the table is first looked at: most stacks live without anyone doing so.
+under its path; `SysctlTable` is the view by name, with the checks of proc_dointvec_minmax. The view is made when it is
+first looked at: most stacks live without anyone doing so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any, Final, final
 
 INT_MAX: Final = 2**31 - 1
 INT_MIN: Final = -(2**31)
+
+_MAX_LATER: Final = 200
+"""What is put off at most, where devices come and go and nobody looks at the table."""
 
 Value = int | str | tuple[int, ...]
 
@@ -99,10 +102,12 @@ class SysctlTable:
     def later(self, publish: Callable[[], None]) -> None:
         """Call `publish`, which registers, once the table is first looked at."""
         self._later.append(publish)
+        if len(self._later) > _MAX_LATER:
+            self._all()
 
     def register_rows(self, prefix: str, holder: object, rows: tuple[tuple[str, int, int], ...]) -> None:
         """Publish integers of `holder` below `prefix`, each with its bounds, once the table is looked at."""
-        self._later.append(partial(self._register_rows, prefix, holder, rows))
+        self.later(partial(self._register_rows, prefix, holder, rows))
 
     def _register_rows(self, prefix: str, holder: object, rows: tuple[tuple[str, int, int], ...]) -> None:
         for name, low, high in rows:
@@ -110,8 +115,12 @@ class SysctlTable:
 
     def _all(self) -> dict[str, SysctlEntry]:
         """The entries, all of them."""
-        while self._later:
-            self._later.pop(0)()
+        later, self._later = self._later, []
+        for publish in later:
+            publish()
+            if self._later:
+                # What it registered, before what was put off behind it.
+                self._all()
         return self._entries
 
     def register(
@@ -130,14 +139,29 @@ class SysctlTable:
         low, high: the bounds of an integer, both included. choices: gives the words a string may be made of.
         on_change: called after a value was set. read_only: it can't be, and is read anew each time.
         """
+        self.later(partial(self._register, path, holder, attribute, low, high, choices, on_change, read_only))
+
+    def _register(
+        self,
+        path: str,
+        holder: object,
+        attribute: str,
+        low: int,
+        high: int,
+        choices: Callable[[], list[str]] | None,
+        on_change: Callable[[], None] | None,
+        read_only: bool,
+    ) -> None:
         attribute = attribute or path.rpartition(".")[2]
         self._entries[path] = SysctlEntry(path, holder, attribute, low, high, choices, on_change, read_only)
 
     def unregister(self, prefix: str) -> None:
         """Remove every entry below `prefix` (a device that goes away)."""
-        entries = self._all()
-        for path in [p for p in entries if p.startswith(prefix + ".")]:
-            del entries[path]
+        self.later(partial(self._unregister, prefix + "."))
+
+    def _unregister(self, prefix: str) -> None:
+        for path in [p for p in self._entries if p.startswith(prefix)]:
+            del self._entries[path]
 
     def _entry(self, path: str) -> SysctlEntry:
         entries = self._all()
