@@ -60,7 +60,7 @@ lint: $(DEV) ## style, types, and the order of the layers
 	$(BIN)/mypy src/usernet tests $(wildcard bench examples)
 	$(BIN)/lint-imports --no-cache --no-logo
 
-bench: $(DEV) ## run every benchmark (root, half an hour or more); each is also a program of its own in bench/
+bench: $(DEV) ## run every benchmark (root, three quarters of an hour); each is also a program of its own in bench/
 	$(BIN)/python bench/all.py $(BENCH)
 
 clean: ## remove caches and build products

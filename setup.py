@@ -26,6 +26,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 PACKAGE = ROOT / "src" / "usernet"
 
+OPTIMIZATION = os.environ.get("USERNET_OPT", "2")
+
 FLOORS = (
     "core", "wire", "skbuff", "net", "netdevice", "sock", "drivers", "link", "ip", "conntrack", "nat", "nftables",
     "transport", "sockets",
@@ -85,7 +87,7 @@ def translate(target: str) -> list[Any]:
     sources = [f"src/usernet/{name}.py" for name in compiled_modules()]
     extensions = mypycify(
         [*options, *sources],
-        opt_level=os.environ.get("USERNET_OPT", "2"),
+        opt_level=OPTIMIZATION,
         debug_level="0",
         multi_file=True,
         group_name="usernet",
@@ -115,8 +117,12 @@ class ParallelBuild(build_ext):
         )
         options_before = compiler._get_cc_args(options, debug, extra_preargs)
 
-        # A literal more in one module renumbers those of all: any header that is new makes all objects old.
-        headers = max((path.stat().st_mtime for path in Path(self.build_temp).glob("*.h")), default=0.0)
+        # A literal more in one module renumbers those of all: any header that is new makes all objects old. So does
+        # another level of optimization.
+        level = Path(self.build_temp, "level")
+        if not level.exists() or level.read_text() != OPTIMIZATION:
+            level.write_text(OPTIMIZATION)
+        headers = max(path.stat().st_mtime for path in (level, *Path(self.build_temp).glob("*.h")))
 
         def compile_one(obj: str) -> None:
             source, ending = build[obj]

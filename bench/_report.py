@@ -2,7 +2,8 @@
 
 A benchmark is a list of groups of rows. Each round measures every row once, one after the other, in a process of its
 own; where the stack takes part, once for each build (interpreted, and compiled where there is one). A ratio is to a row
-of the same group in the same round, so that a machine that is slow for a while is slow for both.
+of the same group in the same round, so that a machine that is slow for a while is slow for both. A row that fails or
+exceeds its time is a line of dashes, with the reason below the table, and does not keep the others from being measured.
 """
 
 from __future__ import annotations
@@ -13,28 +14,41 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-BUILDS = ("interpreted", "compiled")
+import _builds as builds
 
 Figures = tuple[float, ...]
 Measure = Callable[[float], Figures]
+
+BUILDS = builds.BUILDS
+NOTHING = "–"
+"""What stands in a table where there is no figure."""
+
+LIMIT = 60.0
+"""Seconds that a row may take beyond three times what it measures."""
+
+GRACE = 5.0
+"""Seconds that a process has to tidy up when it is told to end."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of a table. measure: takes seconds, returns a figure for each unit; its name stands in `label`. stack:
-    it runs on the stack, so that builds differ."""
+    it runs on the stack, so that builds differ. other: it is of a program that is not ours, and may fail."""
 
     label: str
     measure: Measure
     stack: bool = True
+    other: bool = False
+    limit: float = LIMIT
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,8 @@ class Ratio:
 @dataclass
 class Bench:
     """A benchmark. units: name and format of each figure. setting: what holds for all rows, printed above the table.
-    ratios: none has the spread of the first figure printed."""
+    ratios: none has the spread of the first figure printed. warm_up: begin with a short round that does not count.
+    quick: the seconds of --quick."""
 
     what: str
     units: Sequence[tuple[str, str]]
@@ -58,6 +73,8 @@ class Bench:
     ratios: Sequence[Ratio] = (Ratio("of the kernel"),)
     seconds: float = 1.0
     rounds: int = 5
+    warm_up: bool = True
+    quick: float = 0.2
 
 
 def median(values: Sequence[float]) -> float:
@@ -66,7 +83,8 @@ def median(values: Sequence[float]) -> float:
 
 def spread(values: Sequence[float]) -> str:
     """The least and the greatest."""
-    return f"{min(values):.3g}–{max(values):.3g}"
+    least, most = (f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in (min(values), max(values)))
+    return f"{least}–{most}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -78,11 +96,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             print("| " + " | ".join("-" * width for width in widths) + " |")
 
 
-# -- the machine, the source, the builds
+# -- the machine and the source
 
 
 def machine() -> str:
-    """The machine, the versions, the date and the commit, in two lines."""
+    """The machine and the versions, in a line."""
     model, memory = platform.machine(), 0
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("model name", "Model")):
@@ -93,59 +111,41 @@ def machine() -> str:
             memory = round(int(line.split()[1]) / (1 << 20))
     virtual = "hypervisor" in Path("/proc/cpuinfo").read_text()
     return (
-        f"{datetime.date.today()}, commit {commit()}. {model}, {os.cpu_count()} cores"
-        f"{' of a virtual machine' if virtual else ''}, {memory} GiB; Linux {platform.release()}; "
-        f"{platform.python_implementation()} {platform.python_version()}"
+        f"{model}, {os.cpu_count()} cores{' of a virtual machine' if virtual else ''}, {memory} GiB; "
+        f"Linux {platform.release()}; {platform.python_implementation()} {platform.python_version()}"
     )
 
 
 def commit() -> str:
-    """The source's commit; with "+" where files have been changed since."""
+    """The source's commit; with "+" where files have been changed since, but for documents."""
     try:
         found = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"],
+            ["git", "-C", str(builds.ROOT), "rev-parse", "--short=7", "HEAD"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        changed = subprocess.run(
+            ["git", "-C", str(builds.ROOT), "status", "--porcelain", "-uno", "--", "src", "bench", "setup.py"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return found.stdout.strip()
+    return found.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def describe() -> str:
-    """The machine and this process's build, in a line; nothing where bench/all.py says it for all."""
-    return "" if os.environ.get("BENCH_PART") else f"{machine()}; {build()}.\n"
+def heading(what: str) -> str:
+    """What every benchmark prints first: its file, the date, the commit, and `what` it is (builds, rounds); above it
+    the machine, where bench/all.py does not say it for all."""
+    name = Path(sys.argv[0]).name
+    line = f"`bench/{name}`, {datetime.date.today()}, commit {commit()}: {what}."
+    return line if os.environ.get("BENCH_PART") else f"{machine()}.\n\n{line}"
 
 
-def build() -> str:
-    """Which build this process runs: "interpreted" or "compiled"."""
-    from usernet.skbuff import skbuff
-
-    return "interpreted" if (skbuff.__file__ or "").endswith(".py") else "compiled"
-
-
-def environment(name: str) -> dict[str, str]:
-    """The environment in which Python imports the build `name`."""
-    found = dict(os.environ)
-    found.pop("USERNET_PURE", None)
-    if name == "interpreted":
-        found["USERNET_PURE"] = "1"
-    return found
-
-
-def builds(choice: str) -> tuple[str, ...]:
-    """The builds to measure. choice: one's name, "both", or "" for what there is. Ends the program where a build that
-    was asked for is missing."""
-    if choice == "interpreted":
-        return ("interpreted",)
-    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import _report; print(_report.build())"
-    found = subprocess.run(
-        [sys.executable, "-c", program], env=environment("compiled"), capture_output=True, text=True, check=True
-    ).stdout.strip()
-    if found != "compiled":
-        if choice:
-            sys.exit("there is no compiled build here")
-        return ("interpreted",)
-    return ("compiled",) if choice == "compiled" else BUILDS
+def of_rounds(counts: set[int], seconds: float) -> str:
+    """How often was measured, in words: medians of 5 rounds of 1 s."""
+    least, most = min(counts, default=0), max(counts, default=0)
+    if most <= 1:
+        return f"one round of {seconds:g} s"
+    return f"medians of {most if least == most else f'{least} to {most}'} rounds of {seconds:g} s"
 
 
 # -- measuring
@@ -153,11 +153,10 @@ def builds(choice: str) -> tuple[str, ...]:
 
 def add_options(parser: argparse.ArgumentParser, seconds: float, rounds: int) -> None:
     """The options that every benchmark has."""
+    parser.add_argument("--seconds", type=float, help=f"length of each measurement (default {seconds:g})")
+    parser.add_argument("--rounds", type=int, help=f"rounds that count, after one that doesn't (default {rounds})")
     parser.add_argument(
-        "--seconds", type=float, default=seconds, help=f"length of each measurement (default {seconds:g})"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=rounds, help=f"rounds that count, after one that doesn't (default {rounds})"
+        "--minutes", type=float, default=0.0, help="do fewer rounds, one at least, where all would take longer"
     )
     parser.add_argument(
         "--build", choices=(*BUILDS, "both"), default="", help="what to measure (default: what is there)"
@@ -166,38 +165,92 @@ def add_options(parser: argparse.ArgumentParser, seconds: float, rounds: int) ->
         "--only", metavar="REGEX", default="", help="only the rows whose name matches, and the first ones"
     )
     parser.add_argument("--quick", action="store_true", help="one short round: shows that it works")
-    parser.add_argument("--one", metavar="GROUP.ROW", help=argparse.SUPPRESS)
+    parser.add_argument("--one", metavar="BENCH.GROUP.ROW", help=argparse.SUPPRESS)
+    parser.add_argument("--turn", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def settings(arguments: argparse.Namespace) -> tuple[float, int, float]:
-    """Seconds and rounds to measure, and the seconds of the warm-up (0 for none), as the options say."""
-    return (0.2, 1, 0.0) if arguments.quick else (arguments.seconds, arguments.rounds, min(arguments.seconds, 0.3))
+def settings(arguments: argparse.Namespace, seconds: float, rounds: int, quick: float = 0.2) -> tuple[float, int]:
+    """Seconds and rounds to measure, as the options say; `seconds` and `rounds` where they say nothing."""
+    if arguments.quick:
+        return quick, 1
+    return arguments.seconds or seconds, arguments.rounds or rounds
 
 
-def main(doc: str | None, bench: Bench, prepare: Callable[[], None]) -> None:
-    """Parse the command line, measure and print. prepare: what the measuring process does first."""
+def turn() -> int:
+    """Which round it is that this process measures, from 1 on; 0 for the one that does not count."""
+    return int(sys.argv[sys.argv.index("--turn") + 1]) if "--turn" in sys.argv else 1
+
+
+def main(doc: str | None, benches: Bench | Sequence[Bench], prepare: Callable[[], object]) -> None:
+    """Parse the command line, measure and print. prepare: what the measuring process does first. Exits with 1 where a
+    row failed that is of the stack or the kernel."""
+    every = [benches] if isinstance(benches, Bench) else list(benches)
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, bench.seconds, bench.rounds)
+    add_options(parser, every[0].seconds, every[0].rounds)
     arguments = parser.parse_args()
-    if arguments.one:
-        group, _, row = arguments.one.partition(".")
-        prepare()
-        print(json.dumps(bench.groups[int(group)][int(row)].measure(arguments.seconds)))
-        return
     prepare()
-    chosen = builds(arguments.build)
-    seconds, rounds, warm_up = settings(arguments)
-    rows: list[list[str]] = []
-    for number, group in enumerate(bench.groups):
-        plan = _plan(group, chosen, arguments.only, {ratio.row for ratio in bench.ratios})
-        if plan:
-            rows += _measure(bench, number, plan, seconds, rounds, warm_up)
-    if not os.environ.get("BENCH_PART"):
-        print(machine(), end=".\n\n")
-    if bench.setting:
-        print(f"{bench.setting}\n")
-    columns = [label for ratio in bench.ratios for label in (ratio.label, "least–greatest")] or ["least–greatest"]
-    table((bench.what, *(unit for unit, _ in bench.units), *columns), rows)
+    if arguments.one:
+        one, place, row = map(int, arguments.one.split("."))
+        signal.signal(signal.SIGTERM, _end)
+        print(json.dumps(every[one].groups[place][row].measure(arguments.seconds)), flush=True)
+        return
+    chosen = builds.choose(arguments.build)
+    clock = _Clock(arguments.minutes * 60, sum(len(bench.groups) for bench in every))
+    failed = headed = False
+    for number, bench in enumerate(every):
+        seconds, rounds = settings(arguments, bench.seconds, bench.rounds, bench.quick)
+        warm_up = min(seconds, 0.3) if bench.warm_up and not arguments.quick else 0.0
+        lines: list[list[str]] = []
+        notes: dict[str, None] = {}
+        counts: set[int] = set()
+        for index, group in enumerate(bench.groups):
+            plan = _plan(group, chosen, arguments.only, {ratio.row for ratio in bench.ratios})
+            if not plan:
+                clock.skip()
+                continue
+            found = _Group(bench, f"{number}.{index}", group, plan)
+            counts.add(found.measure(seconds, rounds, warm_up, clock))
+            lines += found.lines()
+            notes.update(dict.fromkeys(found.notes()))
+            failed = failed or found.failed()
+        if not lines:
+            continue
+        words = builds.named(chosen) if any(row.stack for group in bench.groups for row in group) else "no build of it"
+        print("" if headed else heading(f"{words}; {of_rounds(counts, seconds)}") + "\n")
+        headed = True
+        if bench.setting:
+            print(f"{bench.setting}\n")
+        columns = [label for ratio in bench.ratios for label in (ratio.label, "least–greatest")] or ["least–greatest"]
+        table((bench.what, *(unit for unit, _ in bench.units), *columns), lines)
+        if notes:
+            print()
+            print("\n".join(notes), flush=True)
+    if failed:
+        sys.exit(1)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit("told to end")
+
+
+class _Clock:
+    """Shares the time that a program has among its groups. limit: seconds, 0 for as long as it takes."""
+
+    def __init__(self, limit: float, groups: int) -> None:
+        self._end = time.monotonic() + limit if limit else 0.0
+        self._groups = groups
+
+    def skip(self) -> None:
+        self._groups -= 1
+
+    def share(self) -> float:
+        """When the next group should be done (seconds of time.monotonic())."""
+        if not self._end:
+            return float("inf")
+        now = time.monotonic()
+        share = now + (self._end - now) / max(self._groups, 1)
+        self._groups -= 1
+        return share
 
 
 def _plan(group: Sequence[Row], chosen: Sequence[str], only: str, bases: set[int]) -> list[tuple[int, str]]:
@@ -213,43 +266,109 @@ def _plan(group: Sequence[Row], chosen: Sequence[str], only: str, bases: set[int
     ]
 
 
-def _measure(
-    bench: Bench, number: int, plan: list[tuple[int, str]], seconds: float, rounds: int, warm_up: float
-) -> list[list[str]]:
-    """Measure one group. Returns its lines of the table."""
-    figures: list[list[Figures]] = [[] for _ in plan]
-    for turn in range(0 if warm_up else 1, rounds + 1):
-        for position, (index, name) in enumerate(plan):
-            found = _one(number, index, name, seconds if turn else warm_up)
-            if turn:
-                figures[position].append(found)
-    lines = []
-    group = bench.groups[number]
-    names = {name for _, name in plan}
-    for position, (index, name) in enumerate(plan):
-        row = group[index]
-        label = f"{row.label}, {name}" if row.stack and len(names) > 1 else row.label
-        line = [label]
-        for unit, (_, form) in enumerate(bench.units):
-            line.append(format(median([found[unit] for found in figures[position]]), form))
-        if not bench.ratios:
-            line.append(spread([found[0] for found in figures[position]]))
-        for ratio in bench.ratios:
-            base = figures[[index for index, _ in plan].index(ratio.row)]
-            values = [
-                found[ratio.unit] / other[ratio.unit] for found, other in zip(figures[position], base, strict=True)
-            ]
-            line += [f"{median(values):.3f}", spread(values)]
-        lines.append(line)
-    return lines
+class _Group:
+    """The measuring of one group of rows, and its lines of the table."""
+
+    def __init__(self, bench: Bench, name: str, rows: Sequence[Row], plan: list[tuple[int, str]]) -> None:
+        self.bench, self.name, self.rows, self.plan = bench, name, rows, plan
+        self.figures: list[list[Figures | None]] = [[] for _ in plan]
+        self.reasons: list[list[str]] = [[] for _ in plan]
+
+    def measure(self, seconds: float, rounds: int, warm_up: float, clock: _Clock) -> int:
+        """Measure all rows in each round, as many as there is time for. Returns how many."""
+        share = clock.share()
+        for number in range(0 if warm_up else 1, rounds + 1):
+            start = time.monotonic()
+            for position in range(len(self.plan)):
+                self._one(position, seconds if number else warm_up, number)
+            now = time.monotonic()
+            if number and now + (now - start) > share:
+                return number
+        return rounds
+
+    def _one(self, position: int, seconds: float, number: int) -> None:
+        index, build = self.plan[position]
+        reasons = self.reasons[position]
+        # What has failed twice fails again, and takes the time of others.
+        found = self.run(index, build, seconds, number) if len(reasons) < 2 else reasons[-1]
+        if isinstance(found, str) and len(reasons) < 2:
+            reasons.append(found)
+        if number:
+            self.figures[position].append(None if isinstance(found, str) else found)
+
+    def run(self, index: int, build: str, seconds: float, number: int) -> Figures | str:
+        """Measure one row in a process of its own; why not, where it fails. Nothing of it is left."""
+        command = [sys.executable, sys.argv[0], "--one", f"{self.name}.{index}"]
+        command += ["--seconds", str(seconds), "--turn", str(number)]
+        limit = seconds * 3 + self.rows[index].limit
+        process = subprocess.Popen(
+            command, env=builds.environment(build), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            output, problem = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            end(process)
+            return f"not done after {limit:.0f} s"
+        except BaseException:
+            end(process)
+            raise
+        if process.returncode or not output.strip():
+            sys.stderr.write(problem)
+            end(process)
+            return (problem.strip().splitlines() or [f"ended with {process.returncode}"])[-1][:200]
+        return tuple(json.loads(output.splitlines()[-1]))
+
+    def label(self, position: int) -> str:
+        """How a row is called in the table."""
+        index, build = self.plan[position]
+        row = self.rows[index]
+        several = len({name for _, name in self.plan}) > 1
+        return f"{row.label}, {build}" if row.stack and several else row.label
+
+    def lines(self) -> list[list[str]]:
+        """The lines of the table."""
+        bench = self.bench
+        lines = []
+        for position in range(len(self.plan)):
+            mine = self.figures[position]
+            good = [found for found in mine if found is not None]
+            line = [self.label(position)]
+            for unit, (_, form) in enumerate(bench.units):
+                line.append(format(median([found[unit] for found in good]), form) if good else NOTHING)
+            if not bench.ratios:
+                line.append(spread([found[0] for found in good]) if good else NOTHING)
+            for ratio in bench.ratios:
+                base = self.figures[[index for index, _ in self.plan].index(ratio.row)]
+                values = [
+                    found[ratio.unit] / other[ratio.unit]
+                    for found, other in zip(mine, base, strict=True)
+                    if found is not None and other is not None and other[ratio.unit]
+                ]
+                line += [f"{median(values):.3f}", spread(values)] if values else [NOTHING, NOTHING]
+            lines.append(line)
+        return lines
+
+    def notes(self) -> list[str]:
+        """A line for each row that failed."""
+        return [f"- {self.label(position)}: {reasons[0]}" for position, reasons in enumerate(self.reasons) if reasons]
+
+    def failed(self) -> bool:
+        """Whether a row that is ours or the kernel's has failed, and has no figure."""
+        return any(
+            not any(figures) and not self.rows[self.plan[position][0]].other
+            for position, figures in enumerate(self.figures)
+        )
 
 
-def _one(group: int, row: int, name: str, seconds: float) -> Figures:
-    """Measure one row in a process of its own."""
-    command = [sys.executable, sys.argv[0], "--one", f"{group}.{row}", "--seconds", str(seconds)]
-    found = subprocess.run(
-        command, env=environment(name), stdout=subprocess.PIPE, text=True, timeout=seconds * 10 + 120, check=False
-    )
-    if found.returncode:
-        sys.exit(f"{' '.join(command[1:])}: ended with {found.returncode}")
-    return tuple(json.loads(found.stdout.splitlines()[-1]))
+def end(process: subprocess.Popen[str]) -> None:
+    """End a process that leads a session, all that belongs to it, and its network namespaces."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            process.send_signal(number) if number == signal.SIGTERM else os.killpg(process.pid, number)
+            process.communicate(timeout=GRACE)
+        except (ProcessLookupError, subprocess.TimeoutExpired, ValueError):
+            continue
+    for path in Path("/run/netns").glob(f"*-{process.pid}*"):
+        if re.search(rf"-{process.pid}(-|$)", path.name):
+            subprocess.run(["ip", "netns", "del", path.name], capture_output=True, check=False)

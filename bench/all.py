@@ -1,98 +1,125 @@
 """Every benchmark, one after the other: the whole of docs/performance.md.
 
-    bench/all [--quick] [--build interpreted|compiled|both] [--only NAME,NAME] [--write] [--list]
+    bench/all [--quick] [--build interpreted|compiled|both] [--only NAME,NAME] [--minutes M] [--write] [--list]
 
-Takes an hour and a half at most with both builds, the half of it with one; --quick takes some minutes. A benchmark
-that fails or exceeds its time is reported, the others run all the same, and the program ends with 1. --write puts the
-tables into docs/performance.md. Needs root (namespaces, TAP), an idle machine, and for `others` slirp4netns; what is
-not installed is left out with a line that says so.
+Takes three quarters of an hour at most, or what --minutes says, of which each benchmark has its share: one that would
+take longer measures fewer rounds than five. --quick takes some minutes. A benchmark that fails or exceeds its time by
+far is reported, the others run all the same, and the program ends with 1. --write puts each table into
+docs/performance.md as soon as it is there, and draws docs/pictures/scaling.svg. Both builds are measured where
+`make compiled` has made the compiled one of this very source. Needs root (namespaces, TAP), an idle machine, and for
+some rows slirp4netns, PyTCP (see others.py), iperf3, redis, nginx, wrk and PostgreSQL; what is not installed is left
+out with a line that says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import _builds as builds
 import _report as report
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
+MINUTES = 45.0
+SLACK = 240.0
+"""Seconds by which a benchmark may exceed its share before it is ended: one round may be longer than that."""
 
-# Name, and the minutes it may take with both builds.
 PROGRAMS = {
-    "bulk": 16,
-    "streams": 8,
-    "channel": 3,
-    "channel_requests": 5,
-    "channel_udp": 3,
-    "connections": 5,
-    "latency": 5,
-    "ping": 3,
-    "udp": 6,
-    "forward": 4,
-    "others": 6,
-    "workers": 4,
-    "memory": 4,
-    "stacks": 3,
-    "scaling": 14,
-    "layers": 3,
+    "bulk": 8.0,
+    "streams": 4.0,
+    "datapath": 0.5,
+    "loss": 4.0,
+    "latency": 2.0,
+    "ping": 1.0,
+    "connections": 2.0,
+    "udp": 3.0,
+    "forward": 1.0,
+    "others": 6.0,
+    "channel": 1.0,
+    "channel_requests": 2.0,
+    "channel_udp": 1.0,
+    "service": 1.5,
+    "beside": 4.0,
+    "workers": 2.0,
+    "memory": 2.5,
+    "stacks": 1.0,
+    "scaling": 5.0,
+    "layers": 1.0,
 }
+"""Each benchmark, and its share of the time, about the minutes that it takes with both builds."""
 
 
-def run(name: str, arguments: argparse.Namespace) -> str | None:
-    """Run one benchmark. Returns what it printed, or None where it failed."""
-    command = [sys.executable, str(HERE / f"{name}.py")]
+def run(name: str, arguments: argparse.Namespace, minutes: float) -> tuple[str, bool]:
+    """Run one benchmark. Returns what it printed, and whether all went well."""
+    command = [sys.executable, str(HERE / f"{name}.py"), "--minutes", f"{minutes:.2f}"]
     if arguments.quick:
         command.append("--quick")
-    if arguments.build:
+    if arguments.build and name != "layers":
         command += ["--build", arguments.build]
     if arguments.write and name == "scaling":
         command.append("--write")
     start = time.monotonic()
-    try:
-        found = subprocess.run(
-            command, env={**os.environ, "BENCH_PART": "1"}, stdout=subprocess.PIPE, text=True, check=False,
-            timeout=PROGRAMS[name] * 60,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        print(f"\n{name}: not done after {PROGRAMS[name]} minutes\n", flush=True)
-        return None
-    print(f"\n== bench/{name}.py ({time.monotonic() - start:.0f} s)\n\n{found.stdout.strip()}", flush=True)
-    if found.returncode:
-        print(f"\n{name}: ended with {found.returncode}", flush=True)
-        return None
-    return found.stdout.strip()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, "BENCH_PART": "1"}, stdout=output, text=True, start_new_session=True
+        )
+        try:
+            status = process.wait(minutes * 60 + SLACK)
+            problem = f"ended with {status}" if status else ""
+        except subprocess.TimeoutExpired:
+            problem = f"not done after {(time.monotonic() - start) / 60:.0f} minutes"
+        finally:
+            if process.poll() is None:
+                # It ends what it has started.
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        output.seek(0)
+        text = output.read().strip()
+    print(f"\n== {name}, {time.monotonic() - start:.0f} s\n\n{text}", flush=True)
+    if problem:
+        print(f"\n{name}: {problem}", flush=True)
+    return text, not problem
 
 
 def _between(text: str, found: re.Match[str]) -> str:
     return f"{found[1]}{text}\n{found[2]}"
 
 
-def write(results: dict[str, str]) -> None:
-    """Put each benchmark's output between its marks in docs/performance.md."""
-    page = PAGE.read_text()
-    for name, text in {"machine": report.machine() + ".", **results}.items():
-        page, count = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)", functools.partial(_between, text), page,
-            count=1, flags=re.DOTALL,
-        )  # fmt: skip
-        if not count:
-            print(f"docs/performance.md has no place for {name}", file=sys.stderr)
-    PAGE.write_text(page)
+def write(name: str, text: str) -> None:
+    """Put a benchmark's output between its marks in docs/performance.md."""
+    page, count = re.subn(
+        rf"(<!-- {name} -->\n).*?(<!-- end -->)", functools.partial(_between, text), PAGE.read_text(),
+        count=1, flags=re.DOTALL,
+    )  # fmt: skip
+    if count:
+        PAGE.write_text(page)
+    else:
+        print(f"docs/performance.md has no place for {name}", file=sys.stderr)
 
 
 def main() -> None:
     """Run them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short round of each: shows that they work")
-    parser.add_argument("--build", choices=(*report.BUILDS, "both"), default="", help="default: what is there")
+    parser.add_argument("--build", choices=(*builds.BUILDS, "both"), default="", help="default: what is there")
     parser.add_argument("--only", default="", help="some of them, with commas")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"how long all may take together (default {MINUTES:g})"
+    )
     parser.add_argument("--write", action="store_true", help="into docs/performance.md")
     parser.add_argument("--list", action="store_true", help="list them")
     arguments = parser.parse_args()
@@ -100,14 +127,24 @@ def main() -> None:
     if unknown := set(names) - set(PROGRAMS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(PROGRAMS)}")
     if arguments.list:
-        for name in names:
-            print(f"{name:12} at most {PROGRAMS[name]} minutes")
+        print(*names, sep="\n")
         return
-    print(f"{report.machine()}; builds: {', '.join(report.builds(arguments.build))}.", flush=True)
-    results = {name: run(name, arguments) for name in names}
-    if arguments.write:
-        write({name: text for name, text in results.items() if text is not None})
-    if failed := [name for name, text in results.items() if text is None]:
+    machine = f"{report.machine()}. {datetime.date.today()}, commit {report.commit()}."
+    print(f"{machine}\nBuilds: {builds.named(builds.choose(arguments.build))}.", flush=True)
+    if arguments.write and names == list(PROGRAMS):
+        write("machine", machine)
+    end = time.monotonic() + arguments.minutes * 60
+    failed = []
+    for number, name in enumerate(names):
+        # What one has left over, the others share.
+        left = max(end - time.monotonic(), 0) / 60
+        share = left * PROGRAMS[name] / sum(PROGRAMS[later] for later in names[number:])
+        text, well = run(name, arguments, max(share, 0.1))
+        if not well:
+            failed.append(name)
+        if arguments.write and text.startswith("`bench/"):
+            write(name, text)
+    if failed:
         sys.exit(f"\nfailed: {', '.join(failed)}")
 
 

@@ -1,69 +1,65 @@
 """What programs measure as clients under `usernet run`, beside the kernel's sockets and beside slirp4netns.
 
-    python bench/beside.py [--rounds N] [PROGRAM…]
+    python bench/beside.py [--rounds N] [--build B] [--only REGEX] [--quick]
 
 The server runs on a kernel; the client on the kernel of another namespace (veth), on a stack (TAP), or in a namespace
 that slirp4netns serves. One round measures each in turn. Printed: medians over the rounds, and their ratios to the
-kernel's. Needs root (namespaces, TAP). Status 1 where a program failed.
+kernel's. A program that isn't installed is left out. Needs root (namespaces, TAP).
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import re
-import statistics
-import subprocess
 import sys
+from functools import partial
 from typing import Final
 
-from programs import CASES, Failure, attempt, missing, table
+import _net as net
+import _report as report
+from programs import CASES, attempt, missing
 
 COMPARED: Final = (
-    ("iperf3, sent (Gbit/s)", "iperf3"),
-    ("iperf3 -R, received (Gbit/s)", "iperf3 -R"),
-    ("redis-benchmark, 50 clients (GET/s)", "redis-benchmark, redis-server"),
-    ("wrk, 40 connections (requests/s)", "wrk, nginx"),
-    ("pgbench, 8 clients (transactions/s)", "pgbench, postgres"),
+    ("iperf3, sent, Gbit/s", "iperf3"),
+    ("iperf3 -R, received, Gbit/s", "iperf3 -R"),
+    ("redis-benchmark, 50 clients, GET/s", "redis-benchmark, redis-server"),
+    ("wrk, 40 connections, requests/s", "wrk, nginx"),
+    ("pgbench, 8 clients, transactions/s", "pgbench, postgres"),
 )
-BESIDE: Final = ("kernel", "usernet", "slirp4netns")
+BY_NAME: Final = {name: (programs, case) for name, programs, case, _ in CASES}
 
 
-def main() -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="those whose name contains it (default: all)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
-    arguments = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("this makes network namespaces and TAP devices: run it as root")
-    by_name = {name: (programs, case) for name, programs, case, _ in CASES}
-    rows = []
-    failed = 0
+def measure(_: float, name: str, where: str) -> report.Figures:
+    """The last figure that a program tells, as a client at that end."""
+    told = attempt(BY_NAME[name][1], "client", where)
+    return (float(re.findall(r"[0-9][0-9,.]*", told)[-1].replace(",", "")),)
+
+
+def groups() -> list[list[report.Row]]:
+    """The rows of each program that is installed."""
+    found = []
     for title, name in COMPARED:
-        programs, case = by_name[name]
-        if missing(programs) or not any(word in title for word in arguments.programs or ("",)):
+        if absent := missing(BY_NAME[name][0]):
+            print(f"{title}: left out, {' and '.join(absent)} not being installed", file=sys.stderr)
             continue
-        figures: dict[str, list[float]] = {where: [] for where in BESIDE}
-        for _ in range(arguments.rounds):
-            for where in BESIDE:
-                if where == "slirp4netns" and missing(["slirp4netns"]):
-                    continue
-                try:
-                    told = attempt(case, "client", where)
-                    figures[where].append(float(re.findall(r"[0-9][0-9,.]*", told)[-1].replace(",", "")))
-                except (Failure, subprocess.SubprocessError, OSError) as problem:
-                    failed += 1
-                    print(f"{name} on {where}: {problem}", file=sys.stderr)
-        medians = [statistics.median(figures[where]) if figures[where] else 0.0 for where in BESIDE]
-        kernel = medians[0] or 1.0
-        shown = [f"{value:,.2f}" if medians[0] < 1000 else f"{value:,.0f}" for value in medians]
-        rows.append((title, *shown, f"{medians[1] / kernel:.3f}", f"{medians[2] / kernel:.3f}"))
-        print(*rows[-1], sep="; ", file=sys.stderr)
-    header = ("", "kernel, veth", "usernet run", "slirp4netns", "usernet run : kernel", "slirp4netns : kernel")
-    table(header, rows)
-    return 1 if failed else 0
+        rows = [
+            report.Row(f"{title}: kernel, veth", partial(measure, name=name, where="kernel"), stack=False),
+            report.Row(f"{title}: usernet run, TAP", partial(measure, name=name, where="usernet")),
+        ]
+        if not missing(["slirp4netns"]):
+            there = partial(measure, name=name, where="slirp4netns")
+            rows.append(report.Row(f"{title}: slirp4netns", there, stack=False, other=True))
+        found.append(rows)
+    return found
 
+
+BENCH = report.Bench(
+    what="programs",
+    units=[("", ",.2f")],
+    groups=groups(),
+    setting="MTU 1500, offload, CUBIC on both ends; slirp4netns with MTU 65520. Each program takes the time it takes.",
+    rounds=3,
+    warm_up=False,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.main(__doc__, BENCH, net.prepare)

@@ -113,7 +113,7 @@ BENCH = report.Bench(
             report.Row("the kernel, veth to veth", kernel, stack=False),
         ]
     ],
-    setting="No offload.",
+    setting="MTU 1500, no offload.",
     ratios=[report.Ratio("of the loop")],
 )
 

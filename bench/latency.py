@@ -134,7 +134,10 @@ BENCH = report.Bench(
             report.Row("the stack answers, busy-poll", lambda seconds: stack_answers(seconds, BUSY_POLL)),
         ]
     ],
-    setting=f"TCP, TCP_NODELAY, one at a time, TAP with offload; busy-poll: net.core.busy_read = {BUSY_POLL}.",
+    setting=(
+        "TCP, TCP_NODELAY, one at a time, MTU 1500, CUBIC on both ends, TAP with offload; "
+        f"busy-poll: net.core.busy_read = {BUSY_POLL}."
+    ),
     ratios=[report.Ratio("rate of the kernel's"), report.Ratio("time of the loop's", row=1, unit=1)],
 )
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import _builds as builds
 import _net as net
 import _report as report
 import bulk
@@ -38,6 +39,7 @@ from usernet.core.interrupts import DeferredHandler, InterruptGuard
 
 HOME = str(Path(usernet.__file__).parent) + os.sep
 INTERVAL = 0.0005
+SECONDS = 2.0
 PORT = 5001
 REST = "application"
 LAYERS = (
@@ -184,13 +186,13 @@ WORKS: list[tuple[str, Callable[[float], tuple[Sampler, float, int]]]] = [
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    report.add_options(parser, 2.0, 1)
+    report.add_options(parser, SECONDS, 1)
     parser.add_argument("--functions", type=int, default=0, metavar="N", help="also the N functions that take most")
     arguments = parser.parse_args()
-    if report.build() != "interpreted":
-        os.execve(sys.executable, [sys.executable, *sys.argv], report.environment("interpreted"))
+    if not usernet.__file__.startswith(str(builds.SOURCE)) or os.environ.get("USERNET_PURE") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.argv], builds.environment("interpreted"))
     net.prepare()
-    seconds, _, _ = report.settings(arguments)
+    seconds, _ = report.settings(arguments, SECONDS, 1)
     columns: list[tuple[str, dict[str, float]]] = []
     for label, measure in WORKS:
         if not re.search(arguments.only, label):
@@ -201,7 +203,8 @@ def main() -> None:
         columns.append((label, {layer: hits * share for layer, hits in sampler.layers.items()}))
         for function, hits in sampler.functions.most_common(arguments.functions):
             print(f"{label}: {hits * share:8,.0f} ns  {function}")
-    print(f"{report.describe()}\nNanoseconds of CPU time per packet; interpreted.\n")
+    print(report.heading(f"interpreted; {report.of_rounds({1}, seconds)}"))
+    print("\nNanoseconds of CPU time per packet, a super-segment counting as one.\n")
     rows = [
         [layer, *(f"{found.get(layer, 0):,.0f}" for _, found in columns)]
         for layer in LAYERS

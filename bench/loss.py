@@ -1,17 +1,16 @@
 """TCP over a long and lossy path: the stack's throughput beside the kernel's own in the same conditions.
 
-    python bench/loss.py [--seconds S] [--rounds N] [--streams N] [--congestion NAME]
+    python bench/loss.py [--seconds S] [--rounds N] [--build B] [--only REGEX] [--quick]
 
-The path is a stack, in a process of its own, that routes between two TAPs, one of them impaired: 50 ms of delay each
-way, and 1 % or 5 % of all packets lost each way, by the same seed for all that a round compares. The far end is always
-a kernel. At the near end is a kernel, or a stack on a TAP of that kernel, which passes its packets on. Each row is the
-sum of several connections at the same time, so that a single unlucky one doesn't decide. Printed: medians over the
-rounds, and the ratio to the kernel's figure of the same round. Needs root (namespaces, TAP).
+The path is a stack, in a process of its own and always interpreted, that routes between two TAPs, one of them impaired:
+50 ms of delay each way, and 1 % or 5 % of all packets lost each way, by the same seed for all that a round compares.
+The far end is always a kernel. At the near end is a kernel, or a stack on a TAP of that kernel, which passes its
+packets on. Each row is the sum of several connections at the same time, so that a single unlucky one doesn't decide.
+Printed: medians over the rounds, and the ratio to the kernel's figure of the same round. Needs root (namespaces, TAP).
 """
 
 from __future__ import annotations
 
-import argparse
 import socket
 import subprocess
 import sys
@@ -19,8 +18,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
+import _builds as builds
 import _net as net
 import _report as report
 
@@ -28,6 +29,8 @@ import usernet
 from usernet import drivers
 
 DELAY = 0.050
+STREAMS = 10
+CONGESTION = "cubic"
 PORT = 5001
 NEAR, FAR = "10.81.0.1", "10.82.0.1"
 
@@ -92,7 +95,10 @@ def path(loss: float, seed: int, congestion: str, stack_end: bool) -> Iterator[t
         far = held.enter_context(net.namespace("far"))
         near = held.enter_context(net.namespace("near"))
         command = [sys.executable, __file__, "--router", near, far, str(loss), str(seed)]
-        router = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        router = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=builds.environment("interpreted"),
+        )  # fmt: skip
         held.callback(router.wait)
         held.callback(router.kill)
         assert router.stdout is not None
@@ -158,61 +164,44 @@ def stack_peer(stack: usernet.Stack, sends: bool, seconds: float, streams: int) 
     return sum(counts) * 8 / seconds
 
 
-def measure(loss: float, seed: int, sends: bool, stack_end: bool, settings: argparse.Namespace) -> float:
-    """Bit/s from the near end to the far one (sends), or the other way."""
-    with path(loss, seed, settings.congestion, stack_end) as (near, far):
-        tail = (str(PORT), str(settings.seconds), str(settings.streams), settings.congestion)
+def measure(seconds: float, loss: float, sends: bool, stack_end: bool) -> report.Figures:
+    """Mbit/s from the near end to the far one (sends), or the other way."""
+    with path(loss, report.turn(), CONGESTION, stack_end) as (near, far):
+        tail = (str(PORT), str(seconds), str(STREAMS), CONGESTION)
         other = net.peer(far, PEER, "listening-receiver" if sends else "listening-sender", FAR, *tail)
         try:
             if isinstance(near, usernet.Stack):
-                rate = stack_peer(near, sends, settings.seconds, settings.streams)
+                rate = stack_peer(near, sends, seconds, STREAMS)
             else:
                 client = net.peer(near, PEER, "connecting-sender" if sends else "connecting-receiver", FAR, *tail)
-                rate = net.answer(client, settings.seconds + 60)[0]
-            far_rate = net.answer(other, settings.seconds + 60)[0]
+                rate = net.answer(client, seconds + 60)[0]
+            far_rate = net.answer(other, seconds + 60)[0]
         finally:
             other.kill()
-        return far_rate if sends else rate
+        return ((far_rate if sends else rate) / 1e6,)
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=15.0, help="length of each measurement (default 15)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
-    parser.add_argument("--streams", type=int, default=10, help="connections at the same time (default 10)")
-    parser.add_argument("--router", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--congestion", default="cubic", help="congestion control of all senders (default cubic)")
-    arguments = parser.parse_args()
-    net.prepare()
-    if arguments.router:
-        near, far, loss, seed = arguments.router
-        route_packets(near, far, float(loss), int(seed))
-        return
-    rows = []
-    for loss in (0.01, 0.05):
-        for sends in (True, False):
-            kernel: list[float] = []
-            stack: list[float] = []
-            for turn in range(arguments.rounds):
-                kernel.append(measure(loss, turn, sends, False, arguments))
-                stack.append(measure(loss, turn, sends, True, arguments))
-            ratios = [ours / theirs for ours, theirs in zip(stack, kernel, strict=True)]
-            rows.append(
-                (
-                    f"{loss:.0%} lost, {'to' if sends else 'from'} the kernel",
-                    f"{report.median(kernel) / 1e6:.2f}",
-                    f"{report.median(stack) / 1e6:.2f}",
-                    f"{report.median(ratios):.3f}",
-                    report.spread(ratios),
-                )
-            )
-    print(
-        f"{arguments.streams} connections, {arguments.seconds:g} s, {DELAY * 1000:g} ms each way, "
-        f"{arguments.congestion} at all ends. {report.describe()}\n"
-    )
-    report.table(("sum of throughput", "kernel Mbit/s", "stack Mbit/s", "stack / kernel", "least–greatest"), rows)
+def group(loss: float, sends: bool) -> list[report.Row]:
+    """The rows of one rate of loss and one direction, the kernel's first."""
+    words = f"{loss:.0%} lost, {'to' if sends else 'from'} a kernel"
+    return [
+        report.Row(f"{words}: a kernel", partial(measure, loss=loss, sends=sends, stack_end=False), stack=False),
+        report.Row(f"{words}: the stack", partial(measure, loss=loss, sends=sends, stack_end=True)),
+    ]
 
+
+BENCH = report.Bench(
+    what="sum of throughput",
+    units=[("Mbit/s", ".2f")],
+    groups=[group(loss, sends) for loss in (0.01, 0.05) for sends in (True, False)],
+    setting=f"{STREAMS} connections, MTU 1500, {DELAY * 1000:g} ms each way, {CONGESTION.upper()} at all ends.",
+    seconds=8.0,
+    quick=3.0,
+    warm_up=False,
+)
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--router"]:
+        route_packets(sys.argv[2], sys.argv[3], float(sys.argv[4]), int(sys.argv[5]))
+    else:
+        report.main(__doc__, BENCH, net.prepare)

@@ -72,7 +72,7 @@ BENCH = report.Bench(
             report.Row("the stack answers", stack_answers),
         ]
     ],
-    setting="TAP with offload.",
+    setting="TAP with offload, MTU 1500.",
     ratios=[report.Ratio("time of the kernel's", unit=1)],
 )
 

@@ -4,7 +4,8 @@
 
 No kernel and no system call is on the other side: packets come from memory. With so many connections, each of a
 thousand chosen by chance receives 100 bytes, which are read; with so many routes, packets to destinations chosen by
-chance are forwarded, none from a cache of routes; with so many stacks, each in turn answers 16 pings. Printed: µs per
+chance are forwarded, none from a cache of routes; with so many stacks, each in turn answers 16 pings. Each point is
+made ready in a process of its own; then each round measures all points one after the other. Printed: µs of CPU time per
 packet, the least of the rounds after a warm-up, and by how much a tenfold number raises it on average. --write draws
 docs/pictures/scaling.svg (the extra `plots`). Needs no privilege.
 """
@@ -13,17 +14,17 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
 import random
 import re
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import _builds as builds
 import _report as report
 import memory
 
@@ -38,8 +39,12 @@ PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "scaling.s
 SAMPLE = 1000
 PACKETS = 4000
 BATCH = 16
+ROUNDS = 15
 QUICK_LIMIT = 1000
 PEER, US = b"\x0a\0\0\1", b"\x0a\0\0\2"
+
+cpu = time.process_time
+"""What other programs on the machine take of it, does not count."""
 
 
 class Sink(memory.Callers):
@@ -50,60 +55,57 @@ class Sink(memory.Callers):
 
 
 def feed(stack: usernet.Stack, dev: NetDevice, driver: memory.Callers, frames: list[bytes]) -> float:
-    """Have the stack receive `frames`. Returns seconds."""
+    """Have the stack receive `frames`. Returns seconds of CPU time."""
     driver.frames.extend(frames)
-    start = time.perf_counter()
+    start = cpu()
     while driver.frames:
         stack.net.loop.schedule(dev.napi)
         stack.poll(0)
-    return time.perf_counter() - start
+    return cpu() - start
 
 
-def connections(count: int, rounds: int) -> float:
+def data(address: bytes, port: int, seq: int, ack: int) -> bytes:
+    """A packet with 100 bytes for port 80, from `port` of `address`."""
+    payload = bytes(100)
+    header = tcp.build(port, 80, seq, ack, tcp.ACK, 65535, 0, 0, b"")
+    total = checksum.pseudo_sum(address, US, 6, len(header) + len(payload))
+    total = checksum.csum(header + payload, 0, len(header) + len(payload), total)
+    header = header[:16] + checksum.csum_fold(total).to_bytes(2, "big") + header[18:]
+    return ipv4.build(0, 20 + len(header) + len(payload), 0, ipv4.IP_DF, 64, 6, address, US) + header + payload
+
+
+def connections(count: int) -> Iterator[float]:
     """µs to receive and read 100 bytes, with so many connections."""
     crowd = memory.Crowd(count)
-    source = random.Random(1)
-    chosen = source.sample(range(count), min(count, SAMPLE))
+    chosen = random.Random(1).sample(range(count), min(count, SAMPLE))
     sockets = {sock.getpeername(): sock for sock in crowd.accepted}
-    gc.freeze()
     flows = []
     for number in chosen:
         host, port = divmod(number, 50_000)
         address = (0x0A010001 + host).to_bytes(4, "big")
         flows.append((address, 1024 + port, sockets[(".".join(map(str, address)), 1024 + port)]))
-    least = 1e9
+    order = flows * max(1, SAMPLE // len(flows))
     seq = 1
-    payload = bytes(100)
-    for _ in range(rounds + 1):
-        frames, readers = [], []
-        order = [flow for _ in range(max(1, SAMPLE // len(flows))) for flow in flows]
-        seqs: dict[int, int] = {}
-        for address, port, sock in order:
-            offset = seqs.get(id(sock), seq)
-            header = tcp.build(port, 80, offset, crowd.sequence(address, port), tcp.ACK, 65535, 0, 0, b"")
-            total = checksum.pseudo_sum(address, US, 6, len(header) + 100)
-            total = checksum.csum(header + payload, 0, len(header) + 100, total)
-            header = header[:16] + checksum.csum_fold(total).to_bytes(2, "big") + header[18:]
-            packet = ipv4.build(0, 20 + len(header) + 100, 0, ipv4.IP_DF, 64, 6, address, US) + header + payload
-            frames.append(packet)
-            readers.append(sock)
-            seqs[id(sock)] = offset + 100
+    gc.collect()
+    gc.freeze()
+    while True:
+        frames = []
+        for number, (address, port, _) in enumerate(order):
+            frames.append(data(address, port, seq + number // len(flows) * 100, crowd.sequence(address, port)))
+        seq += len(order) // len(flows) * 100
         spent = 0.0
-        for first in range(0, len(frames), 16):
-            spent += feed(crowd.stack, crowd.dev, crowd.callers, frames[first : first + 16])
-            start = time.perf_counter()
-            for sock in dict.fromkeys(readers[first : first + 16]):
+        for first in range(0, len(frames), BATCH):
+            spent += feed(crowd.stack, crowd.dev, crowd.callers, frames[first : first + BATCH])
+            readers = dict.fromkeys(sock for _, _, sock in order[first : first + BATCH])
+            start = cpu()
+            for sock in readers:
                 sock.recv(65536)
-            spent += time.perf_counter() - start
-        seq = max(seqs.values())
+            spent += cpu() - start
         crowd.callers.answered.clear()
-        least = min(least, spent / len(frames) * 1e6)
-    gc.unfreeze()
-    crowd.close()
-    return least
+        yield spent / len(frames) * 1e6
 
 
-def routes(count: int, rounds: int) -> float:
+def routes(count: int) -> Iterator[float]:
     """µs to forward a packet, with so many routes."""
     stack = usernet.Stack("router", clock=ManualClock(0), seed=1)
     near, far = Sink(), Sink()
@@ -116,81 +118,149 @@ def routes(count: int, rounds: int) -> float:
     prefixes = source.sample(range(0x0B0000, 0xDF0000), count)
     for prefix in prefixes:
         stack.add_route(f"{prefix >> 16}.{prefix >> 8 & 255}.{prefix & 255}.0/24", dev="eth1")
+    gc.collect()
     gc.freeze()
-    least = 1e9
-    for _ in range(rounds + 1):
+    while True:
         frames = []
         for _ in range(PACKETS):
             daddr = (source.choice(prefixes) << 8 | source.randrange(1, 255)).to_bytes(4, "big")
             frames.append(ipv4.build(0, 46, 0, 0, 64, 17, PEER, daddr) + struct.pack("!HHHH", 7, 9, 26, 0) + bytes(18))
-        least = min(least, feed(stack, dev, near, frames) / PACKETS * 1e6)
-    gc.unfreeze()
-    stack.close()
-    return least
+        yield feed(stack, dev, near, frames) / PACKETS * 1e6
 
 
-def stacks(count: int, rounds: int) -> float:
+def stacks(count: int) -> Iterator[float]:
     """µs to answer a ping, of a batch for each of so many stacks in turn."""
     made = []
     for number in range(count):
         stack = usernet.Stack(f"stack{number}", clock=ManualClock(0), seed=number)
         driver = Sink()
         made.append((stack, stack.add_device(driver, "eth0", "10.0.0.2/24"), driver))
-    gc.freeze()
     echo = struct.pack("!BBHHH", 8, 0, 0, 1, 0) + bytes(56)
     echo = echo[:2] + checksum.csum_fold(checksum.csum(echo, 0, len(echo), 0)).to_bytes(2, "big") + echo[4:]
     frame = ipv4.build(0, 84, 0, 0, 64, 1, PEER, US) + echo
-    least = 1e9
-    for _ in range(rounds + 1):
+    turns = max(1, PACKETS // (count * BATCH))
+    gc.collect()
+    gc.freeze()
+    while True:
         spent = 0.0
-        turns = max(1, PACKETS // (count * BATCH))
         for _ in range(turns):
             for stack, dev, driver in made:
                 spent += feed(stack, dev, driver, [frame] * BATCH)
-        least = min(least, spent / (turns * count * BATCH) * 1e6)
-    gc.unfreeze()
-    for stack, _, _ in made:
-        stack.close()
-    return least
+        yield spent / (turns * count * BATCH) * 1e6
 
 
-CURVES: dict[str, tuple[Callable[[int, int], float], list[int]]] = {
-    "connections": (connections, [10, 100, 1000, 10_000, 100_000]),
-    "routes": (routes, [1, 10, 100, 1000, 10_000, 100_000, 1_000_000]),
-    "stacks": (stacks, [1, 10, 100, 1000]),
+CURVES: dict[str, tuple[Callable[[int], Iterator[float]], list[int], str]] = {
+    "connections": (connections, [10, 100, 1000, 10_000, 100_000], "100 bytes received and read"),
+    "routes": (routes, [1, 10, 100, 1000, 10_000, 100_000, 1_000_000], "a packet forwarded"),
+    "stacks": (stacks, [1, 10, 100, 1000], "a ping answered"),
 }
 
 
-def measure(name: str, count: int, rounds: int, build: str) -> float:
-    """One point, in a process of its own."""
-    command = [sys.executable, sys.argv[0], "--one", f"{name}.{count}", "--rounds", str(rounds)]
-    found = subprocess.run(
-        command, env=report.environment(build), stdout=subprocess.PIPE, text=True, check=True, timeout=300
-    )
-    return float(json.loads(found.stdout))
+def serve(name: str, count: int) -> None:
+    """Be a point: make it ready, then measure a round for each line that comes."""
+    tune_malloc()
+    measured = CURVES[name][0](count)
+    next(measured)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(next(measured), flush=True)
 
 
-def draw(results: dict[tuple[str, str], dict[int, float]]) -> None:
+class Point:
+    """A process that measures one point when it is asked to."""
+
+    def __init__(self, name: str, build: str, count: int) -> None:
+        self.name, self.build, self.count = name, build, count
+        self.least = float("inf")
+        self._process = subprocess.Popen(
+            [sys.executable, sys.argv[0], "--one", f"{name}.{count}"], env=builds.environment(build),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise RuntimeError(f"{self.count:,} {self.name}, {self.build}: failed")
+        return line
+
+    def wait(self) -> None:
+        """Until it is ready."""
+        self._line()
+
+    def measure(self) -> None:
+        """One round."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        self.least = min(self.least, float(self._line()))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure(chosen: tuple[str, ...], only: str, limit: int, rounds: int, minutes: float) -> list[Point]:
+    """Measure the curves whose name matches, up to `limit`, in so many rounds. What takes long to be made ready, is
+    left out where it would take more than so many minutes."""
+    points: list[Point] = []
+    end = time.monotonic() + minutes * 60 if minutes else float("inf")
+    try:
+        for name, (_, counts, _) in CURVES.items():
+            for build in chosen if re.search(only, name) else ():
+                for count in counts:
+                    if count <= limit and time.monotonic() < end:
+                        points.append(Point(name, build, count))
+                        points[-1].wait()
+        for _ in range(rounds):
+            for point in points:
+                point.measure()
+    finally:
+        for point in points:
+            point.close()
+    return points
+
+
+Curves = dict[tuple[str, str], dict[int, float]]
+"""Of each curve's name and build: µs by number."""
+
+
+def per_decade(points: dict[int, float]) -> float:
+    """By which part a tenfold number raises the cost, on average."""
+    counts = list(points)
+    return float((points[counts[-1]] / points[counts[0]]) ** (1 / max(len(counts) - 1, 1)) - 1)
+
+
+def draw(results: Curves) -> None:
     """Draw the curves into docs/pictures."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "usernet"
+    matplotlib.rcParams.update({
+        "svg.fonttype": "none", "svg.hashsalt": "usernet", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
+        "lines.linewidth": 1.0,
+    })  # fmt: skip
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(CURVES), figsize=(11, 3.4))
-    for axis, name in zip(axes, CURVES, strict=True):
+    figure, axes = pyplot.subplots(1, len(CURVES), figsize=(9.5, 3.2))
+    colours = {"interpreted": "tab:blue", "compiled": "tab:orange"}
+    for axis, (name, (_, _, what)) in zip(axes, CURVES.items(), strict=True):
         for (curve, build), points in results.items():
             if curve == name:
-                axis.plot(list(points), list(points.values()), marker="o", label=build)
+                colour = colours[build]
+                counts = list(points)
+                axis.plot(counts, list(points.values()), marker="o", markersize=4, color=colour, label=build)
+                # What was aimed at: a tenth more for ten times as many.
+                aim = [points[counts[0]] * 1.1**number for number in range(len(counts))]
+                axis.plot(counts, aim, linestyle=":", linewidth=0.8, color=colour)
+        axis.set_title(what)
         axis.set_xscale("log")
         axis.set_ylim(bottom=0)
         axis.set_xlabel(name)
-        axis.set_ylabel("µs per packet")
-        axis.legend()
-        axis.grid(visible=True, alpha=0.3)
+    axes[0].set_ylabel("µs of CPU time")
+    handles: list[Any] = axes[0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.06))
     figure.tight_layout()
-    figure.savefig(PICTURE, metadata={"Date": None})
+    figure.savefig(PICTURE, metadata={"Date": None}, bbox_inches="tight")
     text = PICTURE.read_text()
     PICTURE.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
 
@@ -198,31 +268,29 @@ def draw(results: dict[tuple[str, str], dict[int, float]]) -> None:
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    report.add_options(parser, 1.0, 5)
+    report.add_options(parser, 0.0, ROUNDS)
     parser.add_argument("--write", action="store_true", help="draw docs/pictures/scaling.svg")
     arguments = parser.parse_args()
-    tune_malloc()
     if arguments.one:
         name, _, count = arguments.one.partition(".")
-        print(json.dumps(CURVES[name][0](int(count), arguments.rounds)))
+        serve(name, int(count))
         return
-    rounds = 1 if arguments.quick else arguments.rounds
-    results: dict[tuple[str, str], dict[int, float]] = {}
-    for build in report.builds(arguments.build):
-        for name, (_, counts) in CURVES.items():
-            if re.search(arguments.only, name):
-                wanted = [count for count in counts if not arguments.quick or count <= QUICK_LIMIT]
-                results[name, build] = {count: measure(name, count, rounds, build) for count in wanted}
-    if not os.environ.get("BENCH_PART"):
-        print(report.machine(), end=".\n\n")
+    _, rounds = report.settings(arguments, 0.0, ROUNDS)
+    chosen = builds.choose(arguments.build)
+    limit = QUICK_LIMIT if arguments.quick else 1 << 30
+    results: Curves = {}
+    for point in measure(chosen, arguments.only, limit, rounds, arguments.minutes):
+        results.setdefault((point.name, point.build), {})[point.count] = point.least
+    print(report.heading(f"{builds.named(chosen)}; CPU time, the least of {rounds} rounds"), end="\n\n")
     every = sorted({count for points in results.values() for count in points})
-    rows = []
-    for (name, build), points in results.items():
-        counts = list(points)
-        decades = sum(1 for count in counts[1:] if count)
-        rise = (points[counts[-1]] / points[counts[0]]) ** (1 / decades) - 1 if decades else 0
-        cells = [f"{points[count]:.1f}" if count in points else "" for count in every]
-        rows.append([f"{name}, {build}", *cells, f"{rise * 100:+.1f}%"])
+    rows = [
+        [
+            f"{name}, {build}",
+            *(f"{points[count]:.1f}" if count in points else "" for count in every),
+            f"{per_decade(points) * 100:+.1f} %",
+        ]
+        for (name, build), points in results.items()
+    ]
     report.table(("µs per packet", *(f"{count:,}" for count in every), "per decade"), rows)
     if arguments.write:
         draw(results)

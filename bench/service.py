@@ -1,6 +1,6 @@
 """Calls of one client of a service while another floods it: how long each takes, beside the quiet time.
 
-    python bench/service.py [--seconds S] [--rounds N]
+    python bench/service.py [--seconds S] [--rounds N] [--build B] [--only REGEX] [--quick]
 
 The service is a process with a stack that has `lo`. One client asks it for a socket's name, again and again, 64 bytes
 each way or so: the ping-pong. Beside it, in turn: nobody; one that sends calls as fast as it can, without waiting for
@@ -11,7 +11,6 @@ multiple of the quiet one of the same round. Needs no privilege.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -122,45 +121,34 @@ def measure(path: str, seconds: float, flood: Callable[[str], None] | None) -> t
             time.sleep(0.2)
 
 
-def main() -> None:
-    """Measure all rows in each round, and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement (default 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that doesn't (default 5)")
-    arguments = parser.parse_args()
-    rows: list[tuple[str, Callable[[str], None] | None]] = [
-        ("quiet", None), ("calls without end", calls), (f"{WAITING} calls that wait", waiting), ("data", data),
-    ]  # fmt: skip
-    figures: list[list[tuple[float, float]]] = [[] for _ in rows]
+def beside(seconds: float, flood: Callable[[str], None] | None) -> report.Figures:
+    """The ping-pong with a service of its own, and `flood` beside it."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "bench.sock")
         service = net.start([sys.executable, "-c", SERVE, path])
         try:
-            for turn in range(arguments.rounds + 1):
-                for index, (_, flood) in enumerate(rows):
-                    value = measure(path, arguments.seconds if turn else 0.3, flood)
-                    if turn:
-                        figures[index].append(value)
+            return measure(path, seconds, flood)
         finally:
             service.terminate()
             with suppress(subprocess.TimeoutExpired):
                 service.wait(20)
             service.kill()
             service.communicate()
-    print(f"{report.describe()}\n")
-    quiet = [p99 for _, p99 in figures[0]]
-    table: list[tuple[str, ...]] = []
-    for (name, _), found in zip(rows, figures, strict=True):
-        ratios = [p99 / calm for (_, p99), calm in zip(found, quiet, strict=True)]
-        table.append((
-            name,
-            f"{report.median([p50 for p50, _ in found]):,.0f}",
-            f"{report.median([p99 for _, p99 in found]):,.0f}",
-            f"{report.median(ratios):.2f}",
-            report.spread(ratios),
-        ))
-    report.table(("beside it", "median µs", "99% µs", "of the quiet 99%", "least–greatest"), table)
 
+
+BENCH = report.Bench(
+    what="calls of a client, and beside it",
+    units=[("median µs", ",.0f"), ("99 % µs", ",.0f")],
+    groups=[
+        [
+            report.Row("nobody", lambda seconds: beside(seconds, None)),
+            report.Row("calls without end", lambda seconds: beside(seconds, calls)),
+            report.Row(f"{WAITING:,} calls that wait", lambda seconds: beside(seconds, waiting)),
+            report.Row("data", lambda seconds: beside(seconds, data)),
+        ]
+    ],
+    ratios=[report.Ratio("99 % of the quiet one's", unit=1)],
+)
 
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, BENCH, lambda: None)

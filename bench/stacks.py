@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 
 import _report as report
 
@@ -37,14 +36,14 @@ def interpreter(program: str, cache: str) -> float:
     return min(times[1:]) * 1e3
 
 
-def import_time(_: float) -> report.Figures:
-    """Of `import usernet` and what a stack needs."""
+def import_time() -> float:
+    """Milliseconds for `import usernet` and what a stack needs."""
     with tempfile.TemporaryDirectory() as cache:
-        return (interpreter(IMPORT, cache) - interpreter(BARE, cache),)
+        return interpreter(IMPORT, cache) - interpreter(BARE, cache)
 
 
-def thousand(_: float) -> dict[str, float]:
-    """Make, start and close a thousand stacks."""
+def begin(_: float) -> report.Figures:
+    """Import; make, start and close a thousand stacks."""
     import usernet
 
     usernet.Stack("warm-up").start().close()
@@ -63,36 +62,30 @@ def thousand(_: float) -> dict[str, float]:
     for stack in stacks:
         stack.close()
     marks.append(time.perf_counter())
-    return {
-        "make": (marks[1] - marks[0]) / COUNT * 1e6,
-        "start": (marks[2] - marks[1]) / COUNT * 1e6,
-        "close": (marks[4] - marks[3]) / COUNT * 1e6,
-        "memory": held / COUNT,
-        "threads": more_threads + 1,
-        "descriptors": more_descriptors,
-    }
-
-
-def of(key: str) -> Callable[[float], report.Figures]:
-    """One figure of a thousand stacks."""
-    return lambda seconds: (thousand(seconds)[key],)
+    return (
+        import_time(),
+        *((after - before) / COUNT * 1e6 for before, after in (marks[0:2], marks[1:3], marks[3:5])),
+        held / COUNT,
+        more_threads + 1,
+        more_descriptors,
+    )
 
 
 BENCH = report.Bench(
     what="to begin",
-    units=[("", ",.0f")],
-    groups=[
-        [
-            report.Row("import usernet and what a stack needs, less the bare interpreter: ms", import_time),
-            report.Row("make a stack: µs", of("make")),
-            report.Row("start a stack: µs", of("start")),
-            report.Row("close a stack: µs", of("close")),
-            report.Row("memory of a stack: KiB", of("memory")),
-            report.Row("threads of a thousand started", of("threads")),
-            report.Row("descriptors of a thousand beyond the runner's", of("descriptors")),
-        ]
+    units=[
+        ("import, ms", ".1f"),
+        ("make a stack, µs", ",.0f"),
+        ("start it, µs", ",.0f"),
+        ("close it, µs", ",.0f"),
+        ("its memory, KiB", ",.0f"),
+        ("threads", ".0f"),
+        ("descriptors", ".0f"),
     ],
+    groups=[[report.Row(f"a stack, of {COUNT:,}", begin)]],
+    setting="Threads of all of them; descriptors of all beyond the runner's.",
     ratios=[],
+    warm_up=False,
 )
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.compiled import interpreted_only
 from tests.transport.hosts import Host, at
 from usernet.core.clock import ManualClock
 from usernet.net.pernet import Net
@@ -34,7 +35,7 @@ TWO = b"\x0a\0\0\2"
 
 
 class Owner:
-    """What the table asks of a socket."""
+    """What the table asks of a socket; a compiled one that looks for a port takes nothing but a socket."""
 
     def __init__(
         self, addr: bytes = ANY, *, reuse: bool = False, reuseport: bool = False, device: int = 0,
@@ -149,6 +150,7 @@ def test_children_keep_their_listeners_port(tcp: PortTable) -> None:
     assert not tcp.buckets
 
 
+@interpreted_only
 def test_chosen_ports_are_in_the_range_and_free(net: Net, udp: PortTable) -> None:
     net.sysctl["net.ipv4.ip_local_port_range"] = (40000, 40009)
     net.sysctl["net.ipv4.ip_local_reserved_ports"] = "40003,40005-40006"
@@ -163,6 +165,7 @@ def test_chosen_ports_are_in_the_range_and_free(net: Net, udp: PortTable) -> Non
     assert len(udp) == 7
 
 
+@interpreted_only
 def test_a_chosen_port_may_be_held_for_another_address(net: Net, udp: PortTable) -> None:
     net.sysctl["net.ipv4.ip_local_port_range"] = (40000, 40000)
     bind(udp, Owner(ONE), 0)
@@ -170,6 +173,7 @@ def test_a_chosen_port_may_be_held_for_another_address(net: Net, udp: PortTable)
     assert in_use(udp, Owner(), 0)
 
 
+@interpreted_only
 def test_a_sockets_own_range_narrows(net: Net, udp: PortTable) -> None:
     owner = Owner()
     owner.local_port_range = (50000, 50001)
@@ -179,6 +183,7 @@ def test_a_sockets_own_range_narrows(net: Net, udp: PortTable) -> None:
     assert 32768 <= bind(udp, outside, 0) <= 60999
 
 
+@interpreted_only
 @given(low=st.integers(1, 65535), size=st.integers(1, 12), seed=st.integers(0, 9))
 def test_every_port_of_a_range_is_found(low: int, size: int, seed: int) -> None:
     high = min(low + size - 1, 65535)
@@ -195,6 +200,7 @@ def test_every_port_of_a_range_is_found(low: int, size: int, seed: int) -> None:
             bind(table, Owner(), 0)
 
 
+@interpreted_only
 def test_choices_differ_and_repeat_with_the_seed() -> None:
     def ports(seed: int) -> list[int]:
         table = PortTable(Net("test", ManualClock(), random.Random(seed)), udp_conflict)
@@ -204,6 +210,7 @@ def test_choices_differ_and_repeat_with_the_seed() -> None:
     assert len(set(ports(1))) == 5
 
 
+@interpreted_only
 def test_connect_shares_ports_but_not_those_of_bind(net: Net, tcp: PortTable) -> None:
     net.sysctl["net.ipv4.ip_local_port_range"] = (40000, 40001)
     bind(tcp, Owner(), 40000)
@@ -226,6 +233,7 @@ def test_connect_shares_ports_but_not_those_of_bind(net: Net, tcp: PortTable) ->
     assert list(tcp.buckets) == [40000]
 
 
+@interpreted_only
 def test_connect_goes_on_from_port_to_port(tcp: PortTable) -> None:
     ports = [tcp.connect(Owner(ONE), b"the same remote", lambda port: False) for _ in range(50)]
     assert len(set(ports)) == 50

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.transport.hosts import REALTIME, Host, at
+from usernet.core.iov import BytesIter
 from usernet.sock import sockopt as so
 from usernet.sock.msg import MSG_ERRQUEUE, MSG_TRUNC, MsgHdr
 from usernet.sock.timestamping import SCM_TS_OPT_ID, per_call, recv_timestamp, tsflags_of
@@ -133,7 +134,7 @@ def test_ancillary_data(host: Host) -> None:
 )
 def test_what_is_told(host: Host, flags: int, report: bool, told: bool) -> None:
     sk = sender(host, flags)
-    msg = MsgHdr(None)  # type: ignore[arg-type]
+    msg = MsgHdr(BytesIter(b""))
     recv_timestamp(sk, msg, REALTIME, b"stats", report)
     kinds = [kind for _, kind, _ in msg.control or ()]
     assert kinds == ([so.SO_TIMESTAMPING, 54] if told else [])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from usernet.core.mib import MibGroup
+from usernet.core.native import mypyc_attr
 from usernet.link.neigh_table import NeighbourTable
 from usernet.link.neighbour import (
     NEIGH_UPDATE_F_OVERRIDE,
@@ -43,6 +44,7 @@ from usernet.wire.arp import ARPOP_REPLY, ARPOP_REQUEST
 ANY: Final = bytes(4)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ArpHost:
     """What ARP asks of the IPv4 layer. As it stands here: a host without addresses."""
 

@@ -36,7 +36,9 @@ class Families:
         self._modules: dict[int, Callable[[], object]] = {}
 
     def register(self, family: NetProtoFamily) -> None:
-        self.table[family.family] = family
+        # A family that isn't compiled may say which it is on its class, where only Python's own look-up finds it.
+        named: Any = family
+        self.table[named.family] = family
 
     def on_request(self, family: int, load: Callable[[], object]) -> None:
         """Have `load` called, which registers the family, when its first socket is asked for (Linux: request_module,

@@ -192,6 +192,7 @@ class NetDevice:
         self.index = index
         # A driver that isn't compiled may say what it is on its class, where only Python's own look-up finds it.
         nic: Any = driver
+        driver.plain_frames = nic.plain_frames
         self.link_type: int = nic.link_type
         self.loopback: bool = nic.link_type == ARPHRD_LOOPBACK
         self.has_link_header: bool = nic.link_type != ARPHRD_NONE

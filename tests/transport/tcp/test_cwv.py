@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.compiled import interpreted_only
 from usernet.transport.tcp.cwv import NON_VALIDATED_PERIOD, CwndValidation
+
+pytestmark = interpreted_only  # Sender stands in for a connection
 
 SEC = 1_000_000_000
 

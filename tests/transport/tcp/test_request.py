@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.compiled import interpreted_only
 from tests.transport.tcp.harness import Pair, Peer, flags, sock_of
 from tests.transport.tcp.states import enter
 from usernet.transport.tcp.request import MAX_SHARED_SIZES, RequestSock
@@ -29,6 +30,7 @@ def test_what_is_shared_is_bounded(peer: Peer) -> None:
     peer.sent()
 
 
+@interpreted_only  # compiled, the numbers stand in the request itself, and nothing is shared
 def test_equal_requests_share_their_sizes(peer: Peer) -> None:
     peer.listen()
     peer.local_port = 80
