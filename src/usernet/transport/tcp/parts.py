@@ -49,8 +49,17 @@ class TcpParams:
     def copy(self) -> TcpParams:
         """Another with the same values, to be changed before any socket has it."""
         new = TcpParams()
-        for name in TcpParams.__slots__:
-            setattr(new, name, getattr(self, name))
+        new.user_mss = self.user_mss
+        new.user_timeout = self.user_timeout
+        new.syn_retries = self.syn_retries
+        new.keepidle = self.keepidle
+        new.keepintvl = self.keepintvl
+        new.keepcnt = self.keepcnt
+        new.linger2 = self.linger2
+        new.thin_lto = self.thin_lto
+        new.inq_wanted = self.inq_wanted
+        new.delack_max = self.delack_max
+        new.ca_setsockopt = self.ca_setsockopt
         return new
 
 
