@@ -210,6 +210,29 @@ def test_datagrams_with_addresses(pair: Pair):
     assert (got.data, got.name) == (b"answer", name("10.0.0.2", 53))
 
 
+def test_datagrams_go_in_the_order_of_writes_and_calls(pair: Pair):
+    """What was written before a call goes before it, as the socket was then."""
+    client, server = pair
+    two, other = server.open(DGRAM), server.open(DGRAM)
+    server.bind(two, name("0.0.0.0", 53))
+    server.bind(other, name("0.0.0.0", 54))
+    for _ in range(20):
+        one = client.open(DGRAM)
+        client.connect(one, name("10.0.0.2", 53), False)
+        count = 100
+        for number in range(count):
+            os.write(client.fds[one], b"%d" % number)
+        client.sendmsg(one, b"by a call", 9, 0, name("10.0.0.2", 53), b"", False)
+        os.write(client.fds[one], b"before another")
+        client.connect(one, name("10.0.0.2", 54), False)
+        os.write(client.fds[one], b"before the end")
+        client.shutdown(one, socket.SHUT_WR)
+        expected = [*(b"%d" % number for number in range(count)), b"by a call", b"before another"]
+        assert [server.recvmsg(two, 100, 0, 0, False).data for _ in expected] == expected
+        assert server.recvmsg(other, 100, 0, 0, False).data == b"before the end"
+        client.close(one)
+
+
 def test_datagram_with_ancillary_data(pair: Pair):
     client, server = pair
     one, two = client.open(DGRAM), server.open(DGRAM)

@@ -45,7 +45,8 @@ def send(
         to = unpack_name(sk, short(name))
     items = unpack_control(control) if control else None
     msg = MsgHdr(BytesIter(data) if size == len(data) else PartIter(data, size), to, items)
-    if not stream:
+    if isinstance(opened.channel, DatagramChannel):
+        opened.channel.settle()
         sent = socket.sendmsg(msg, flags | MSG_NOSIGNAL)
         return sent if isinstance(sent, int) else Later(sent)
     channel = opened.channel

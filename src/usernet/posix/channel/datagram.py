@@ -85,9 +85,19 @@ class DatagramChannel(Channel):
         self._ring.clear()
         self.loop.softirq.schedule(self)
 
-    def shutdown(self, how: int) -> None:
-        if not self.over:
+    def settle(self) -> None:
+        """Send what the application has written up to now, before a call that changes where it goes, or is sent itself:
+        epoll may not have told of it yet."""
+        if self.over or self.held:
+            return
+        self._again = True
+        while self._again and self._pending is None:
+            self._again = False
+            self._readable = True
             self._to_net()
+
+    def shutdown(self, how: int) -> None:
+        self.settle()
         self.sk.shutdown(how)
         if how != SHUT_WR and not self.over and not self._sent_eof:
             self._sent_eof = True
