@@ -44,12 +44,12 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
+from usernet.transport.tcp.cwnd import slow_start_after_idle_check
 from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.output import (
     packets_in_flight,
     rearm_rto,
     schedule_loss_probe,
-    slow_start_after_idle_check,
     wnd_end,
 )
 from usernet.transport.tcp.rack import rack_advance, rack_update_reo_wnd

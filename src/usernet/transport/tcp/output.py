@@ -4,7 +4,7 @@
     window, Nagle, pacing and the queue below allow → transmit.transmit_skb: header and packet → the family's xmit.
     What was sent stays in the retransmission queue until it is acknowledged.
 
-RFC 9293 section 3.8, RFC 1122 section 4.2.3.4 (silly windows), RFC 5681, RFC 2861.
+RFC 9293 section 3.8, RFC 1122 section 4.2.3.4 (silly windows), RFC 5681.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from usernet.net.pacing import SK_PACING_NEEDED, SK_PACING_NONE
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, SKB_GSO_TCPV4, SKB_GSO_TCPV6, SKBuff
 from usernet.transport.tcp import chrono
-from usernet.transport.tcp.congestion.base import CA_EVENT_CWND_RESTART, CA_EVENT_TX_START
+from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
 from usernet.transport.tcp.const import (
     ICSK_TIME_LOSS_PROBE,
     ICSK_TIME_REO_TIMEOUT,
@@ -25,13 +25,11 @@ from usernet.transport.tcp.const import (
     TCP_CA_OPEN,
     TCP_CA_RECOVERY,
     TCP_CLOSE,
-    TCP_CLOSE_WAIT,
-    TCP_ESTABLISHED,
     TCP_NAGLE_CORK,
     TCP_NAGLE_PUSH,
     after,
-    before,
 )
+from usernet.transport.tcp.cwnd import cwnd_validate
 from usernet.transport.tcp.mss import current_mss
 from usernet.transport.tcp.rate import rate_skb_sent
 from usernet.transport.tcp.segment import TxInfo, fragment, grow, gso_max_payload, init_tso_segs
@@ -40,30 +38,6 @@ from usernet.wire.tcp import FIN, PSH, TCP_CHECK_OFFSET, build_ts
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
-
-
-
-def cwnd_restart(sk: TcpSock, delta: int) -> None:
-    """After `delta` ns of idleness the window decays, halving each RTO (RFC 5681 section 4.1; tcp_cwnd_restart)."""
-    restart = init_cwnd(sk)
-    cwnd = sk.snd_cwnd
-    sk.ca.cwnd_event(sk, CA_EVENT_CWND_RESTART)
-    sk.snd_ssthresh = sk.current_ssthresh()
-    restart = min(restart, cwnd)
-    delta -= sk.rto
-    while delta > 0 and cwnd > restart:
-        cwnd >>= 1
-        delta -= sk.rto
-    sk.snd_cwnd = max(cwnd, restart)
-    sk.snd_cwnd_stamp = sk.loop.now
-    sk.snd_cwnd_used = 0
-
-
-def init_cwnd(sk: TcpSock) -> int:
-    """The initial window, in segments: the route's, or 10 (RFC 6928; Linux: tcp_init_cwnd)."""
-    dst = sk.dst
-    cwnd = dst.metric(11) if dst is not None else 0  # RTAX_INITCWND
-    return min(cwnd or 10, sk.snd_cwnd_clamp)
 
 
 def wnd_end(sk: TcpSock) -> int:
@@ -214,64 +188,6 @@ def reset_xmit_timer(sk: TcpSock, what: int, when: int, pace_delay: bool = False
         when += sk.wstamp - now
     sk.icsk_pending = what
     sk.retransmit_timer.mod(now + min(when, sk.rto_max))
-
-
-def cwnd_validate(sk: TcpSock, is_cwnd_limited: bool) -> None:
-    """Whether the window is used up decides whether it may grow (RFC 2861; Linux: tcp_cwnd_validate)."""
-    if (
-        not before(sk.snd_una, sk.cwnd_usage_seq)
-        or is_cwnd_limited
-        or (not sk.is_cwnd_limited and sk.packets_out > sk.max_packets_out)
-    ):
-        sk.is_cwnd_limited = is_cwnd_limited
-        sk.max_packets_out = sk.packets_out
-        sk.cwnd_usage_seq = sk.snd_nxt
-    now = sk.loop.now
-    if sk.cwnd_limited():
-        sk.snd_cwnd_used = 0
-        sk.snd_cwnd_stamp = now
-    else:
-        if sk.packets_out > sk.snd_cwnd_used:
-            sk.snd_cwnd_used = sk.packets_out
-        if sk.cwv is not None:
-            sk.cwv.check(sk, init_cwnd(sk))
-        elif (
-            sk.tcp.tcp_slow_start_after_idle
-            and now - sk.snd_cwnd_stamp >= sk.rto
-            and not sk.ca.has_cong_control
-        ):
-            _cwnd_application_limited(sk)
-        # All is under way, the window has room for more, and so has the application, but not the send buffer.
-        if (
-            sk.nospace
-            and sk.write_queue.first is None
-            and not sk.dead
-            and (sk.state == TCP_ESTABLISHED or sk.state == TCP_CLOSE_WAIT)
-        ):
-            chrono.start(sk, chrono.SNDBUF_LIMITED)
-
-
-def _cwnd_application_limited(sk: TcpSock) -> None:
-    """The window was not used for an RTO: halfway down to what was (RFC 2861; tcp_cwnd_application_limited)."""
-    if sk.ca_state == 0 and not sk.nospace:
-        used = max(sk.snd_cwnd_used, init_cwnd(sk))
-        if used < sk.snd_cwnd:
-            sk.snd_ssthresh = sk.current_ssthresh()
-            sk.snd_cwnd = (sk.snd_cwnd + used) >> 1
-        sk.snd_cwnd_used = 0
-    sk.snd_cwnd_stamp = sk.loop.now
-
-
-def slow_start_after_idle_check(sk: TcpSock) -> None:
-    """New data after idleness: restart the window (Linux: tcp_slow_start_after_idle_check)."""
-    if not sk.tcp.tcp_slow_start_after_idle or sk.packets_out or sk.ca.has_cong_control:
-        return
-    if sk.cwv is not None:
-        sk.cwv.check(sk, init_cwnd(sk))
-        return
-    delta = sk.loop.now - sk.lsndtime
-    if delta > sk.rto:
-        cwnd_restart(sk, delta)
 
 
 def small_queue_full(sk: TcpSock, skb: SKBuff, factor: int) -> bool:

@@ -40,9 +40,10 @@ from usernet.transport.tcp.const import (
     TCP_SYN_SENT,
     after,
 )
+from usernet.transport.tcp.cwnd import slow_start_after_idle_check
 from usernet.transport.tcp.fastopen_client import sendmsg_fastopen
 from usernet.transport.tcp.mss import bound_to_half_wnd, current_mss
-from usernet.transport.tcp.output import push_pending_frames, slow_start_after_idle_check, write_xmit
+from usernet.transport.tcp.output import push_pending_frames, write_xmit
 from usernet.transport.tcp.rate import rate_check_app_limited
 from usernet.transport.tcp.segment import MAX_SKB_FRAGS, add_write_queue_tail, gso_max_payload, mark_push, new_segment
 from usernet.wire.tcp import ACK, PSH

@@ -1,13 +1,13 @@
-"""A TCP socket: its timers, parameters, changes of state, errors, and the calls on it (Linux: tcp.c, tcp_ipv4.c).
+"""A TCP socket: its timers, changes of state, errors, and the calls on it (Linux: tcp.c, tcp_ipv4.c).
 
-The state is in state.py, the algorithms are functions in the modules beside, and what the longer calls do is in
-calls.py.
+The state is in state.py, how long timers run in timeouts.py, the algorithms are functions in the modules beside, and
+what the longer calls do is in calls.py.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from usernet.core.errors import error
 from usernet.core.timer import NEVER, Timer
@@ -15,7 +15,6 @@ from usernet.core.wait import (
     EPOLLPRI,
     Blocking,
 )
-from usernet.net.dst import RTAX_RTO_MIN
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_MULTICAST
 from usernet.sock.msg import (
@@ -41,7 +40,6 @@ from usernet.transport.tcp.congestion.base import start
 from usernet.transport.tcp.const import (
     ICSK_TIME_PROBE0,
     MSEC,
-    SEC,
     SEQ_MASK,
     STATE_NAMES,
     TCP_CA_CWR,
@@ -53,7 +51,6 @@ from usernet.transport.tcp.const import (
     TCP_FIN_WAIT1,
     TCP_LAST_ACK,
     TCP_LISTEN,
-    TCP_RTO_MIN,
     TCP_SYN_RECV,
     TCP_SYN_SENT,
     TCP_TIME_WAIT,
@@ -65,21 +62,17 @@ from usernet.transport.tcp.mss import current_mss, sync_mss
 from usernet.transport.tcp.output import packets_in_flight, reset_xmit_timer, write_xmit
 from usernet.transport.tcp.retransmit import xmit_retransmit_queue
 from usernet.transport.tcp.segment import SentQueue
-from usernet.transport.tcp.state import TcpState
+from usernet.transport.tcp.timeouts import TcpTimeouts
 from usernet.transport.tcp.timewait import TimeWaitSock
 from usernet.transport.tcp.transmit import send_ack
 from usernet.transport.tcp.validate import replace_ts_recent
 from usernet.wire import checksum
 
-if TYPE_CHECKING:
-    pass
-
-
 IPPROTO_TCP = 6
 
 
 @final
-class TcpSock(TcpState):
+class TcpSock(TcpTimeouts):
     """One TCP socket."""
 
     __slots__: tuple[str, ...] = ()
@@ -113,18 +106,6 @@ class TcpSock(TcpState):
         timer = self.comp_sack_timer = Timer(self.loop.timers, type(self)._on_comp_sack_timer, self)
         return timer
 
-    def reset_keepalive_timer(self, delay: int) -> None:
-        """Arm the keepalive timer, `delay` ns from now."""
-        timer = self.keepalive_timer
-        if timer is None:
-            timer = self.keepalive_timer = Timer(self.loop.timers, type(self)._on_keepalive_timer, self)
-        timer.mod(self.loop.now + delay)
-
-    def clear_xmit_timer(self) -> None:
-        """Disarm the retransmission timer."""
-        self.icsk_pending = 0
-        self.retransmit_timer.cancel()
-
     def check_probe_timer(self) -> None:
         """Data waits and nothing is under way: probe (Linux: tcp_check_probe_timer)."""
         if not self.packets_out and not self.icsk_pending:
@@ -133,20 +114,6 @@ class TcpSock(TcpState):
     def arm_probe0(self, when: int) -> None:
         """Probe the window `when` ns from now."""
         reset_xmit_timer(self, ICSK_TIME_PROBE0, when, True)
-
-    def probe0_base(self) -> int:
-        return max(self.rto, TCP_RTO_MIN)
-
-    def probe0_when(self) -> int:
-        """The time (ns) between this probe and the next (Linux: tcp_probe0_when)."""
-        return min(self.probe0_base() << min(self.backoff, 16), self.rto_max)
-
-    def clamp_probe0_to_user_timeout(self, when: int) -> int:
-        """Not beyond the user's time-out (Linux: tcp_clamp_probe0_to_user_timeout)."""
-        if not self.params.user_timeout or not self.probes_tstamp:
-            return when
-        elapsed = max(self.loop.now - self.probes_tstamp, 0)
-        return min(when, max(self.params.user_timeout - elapsed, 2 * MSEC))
 
     def resume_output(self) -> None:
         """Room below again, or time to send (Linux: tcp_tsq_handler)."""
@@ -161,54 +128,6 @@ class TcpSock(TcpState):
         self.wmem_alloc += skb.truesize
 
     # -- parameters
-
-    def keepalive_time(self) -> int:
-        return self.params.keepidle or self.tcp.tcp_keepalive_time * SEC
-
-    def keepalive_intvl(self) -> int:
-        return self.params.keepintvl or self.tcp.tcp_keepalive_intvl * SEC
-
-    def keepalive_probes(self) -> int:
-        return self.params.keepcnt or self.tcp.tcp_keepalive_probes
-
-    def fin_time(self) -> int:
-        """How long (ns) FIN-WAIT-2 lasts for a socket nobody holds (Linux: tcp_fin_time)."""
-        timeout = self.params.linger2 or self.tcp.tcp_fin_timeout * SEC
-        return max(timeout, (self.rto << 2) - (self.rto >> 1))
-
-    def rto_min_us(self) -> int:
-        """The least RTO (µs): the route's, TCP_RTO_MIN_US's, or tcp_rto_min_us's (Linux: tcp_rto_min_us)."""
-        dst = self.dst
-        if dst is not None:
-            metric = dst.metric(RTAX_RTO_MIN)
-            if metric:
-                return metric * 1000
-        return self.rto_min
-
-    def min_rtt_us(self) -> int:
-        """The smallest round trip (µs) of the last tcp_min_rtt_wlen seconds."""
-        return -self.rtt_min.get()
-
-    def update_min_rtt(self, rtt_us: int, delayed: bool) -> None:
-        """Take a sample into the minimum (Linux: tcp_update_rtt_min)."""
-        if delayed and rtt_us > self.min_rtt_us():
-            # A delayed acknowledgement is no measure of the path.
-            return
-        self.rtt_min.update(self.tcp.tcp_min_rtt_wlen * SEC, self.loop.now, -max(rtt_us, 1))
-
-    def in_pingpong(self) -> bool:
-        """Whether the connection is interactive: replies carry the acknowledgements."""
-        return self.ack_pingpong >= self.tcp.tcp_pingpong_thresh
-
-    def enter_pingpong(self) -> None:
-        self.ack_pingpong = self.tcp.tcp_pingpong_thresh
-
-    def exit_pingpong(self) -> None:
-        self.ack_pingpong = 0
-
-    def inc_pingpong(self) -> None:
-        if self.ack_pingpong < 255:
-            self.ack_pingpong += 1
 
     def mss_clamp_of(self, advmss: int) -> int:
         """The MSS to announce, by the route's and the user's (Linux: tcp_mss_clamp)."""
@@ -500,16 +419,11 @@ class TcpSock(TcpState):
     def connect(self, name: Name, flags: int, deadline: int) -> Blocking[None] | None:
         return stream_connect(self, name, flags, deadline)
 
-
-
-
     def disconnect(self) -> None:
         tcp_disconnect(self)
 
-
     def listen(self, backlog: int) -> None:
         tcp_listen(self, backlog)
-
 
     def accept(self, flags: int, deadline: int) -> Blocking[Sock] | Sock:
         return tcp_accept(self, flags, deadline)
@@ -517,8 +431,6 @@ class TcpSock(TcpState):
     def unaccept(self, child: Sock) -> None:
         assert isinstance(child, TcpSock)
         tcp_unaccept(self, child)
-
-
 
     def sendmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
         trace = self.net.trace.tcp_sendmsg_locked
@@ -534,11 +446,8 @@ class TcpSock(TcpState):
     def shutdown(self, how: int) -> None:
         tcp_shutdown(self, how)
 
-
     def close(self, deadline: int = NEVER) -> Blocking[None] | None:
         return tcp_close(self, deadline)
-
-
 
     def poll(self) -> int:
         return tcp_poll(self)

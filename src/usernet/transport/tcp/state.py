@@ -328,3 +328,6 @@ class TcpState(InetSock):
 
     def _on_delack_timer(self, now: int) -> None:
         raise NotImplementedError(f"{type(self).__name__} must define _on_delack_timer()")
+
+    def _on_keepalive_timer(self, now: int) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define _on_keepalive_timer()")

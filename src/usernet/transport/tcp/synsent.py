@@ -26,6 +26,7 @@ from usernet.transport.tcp.const import (
     after,
     before,
 )
+from usernet.transport.tcp.cwnd import init_cwnd
 from usernet.transport.tcp.cwv import CwndValidation
 from usernet.transport.tcp.data import data_queue, fast_path_check
 from usernet.transport.tcp.delack import enter_quickack_mode
@@ -33,7 +34,7 @@ from usernet.transport.tcp.fastopen_client import rcv_synack
 from usernet.transport.tcp.metrics import init_metrics
 from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.mtup import mtup_init
-from usernet.transport.tcp.output import init_cwnd, push_pending
+from usernet.transport.tcp.output import push_pending
 from usernet.transport.tcp.transmit import send_ack
 from usernet.transport.tcp.validate import paws_reject, tcp_reset
 from usernet.transport.tcp.window import init_buffer_space, init_rcv_mss

@@ -8,16 +8,16 @@ from typing import Any
 from tests.support.compiled import interpreted_only
 from tests.transport.tcp.congestion.bottleneck import Bulk, hosts
 from usernet.lab import Lab
-from usernet.transport.tcp.congestion.bbr3 import (
+from usernet.transport.tcp.congestion.bbr3 import Bbr3
+from usernet.transport.tcp.congestion.bbr3_model import (
     BETA,
     NO_BOUND,
     PROBE_CRUISE,
     PROBE_DOWN,
     PROBE_REFILL,
     PROBE_UP,
-    Bbr3,
-    _inflight_at_loss,
-    _too_high,
+    inflight_at_loss,
+    too_high,
 )
 from usernet.transport.tcp.congestion.bbr_model import BBR_DRAIN, BBR_PROBE_BW, BBR_PROBE_RTT, BBR_STARTUP, BBR_UNIT
 from usernet.transport.tcp.rate import RateSample
@@ -65,14 +65,14 @@ def sample(in_flight: int, lost: int) -> RateSample:
 
 
 def test_two_per_cent_are_too_many():
-    assert not _too_high(sample(100, 0)) and not _too_high(sample(0, 1))
-    assert not _too_high(sample(200, 3)) and _too_high(sample(200, 4))
-    assert _too_high(sample(10, 1))
+    assert not too_high(sample(100, 0)) and not too_high(sample(0, 1))
+    assert not too_high(sample(200, 3)) and too_high(sample(200, 4))
+    assert too_high(sample(10, 1))
     # 64 packets were lost of 1000 in flight, all in one segment: the bound is where 2 % were.
-    crossed = _inflight_at_loss(sample(1000, 64), 64)
+    crossed = inflight_at_loss(sample(1000, 64), 64)
     assert 1000 - 64 < crossed < 1000
     assert (crossed - 936) / crossed <= 0.022
-    assert _inflight_at_loss(sample(1000, 90), 10) == 990
+    assert inflight_at_loss(sample(1000, 90), 10) == 990
 
 pytestmark = interpreted_only  # Sender stands in for a connection
 

@@ -34,7 +34,6 @@ from usernet.transport.tcp.congestion.bbr_model import (
     FULL_BW_CNT,
     FULL_BW_THRESH,
     MIN_RTT_WIN,
-    PROBE_RTT_MODE,
     BbrModel,
     in_flight,
 )
@@ -199,12 +198,9 @@ class Bbr(BbrModel):
             if self._packets_in_net_at_edt(sk, packets) <= self._inflight(sk, self.bw.get(), BBR_UNIT):
                 self._enter_probe_bw(sk)
 
-    def _check_probe_rtt_done(self, sk: TcpSock) -> None:
-        now = sk.loop.now
-        if self.probe_rtt_done_stamp and now > self.probe_rtt_done_stamp:
-            self.min_rtt_stamp = now
-            sk.snd_cwnd = max(sk.snd_cwnd, self.prior_cwnd)
-            self._reset_mode(sk)
+    def _probe_rtt_done(self, sk: TcpSock) -> None:
+        self.min_rtt_stamp = sk.loop.now
+        self._reset_mode(sk)
 
     def _update_min_rtt(self, sk: TcpSock, sample: RateSample) -> None:
         now = sk.loop.now
@@ -218,18 +214,7 @@ class Bbr(BbrModel):
             self._save_cwnd(sk)
             self.probe_rtt_done_stamp = 0
         if self.mode == BBR_PROBE_RTT:
-            packets = in_flight(sk)
-            # The low rates of this mode say nothing of the path.
-            sk.app_limited = sk.delivered + packets or 1
-            if not self.probe_rtt_done_stamp and packets <= CWND_MIN_TARGET:
-                self.probe_rtt_done_stamp = now + PROBE_RTT_MODE
-                self.probe_rtt_round_done = False
-                self.next_rtt_delivered = sk.delivered
-            elif self.probe_rtt_done_stamp:
-                if self.round_start:
-                    self.probe_rtt_round_done = True
-                if self.probe_rtt_round_done:
-                    self._check_probe_rtt_done(sk)
+            self._probe_rtt(sk, CWND_MIN_TARGET)
         if sample.delivered > 0:
             self.idle_restart = False
 
@@ -342,14 +327,7 @@ class Bbr(BbrModel):
 
     def cwnd_event(self, sk: TcpSock, event: int) -> None:
         if event == CA_EVENT_TX_START and sk.app_limited:
-            self.idle_restart = True
-            self.ack_epoch_mstamp = sk.loop.now
-            self.ack_epoch_acked = 0
-            # After idleness there is no queue to drain and no reason to hurry: the rate as it is known.
-            if self.mode == BBR_PROBE_BW:
-                self._set_pacing_rate(sk, self._bw(), BBR_UNIT)
-            elif self.mode == BBR_PROBE_RTT:
-                self._check_probe_rtt_done(sk)
+            self._restart_from_idle(sk)
 
     def ssthresh(self, sk: TcpSock) -> int:
         self._save_cwnd(sk)
@@ -371,5 +349,6 @@ class Bbr(BbrModel):
 
     def min_tso_segs(self, sk: TcpSock) -> int:
         return 1 if sk.pacing_rate < MIN_TSO_RATE else 2
+
 
 register(Bbr)

@@ -22,10 +22,37 @@ networks that mark early and say so; so it is no signal here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp.congestion.base import CA_EVENT_TLP_RECOVERY, CA_EVENT_TX_START, register
+from usernet.transport.tcp.congestion.bbr3_model import (
+    ACKS_INIT,
+    ACKS_PROBE_FEEDBACK,
+    ACKS_PROBE_STARTING,
+    ACKS_PROBE_STOPPING,
+    ACKS_REFILLING,
+    BETA,
+    BW_PROBE_BASE,
+    BW_PROBE_MAX_ROUNDS,
+    BW_PROBE_RAND_MS,
+    BW_PROBE_RAND_ROUNDS,
+    CWND_GAIN,
+    DRAIN_PACING_GAIN,
+    FULL_LOSS_CNT,
+    NO_BOUND,
+    PACING_GAIN,
+    PROBE_CRUISE,
+    PROBE_DOWN,
+    PROBE_REFILL,
+    PROBE_RTT_WIN,
+    PROBE_UP,
+    PROBE_UP_CWND_GAIN,
+    STARTUP_PACING_GAIN,
+    Bbr3Model,
+    inflight_at_loss,
+    too_high,
+)
 from usernet.transport.tcp.congestion.bbr_model import (
     BBR_DRAIN,
     BBR_PROBE_BW,
@@ -38,93 +65,23 @@ from usernet.transport.tcp.congestion.bbr_model import (
     EXTRA_ACKED_WIN_RTTS,
     FULL_BW_CNT,
     FULL_BW_THRESH,
-    GSO_LEGACY_PAYLOAD,
     MIN_RTT_WIN,
-    PROBE_RTT_MODE,
-    BbrModel,
     in_flight,
 )
-from usernet.transport.tcp.const import MSEC, SEC, TCP_CA_LOSS, TCP_CA_RECOVERY, TCP_INFINITE_SSTHRESH
+from usernet.transport.tcp.const import MSEC, TCP_CA_LOSS, TCP_CA_RECOVERY, TCP_INFINITE_SSTHRESH
 from usernet.transport.tcp.rate import RateSample
 
 if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
 
-PROBE_UP: Final = 0
-PROBE_DOWN: Final = 1
-PROBE_CRUISE: Final = 2
-PROBE_REFILL: Final = 3
-PACING_GAIN: Final = (BBR_UNIT * 5 // 4, BBR_UNIT * 90 // 100, BBR_UNIT, BBR_UNIT)
-
-# What the acknowledgements that arrive now say of a probe.
-ACKS_INIT: Final = 0
-ACKS_REFILLING: Final = 1
-ACKS_PROBE_STARTING: Final = 2
-ACKS_PROBE_FEEDBACK: Final = 3
-ACKS_PROBE_STOPPING: Final = 4
-
-STARTUP_PACING_GAIN: Final = BBR_UNIT * 277 // 100 + 1  # 4 ln 2
-DRAIN_PACING_GAIN: Final = BBR_UNIT * 1 // 2
-CWND_GAIN: Final = BBR_UNIT * 2
-PROBE_UP_CWND_GAIN: Final = BBR_UNIT * 9 // 4
-PROBE_RTT_CWND_GAIN: Final = BBR_UNIT * 1 // 2
-PROBE_RTT_WIN: Final = 5 * SEC
-BETA: Final = BBR_UNIT * 30 // 100
-LOSS_THRESH: Final = BBR_UNIT * 2 // 100
-FULL_LOSS_CNT: Final = 6
-INFLIGHT_HEADROOM: Final = BBR_UNIT * 15 // 100
-BW_PROBE_MAX_ROUNDS: Final = 63
-BW_PROBE_RAND_ROUNDS: Final = 2
-BW_PROBE_BASE: Final = 2 * SEC
-BW_PROBE_RAND_MS: Final = 1000
-NO_BOUND: Final = 1 << 62
-"""More than any rate or volume."""
-
 
 @final
-class Bbr3(BbrModel):
-    """BBRv3's state of one connection. Rates in packets/µs times 2**24, volumes in packets, times in ns."""
+class Bbr3(Bbr3Model):
+    """BBRv3's modes, by which it probes the path (bbr3_model.py) and keeps to it."""
 
-    __slots__ = (
-        "ack_phase", "bw_hi", "bw_latest", "bw_lo", "bw_probe_samples", "bw_probe_up_acks", "bw_probe_up_cnt",
-        "bw_probe_up_rounds", "full_bw_now", "inflight_hi", "inflight_latest", "inflight_lo", "init_cwnd",
-        "loss_events_in_round", "loss_in_round", "loss_round_delivered", "loss_round_start", "prev_probe_too_high",
-        "probe_rtt_min_stamp", "probe_rtt_min_us", "probe_wait", "rounds_since_probe", "sample_bw",
-        "stopped_risky_probe", "undo_bw_lo", "undo_inflight_hi", "undo_inflight_lo",
-    )  # fmt: skip
+    __slots__ = ()
 
     name = "bbr3"
-    high_gain = STARTUP_PACING_GAIN
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.init_cwnd: int = 10
-        self.probe_rtt_min_us: int = 0
-        self.probe_rtt_min_stamp: int = 0
-        self.sample_bw: int = 0
-        self.bw_hi: list[int] = [0, 0]
-        self.bw_latest: int = 0
-        self.bw_lo: int = NO_BOUND
-        self.inflight_latest: int = 0
-        self.inflight_lo: int = NO_BOUND
-        self.inflight_hi: int = NO_BOUND
-        self.undo_bw_lo: int = 0
-        self.undo_inflight_lo: int = 0
-        self.undo_inflight_hi: int = 0
-        self.full_bw_now: bool = False
-        self.loss_in_round: bool = False
-        self.loss_round_start: bool = False
-        self.loss_round_delivered: int = 0
-        self.loss_events_in_round: int = 0
-        self.ack_phase: int = ACKS_INIT
-        self.bw_probe_samples: bool = False
-        self.bw_probe_up_rounds: int = 0
-        self.bw_probe_up_cnt: int = NO_BOUND
-        self.bw_probe_up_acks: int = 0
-        self.prev_probe_too_high: bool = False
-        self.stopped_risky_probe: bool = False
-        self.rounds_since_probe: int = 0
-        self.probe_wait: int = 0
 
     def init(self, sk: TcpSock) -> None:
         now = sk.loop.now
@@ -136,47 +93,6 @@ class Bbr3(BbrModel):
         self.min_rtt_stamp = self.probe_rtt_min_stamp = self.ack_epoch_mstamp = now
         self.cwnd_gain = CWND_GAIN
         self._init_pacing_rate(sk)
-
-    # -- the model's figures
-
-    def _max_bw(self) -> int:
-        return max(self.bw_hi)
-
-    def _bw(self) -> int:
-        return min(max(self.bw_hi), self.bw_lo)
-
-    def _initial_cwnd(self) -> int:
-        return self.init_cwnd
-
-    def _tso_segs_goal(self, sk: TcpSock) -> int:
-        """As TCP itself sizes super-segments: by the rate, and more on short paths."""
-        size = sk.pacing_rate >> 10
-        shift = self.min_rtt_us >> 9
-        if shift < 32:
-            size += 65536 >> shift
-        return max(min(size, GSO_LEGACY_PAYLOAD) // sk.mss_cache, sk.tcp.tcp_min_tso_segs)
-
-    def _quantize(self, sk: TcpSock, cwnd: int) -> int:
-        cwnd = max(cwnd, 3 * self._tso_segs_goal(sk), CWND_MIN_TARGET)
-        if self.mode == BBR_PROBE_BW and self.cycle_idx == PROBE_UP:
-            cwnd += 2
-        return cwnd
-
-    def _inflight(self, sk: TcpSock, bw: int) -> int:
-        return self._quantize(sk, self._bdp(sk, bw, BBR_UNIT))
-
-    def _target_inflight(self, sk: TcpSock) -> int:
-        return min(self._inflight(sk, self._bw()), sk.snd_cwnd)
-
-    def _probe_rtt_cwnd(self, sk: TcpSock) -> int:
-        return max(CWND_MIN_TARGET, self._bdp(sk, self._bw(), PROBE_RTT_CWND_GAIN))
-
-    def _inflight_with_headroom(self) -> int:
-        """Leave room for others to find, so that shares converge."""
-        if self.inflight_hi == NO_BOUND:
-            return NO_BOUND
-        headroom = max(self.inflight_hi * INFLIGHT_HEADROOM >> BBR_SCALE, 1)
-        return max(self.inflight_hi - headroom, CWND_MIN_TARGET)
 
     # -- every acknowledgement
 
@@ -206,36 +122,6 @@ class Bbr3(BbrModel):
             self.bw_latest = self.sample_bw
             self.inflight_latest = sample.delivered
         self.prev_ca_state = sk.ca_state
-
-    def _update_congestion_signals(self, sk: TcpSock, sample: RateSample) -> None:
-        """The rate and volume delivered in this round, and whether it lost anything."""
-        bw = self.sample_bw
-        self.bw_latest = max(self.bw_latest, bw)
-        self.inflight_latest = max(self.inflight_latest, sample.delivered)
-        if sample.prior_delivered >= self.loss_round_delivered:
-            self.loss_round_delivered = sk.delivered
-            self.loss_round_start = True
-        if not sample.is_app_limited or bw >= self._max_bw():
-            self.bw_hi[1] = max(bw, self.bw_hi[1])
-        if sample.losses > 0:
-            self.loss_in_round = True
-        if self.loss_round_start:
-            if self.loss_in_round and not self._probing():
-                self._cut_lower_bounds(sk)
-            self.loss_in_round = False
-
-    def _probing(self) -> bool:
-        return self.mode == BBR_STARTUP or (
-            self.mode == BBR_PROBE_BW and self.cycle_idx in (PROBE_REFILL, PROBE_UP)
-        )
-
-    def _cut_lower_bounds(self, sk: TcpSock) -> None:
-        if self.bw_lo == NO_BOUND:
-            self.bw_lo = self._max_bw()
-        if self.inflight_lo == NO_BOUND:
-            self.inflight_lo = sk.snd_cwnd
-        self.bw_lo = max(self.bw_latest, self.bw_lo * (BBR_UNIT - BETA) >> BBR_SCALE, 1)
-        self.inflight_lo = max(self.inflight_latest, self.inflight_lo * (BBR_UNIT - BETA) >> BBR_SCALE)
 
     def _set_cwnd(self, sk: TcpSock, acked: int, bw: int) -> None:
         cwnd = sk.snd_cwnd
@@ -273,11 +159,6 @@ class Bbr3(BbrModel):
 
     # -- STARTUP and DRAIN
 
-    def _reset_full_bw(self, bw: int = 0) -> None:
-        self.full_bw = bw
-        self.full_bw_cnt = 0
-        self.full_bw_now = False
-
     def _check_full_bw(self, sample: RateSample) -> None:
         """Three rounds in which the rate grew by less than a quarter: the pipe is full."""
         if self.full_bw_now or sample.is_app_limited:
@@ -300,7 +181,7 @@ class Bbr3(BbrModel):
             if (
                 sk.ca_state == TCP_CA_RECOVERY
                 and self.loss_events_in_round >= FULL_LOSS_CNT
-                and _too_high(sample)
+                and too_high(sample)
             ):
                 self.full_bw_reached = True
                 self.inflight_hi = max(self._inflight(sk, self._max_bw()), self.inflight_latest)
@@ -318,10 +199,6 @@ class Bbr3(BbrModel):
                 self._start_down(sk)
 
     # -- PROBE_BW
-
-    def _reset_congestion_signals(self) -> None:
-        self.loss_in_round = False
-        self.bw_latest = self.inflight_latest = 0
 
     def _start_down(self, sk: TcpSock) -> None:
         self._reset_congestion_signals()
@@ -410,7 +287,7 @@ class Bbr3(BbrModel):
                     if self.stopped_risky_probe and not self.prev_probe_too_high:
                         self._start_refill(sk)
                         return True
-        if _too_high(sample):
+        if too_high(sample):
             if self.bw_probe_samples:
                 self._inflight_too_high(sk, sample)
         elif self.inflight_hi != NO_BOUND:
@@ -458,26 +335,12 @@ class Bbr3(BbrModel):
             self.ack_phase = ACKS_PROBE_STOPPING
             self.next_rtt_delivered = sk.delivered
         if self.mode == BBR_PROBE_RTT:
-            packets = in_flight(sk)
-            sk.app_limited = sk.delivered + packets or 1
-            if not self.probe_rtt_done_stamp and packets <= self._probe_rtt_cwnd(sk):
-                self.probe_rtt_done_stamp = now + PROBE_RTT_MODE
-                self.probe_rtt_round_done = False
-                self.next_rtt_delivered = sk.delivered
-            elif self.probe_rtt_done_stamp:
-                if self.round_start:
-                    self.probe_rtt_round_done = True
-                if self.probe_rtt_round_done:
-                    self._check_probe_rtt_done(sk)
+            self._probe_rtt(sk, self._probe_rtt_cwnd(sk))
         if sample.delivered > 0:
             self.idle_restart = False
 
-    def _check_probe_rtt_done(self, sk: TcpSock) -> None:
-        now = sk.loop.now
-        if not self.probe_rtt_done_stamp or now <= self.probe_rtt_done_stamp:
-            return
-        self.probe_rtt_min_stamp = now
-        sk.snd_cwnd = max(sk.snd_cwnd, self.prior_cwnd)
+    def _probe_rtt_done(self, sk: TcpSock) -> None:
+        self.probe_rtt_min_stamp = sk.loop.now
         self.bw_lo = self.inflight_lo = NO_BOUND
         if self.full_bw_reached:
             self.mode = BBR_PROBE_BW
@@ -489,11 +352,6 @@ class Bbr3(BbrModel):
 
     # -- losses
 
-    def _note_loss(self, sk: TcpSock) -> None:
-        if not self.loss_in_round:
-            self.loss_round_delivered = sk.delivered
-        self.loss_in_round = True
-
     def skb_marked_lost(self, sk: TcpSock, skb: SKBuff) -> None:
         """Find how much was in flight where the losses of a probe became too many, to the packet."""
         self._note_loss(sk)
@@ -504,19 +362,13 @@ class Bbr3(BbrModel):
         sample.tx_in_flight = tx.in_flight
         sample.lost = sk.lost - tx.lost
         sample.is_app_limited = tx.app_limited
-        if _too_high(sample):
-            sample.tx_in_flight = _inflight_at_loss(sample, skb.gso_segs)
+        if too_high(sample):
+            sample.tx_in_flight = inflight_at_loss(sample, skb.gso_segs)
             self._inflight_too_high(sk, sample)
 
     def cwnd_event(self, sk: TcpSock, event: int) -> None:
         if event == CA_EVENT_TX_START and sk.app_limited:
-            self.idle_restart = True
-            self.ack_epoch_mstamp = sk.loop.now
-            self.ack_epoch_acked = 0
-            if self.mode == BBR_PROBE_BW:
-                self._set_pacing_rate(sk, self._bw(), BBR_UNIT)
-            elif self.mode == BBR_PROBE_RTT:
-                self._check_probe_rtt_done(sk)
+            self._restart_from_idle(sk)
         elif event == CA_EVENT_TLP_RECOVERY:
             # The loss of one packet, which only the probe showed.
             self._note_loss(sk)
@@ -525,7 +377,7 @@ class Bbr3(BbrModel):
                 sample.lost = 1
                 sample.tx_in_flight = self.inflight_latest + 1
                 sample.is_app_limited = bool(sk.app_limited)
-                if _too_high(sample):
+                if too_high(sample):
                     self._inflight_too_high(sk, sample)
 
     def ssthresh(self, sk: TcpSock) -> int:
@@ -556,19 +408,3 @@ class Bbr3(BbrModel):
 
 
 register(Bbr3)
-
-
-def _too_high(sample: RateSample) -> bool:
-    """Whether more than 2 % of what was in flight was lost."""
-    return sample.tx_in_flight > 0 and sample.lost > sample.tx_in_flight * LOSS_THRESH >> BBR_SCALE
-
-
-def _inflight_at_loss(sample: RateSample, count: int) -> int:
-    """How much was in flight when the losses crossed 2 %, somewhere in the lost segment of `count` packets: the prefix
-    x of it with (lost before + x) / (in flight before + x) = 2 %."""
-    before = max(sample.tx_in_flight - count, 0)
-    lost_before = max(sample.lost - count, 0)
-    budget = before * LOSS_THRESH + BBR_UNIT - 1 >> BBR_SCALE
-    if lost_before >= budget:
-        return before
-    return before + (budget - lost_before << BBR_SCALE) // (BBR_UNIT - LOSS_THRESH)

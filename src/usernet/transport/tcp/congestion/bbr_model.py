@@ -1,5 +1,5 @@
-"""What the versions of BBR share: rates in fixed point, pacing by them, the bandwidth-delay product, and the degree to
-which acknowledgements come in bursts (Linux: tcp_bbr.c).
+"""What the versions of BBR share: rates in fixed point, pacing by them, the bandwidth-delay product, PROBE_RTT,
+and the degree to which acknowledgements come in bursts (Linux: tcp_bbr.c).
 
 Rates are in packets/µs times 2**24, gains times 256.
 """
@@ -50,7 +50,7 @@ def in_flight(sk: TcpSock) -> int:
 
 class BbrModel(CongestionControl):
     """The common part of a BBR connection's state. Times in ns, `min_rtt_us` in µs. A version defines `_bw`, the
-    estimate of the bottleneck's rate."""
+    estimate of the bottleneck's rate, and `_probe_rtt_done`, what follows PROBE_RTT."""
 
     __slots__ = (
         "ack_epoch_acked", "ack_epoch_mstamp", "cwnd_gain", "cycle_idx", "cycle_mstamp", "extra_acked",
@@ -148,6 +148,46 @@ class BbrModel(CongestionControl):
             self.prior_cwnd = sk.snd_cwnd
         else:
             self.prior_cwnd = max(self.prior_cwnd, sk.snd_cwnd)
+
+    # -- PROBE_RTT, and idleness
+
+    def _probe_rtt(self, sk: TcpSock, cwnd: int) -> None:
+        """An acknowledgement in PROBE_RTT, which lasts until no more than `cwnd` packets have been in flight for 200 ms
+        and a round trip."""
+        packets = in_flight(sk)
+        # The low rates of this mode say nothing of the path.
+        sk.app_limited = sk.delivered + packets or 1
+        if self.probe_rtt_done_stamp:
+            if self.round_start:
+                self.probe_rtt_round_done = True
+            if self.probe_rtt_round_done:
+                self._check_probe_rtt_done(sk)
+        elif packets <= cwnd:
+            self.probe_rtt_done_stamp = sk.loop.now + PROBE_RTT_MODE
+            self.probe_rtt_round_done = False
+            self.next_rtt_delivered = sk.delivered
+
+    def _check_probe_rtt_done(self, sk: TcpSock) -> None:
+        """Where its time is over: take the window back, and go on."""
+        now = sk.loop.now
+        if self.probe_rtt_done_stamp and now > self.probe_rtt_done_stamp:
+            sk.snd_cwnd = max(sk.snd_cwnd, self.prior_cwnd)
+            self._probe_rtt_done(sk)
+
+    def _probe_rtt_done(self, sk: TcpSock) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define _probe_rtt_done()")
+
+    def _restart_from_idle(self, sk: TcpSock) -> None:
+        """Data after idleness. There is no queue to drain and no reason to hurry: the rate as it is known."""
+        self.idle_restart = True
+        self.ack_epoch_mstamp = sk.loop.now
+        self.ack_epoch_acked = 0
+        if self.mode == BBR_PROBE_BW:
+            self._set_pacing_rate(sk, self._bw(), BBR_UNIT)
+        elif self.mode == BBR_PROBE_RTT:
+            self._check_probe_rtt_done(sk)
+
+    # -- bursts of acknowledgements
 
     def _ack_aggregation_cwnd(self) -> int:
         return min(max(self.extra_acked), self._bw() * EXTRA_ACKED_MAX_US // BW_UNIT)
