@@ -187,6 +187,22 @@ def test_refused_and_closed_leaves_nothing(pair: Pair):
     until(lambda: sorted(client.closed) == handles)
 
 
+@pytest.mark.parametrize("kind", [STREAM, DGRAM])
+def test_a_socket_whose_end_is_heard_of_in_a_call_is_gone(pair: Pair, kind):
+    """Its application has closed it, and is gone; a call of it came behind. What it would take could never be freed."""
+    _, server = pair
+    for _ in range(50):
+        handle = server.open(kind)
+        server.close(handle)
+        assert code(lambda handle=handle: server.bind(handle, name("0.0.0.0", 53))) == errno.EBADF  # type: ignore[misc]
+        handle = server.open(kind)
+        server.close(handle)
+        assert code(lambda handle=handle: server.connect(handle, SERVER, True)) == errno.EBADF  # type: ignore[misc]
+    handle = server.open(kind)
+    assert server.bind(handle, name("0.0.0.0", 53)) == 0
+    server.close(handle)
+
+
 def test_datagrams_with_addresses(pair: Pair):
     client, server = pair
     one, two = client.open(DGRAM), server.open(DGRAM)

@@ -23,7 +23,7 @@ from usernet.core.loop import Loop
 from usernet.core.timer import NEVER
 from usernet.core.wait import EPOLLIN, Blocking, Wait
 from usernet.net.pernet import Net
-from usernet.netd.interface import Backend, Opened, Pending, Reach, Received, SpentChannelError
+from usernet.netd.interface import Backend, Opened, Pending, Reach, Received
 from usernet.netd.layouts import AF_UNSPEC, NO_ADDRESS, family_of, short, unpack_name
 from usernet.netd.opensocket import Later, OpenSocket, Waiting
 from usernet.netd.ring import RingMemory, ring_changed, ring_descriptor
@@ -293,11 +293,16 @@ class Calls(Backend):
 
     # -- calls on a socket
 
+    def _catch_up(self, opened: OpenSocket) -> None:
+        """See `Loop.catch_up`. Raises OSError EBADF where this very socket has ended by it: it would keep its port."""
+        self.loop.catch_up()
+        if self.table.get(opened.handle) is not opened:
+            raise error(errno.EBADF)
+
     def bind(self, handle: int, name: bytes, done: Done) -> Pending | None:
         def work(opened: OpenSocket) -> int:
-            sk = opened.socket.sk
-            self.loop.catch_up()
-            sk.bind(unpack_name(sk, short(name)))
+            self._catch_up(opened)
+            opened.socket.sk.bind(unpack_name(opened.socket.sk, short(name)))
             opened.channel.follow()
             return 0
 
@@ -305,7 +310,7 @@ class Calls(Backend):
 
     def listen(self, handle: int, backlog: int, done: Done) -> Pending | None:
         def work(opened: OpenSocket) -> int:
-            channel = _unspent(opened)
+            channel = opened.unspent()
             # Linux takes it as unsigned.
             opened.socket.sk.listen(backlog if backlog >= 0 else opened.socket.sk.settings.somaxconn)
             channel.follow()
@@ -317,9 +322,9 @@ class Calls(Backend):
         def work(opened: OpenSocket) -> int | Later:
             socket = opened.socket
             to = NO_ADDRESS if family_of(short(name)) == AF_UNSPEC else unpack_name(socket.sk, name)
-            channel = _unspent(opened)
+            channel = opened.unspent()
             socket.nonblock = nonblock
-            self.loop.catch_up()
+            self._catch_up(opened)
             try:
                 waiting = socket.connect(to)
             finally:
@@ -480,12 +485,6 @@ def _until_over(opened: OpenSocket, waiting: Waiting, call: Generator[Wait, None
         return (yield from call)
     finally:
         opened.pending.discard(waiting)
-
-
-def _unspent(opened: OpenSocket) -> Channel:
-    if opened.channel.over:
-        raise SpentChannelError
-    return opened.channel
 
 
 def _connect_later(opened: OpenSocket, waiting: Blocking[None]) -> Blocking[int]:

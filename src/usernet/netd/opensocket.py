@@ -7,7 +7,7 @@ from typing import Any, final
 
 from usernet.core.deferred import Deferred, Done
 from usernet.core.wait import Wait
-from usernet.netd.interface import Pending
+from usernet.netd.interface import Pending, SpentChannelError
 from usernet.netd.ring import RingMemory
 from usernet.posix.channel import Channel
 from usernet.sock.msg import MsgHdr
@@ -31,6 +31,12 @@ class OpenSocket:
         self.taken: tuple[bytes, MsgHdr] | None = None
         self.ring: RingMemory | None = None
         self.pending: set[Waiting] = set()
+
+    def unspent(self) -> Channel:
+        """Its channel. Raises SpentChannelError where that has ended, and the socket needs another."""
+        if self.channel.over:
+            raise SpentChannelError
+        return self.channel
 
 
 @final
