@@ -15,9 +15,10 @@ import pytest
 from tests.netdevice.packets import make_dev, make_net, sink
 from tests.support import netns
 from usernet.core.errors import UnusableStackError
+from usernet.core.loop import Loop, Trampoline
 from usernet.drivers import host
 from usernet.drivers.impair import Impair
-from usernet.drivers.tuntap import BIG_TCP_SIZE, Tap, Tun, TunTap
+from usernet.drivers.tuntap import ALONE, BIG_TCP_SIZE, Tap, Tun, TunTap
 from usernet.net.pernet import Net
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import NETIF_F_GSO_UDP_L4, NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
@@ -142,6 +143,41 @@ def test_udp_super_segments_both_ways(peer, kind, offload):
             else:
                 assert [skb.gso_size for skb in got] == [0] * 4
         assert bench.dev.statistics.tx_packets == 4
+
+
+class Driven(Trampoline):
+    """Someone hears of the descriptor; here the test does the polling."""
+
+    def left(self, loop: Loop) -> None:
+        pass
+
+    def unwatch(self, fd: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [Tap, Tun])
+def test_where_packets_come_alone_the_first_is_taken_for_all(peer, kind):
+    with hosted(peer, kind, True) as host, peer.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kernel:
+
+        def received(sent: int) -> int:
+            """How many of so many that lie there a poll takes."""
+            before = len(host.datagrams(5000))
+            for _ in range(sent):
+                kernel.sendto(b"x", ("10.77.0.2", 5000))
+            return len(host.poll().datagrams(5000)) - before
+
+        received(1)
+        while host.poll().up and received(0):
+            pass
+        assert [received(2) for _ in range(3)] == [2, 2, 2], "driven by hand: what a poll leaves nobody tells of"
+        host.net.loop.trampoline = Driven()
+        assert received(1) == 1
+        assert [received(2)] + [received(0) for _ in range(2)] == [1, 1, 0]
+        for _ in range(ALONE - 2):
+            assert received(1) == 1
+        assert received(3) == 3, "the next one looks for more"
+        assert [received(2) for _ in range(3)] == [2, 2, 2], "and where there was more, so do those after it"
+        host.net.loop.trampoline = None
 
 
 def test_tcp_super_segments_from_the_kernel(peer):

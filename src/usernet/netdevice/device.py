@@ -140,6 +140,8 @@ class DeviceNapi(Napi):
         self.gro = Gro(dev.net)
         self.train: Train | None = None
         """What a driver may append the next frame to, before it makes a packet of it."""
+        self.missed: int = 0
+        """How many readers in a row have looked here before they slept, and found nothing."""
 
     def poll(self, budget: int) -> int:
         dev = self.dev

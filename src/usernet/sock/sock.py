@@ -47,6 +47,11 @@ O_NONBLOCK: Final = 0o4000
 SOCK_MIN_RCVBUF: Final = 2304
 SOCK_MIN_SNDBUF: Final = 4608
 
+LOOK_MISSES: Final = 8
+"""After so many readers in a row that have looked at a device in vain before they slept …"""
+LOOK_EVERY: Final = 64
+"""… only every so-manieth does."""
+
 WAKE_READ: Final = EPOLLIN | EPOLLPRI | EPOLLRDNORM | EPOLLRDBAND
 WAKE_WRITE: Final = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
 
@@ -332,7 +337,8 @@ class Sock:
         """Before a reader sleeps, look at the device oneself: once, and on and on for SO_BUSY_POLL µs where that is
         set. True where something has come (Linux: sk_busy_loop).
 
-        A look at an empty device costs less than to sleep and be woken. Only for devices with a descriptor, and where
+        A look at an empty device costs less than to sleep and be woken; but where many in a row were in vain, only now
+        and then one is taken, to find out whether it pays again. Only for devices with a descriptor, and where
         something drives the stack: what is driven by hand, or on virtual time, must not move by itself.
         """
         dst = self.dst
@@ -343,11 +349,16 @@ class Sock:
         napi = dst.dev.napi
         queue = self.receive_queue
         limit = self.busy_poll
+        if not limit:
+            napi.missed += 1
+            if napi.missed > LOOK_MISSES and napi.missed % LOOK_EVERY:
+                return False
         end = loop.now + limit * 1000
         while True:
             softirq.schedule(napi)
             softirq.run()
             if queue.first is not None:
+                napi.missed = 0
                 return True
             if not limit:
                 return False
