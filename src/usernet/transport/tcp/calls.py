@@ -41,7 +41,6 @@ from usernet.transport.tcp.const import (
     TCP_URG_VALID,
 )
 from usernet.transport.tcp.fastopen import TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, set_queue
-from usernet.transport.tcp.fastopen_client import defer_connect
 from usernet.transport.tcp.lookup import four_tuple_free, migration_target, unlisten
 from usernet.transport.tcp.transmit import send_active_reset
 from usernet.transport.tcp.window import receive_window
@@ -154,7 +153,7 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
             if not sk.write_seq:
                 sk.write_seq = tcp.secure_seq(sk.saddr, daddr, sk.sport, sk.dport)
             sk.tsoffset = tcp.secure_ts_offset(sk.saddr, daddr)
-        if not sk.tfo.fastopen_connect or not defer_connect(sk):
+        if not (sk.tfo.fastopen_connect and _defer_connect(sk)):
             connect(sk)
     except OSError:
         # As it was before the call.
@@ -166,6 +165,13 @@ def _start_connect(sk: TcpSock, name: SockAddr) -> None:
             sk.sport = 0
         sk.dst = None
         raise
+
+
+def _defer_connect(sk: TcpSock) -> bool:
+    """TCP_FASTOPEN_CONNECT: whether the SYN waits for the first data."""
+    from usernet.transport.tcp.fastopen_client import defer_connect
+
+    return defer_connect(sk)
 
 
 def tcp_listen(sk: TcpSock, backlog: int) -> None:

@@ -41,7 +41,6 @@ from usernet.transport.tcp.const import (
     after,
 )
 from usernet.transport.tcp.cwnd import slow_start_after_idle_check
-from usernet.transport.tcp.fastopen_client import sendmsg_fastopen
 from usernet.transport.tcp.mss import bound_to_half_wnd, current_mss
 from usernet.transport.tcp.output import push_pending_frames, write_xmit
 from usernet.transport.tcp.rate import rate_check_app_limited
@@ -245,6 +244,8 @@ def tcp_sendmsg(
         return _sendmsg_zerocopy(sk, msg, flags, deadline)
     taken = 0
     if flags & MSG_FASTOPEN or sk.tfo.defer_connect:
+        from usernet.transport.tcp.fastopen_client import sendmsg_fastopen
+
         taken, waiting = sendmsg_fastopen(sk, msg, flags, deadline, uarg)
         if waiting is None and taken >= 0:
             return taken

@@ -26,11 +26,8 @@ from usernet.sock.msg import (
 from usernet.sock.ports import inet_bind
 from usernet.sock.sock import WAKE_WRITE, Sock
 from usernet.transport.tcp import chrono
-from usernet.transport.tcp import info as _info
 from usernet.transport.tcp import recvmsg as _recvmsg
-from usernet.transport.tcp import repair as _repair
 from usernet.transport.tcp import sendmsg as _sendmsg
-from usernet.transport.tcp import sockopt as _sockopt
 from usernet.transport.tcp import timer as _timer
 from usernet.transport.tcp.ack import rtt_estimator, set_rto
 from usernet.transport.tcp.calls import stream_connect, tcp_accept, tcp_listen, tcp_poll, tcp_unaccept
@@ -392,7 +389,9 @@ class TcpSock(TcpTimeouts):
         return (tskey - self.tskey) & SEQ_MASK
 
     def timestamping_opt_stats(self, skb: SKBuff, ack_skb: SKBuff | None) -> bytes | None:
-        return _info.opt_stats(self, skb, ack_skb)
+        from usernet.transport.tcp.info import opt_stats
+
+        return opt_stats(self, skb, ack_skb)
 
     def options_changed(self) -> None:
         """Linux: do_ip_setsockopt, IP_OPTIONS of a connection."""
@@ -437,7 +436,9 @@ class TcpSock(TcpTimeouts):
         if trace.probes:
             trace.fire(self, msg)
         if self.repair and self.state in (TCP_ESTABLISHED, TCP_CLOSE_WAIT):
-            return _repair.send(self, msg)
+            from usernet.transport.tcp.repair import send
+
+            return send(self, msg)
         return _sendmsg.tcp_sendmsg(self, msg, flags, deadline)
 
     def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
@@ -453,13 +454,19 @@ class TcpSock(TcpTimeouts):
         return tcp_poll(self)
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
-        _sockopt.setsockopt(self, level, option, value)
+        from usernet.transport.tcp import sockopt
+
+        sockopt.setsockopt(self, level, option, value)
 
     def getsockopt(self, level: int, option: int, length: int) -> bytes:
-        return _sockopt.getsockopt(self, level, option, length)
+        from usernet.transport.tcp import sockopt
+
+        return sockopt.getsockopt(self, level, option, length)
 
     def getsockopt_from(self, level: int, option: int, value: bytes) -> bytes:
-        return _sockopt.getsockopt_from(self, level, option, value)
+        from usernet.transport.tcp import sockopt
+
+        return sockopt.getsockopt_from(self, level, option, value)
 
     def ioctl(self, request: int) -> int:
         return _recvmsg.tcp_ioctl(self, request)

@@ -30,7 +30,6 @@ from usernet.transport.tcp.cwnd import init_cwnd
 from usernet.transport.tcp.cwv import CwndValidation
 from usernet.transport.tcp.data import data_queue, fast_path_check
 from usernet.transport.tcp.delack import enter_quickack_mode
-from usernet.transport.tcp.fastopen_client import rcv_synack
 from usernet.transport.tcp.metrics import init_metrics
 from usernet.transport.tcp.mss import sync_mss
 from usernet.transport.tcp.mtup import mtup_init
@@ -142,7 +141,11 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
             ao.finish_connect(sk, sk.auth.ao, skb.seq)
         finish_connect(sk)
         fastopen = sk.tfo.syn_fastopen or sk.tfo.syn_data
-        failed = fastopen and rcv_synack(sk, skb, options, doff)
+        failed = False
+        if fastopen:
+            from usernet.transport.tcp.fastopen_client import rcv_synack
+
+            failed = rcv_synack(sk, skb, options, doff)
         sk.state_change()
         if failed:
             skb.consume()
