@@ -368,30 +368,6 @@ def test_what_was_said_before_the_end_is_read():
     wire.close()
 
 
-def test_strangers_get_no_more_than_a_user_without_capabilities(tmp_path: Path):
-    with serving(tmp_path, privileged=lambda uid: False) as served, served.client() as client:
-        assert not client.connection.welcome.control
-        sock = client.socket()
-        for refused in (
-            lambda: client.socket(17, 3, 3),
-            lambda: client.socket(2, 3, 1),
-            lambda: client.socket(16, 3, 0),
-            lambda: sock.setsockopt(1, 36, 1),
-            lambda: sock.ioctl(0x8914, bytes(40)),
-            lambda: client.command("ip", "addr", "add", "10.0.0.1/8", "dev", "lo"),
-            lambda: client.command("sysctl", "net.ipv4.ip_forward=1"),
-            lambda: client.command("ss", "-tia"),
-        ):
-            with pytest.raises(PermissionError):
-                refused()
-        with client.watch() as pieces, pytest.raises(PermissionError):
-            next(pieces)
-        assert "127.0.0.1/8" in client.command("ip", "-br", "addr", "show")
-        assert client.command("sysctl", "-n", "net.ipv4.ip_forward") == "0"
-        assert "State" in client.command("ss", "-ta")
-        sock.close()
-
-
 def test_requests_under_way_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("usernet.netd.session.MAX_REQUESTS", 5)
     with served.client() as client:

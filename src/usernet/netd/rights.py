@@ -3,6 +3,9 @@
 Who may connect at all is said by the mode of the socket's file. Of those, the stack's owner and root may do everything
 (or all may, where the configuration says so); the others are as users without CAP_NET_RAW and CAP_NET_ADMIN. Ports
 below 1024 are everybody's.
+
+Netlink is open to all, as on Linux: to read, and to be told of changes. What asks for a change is refused where it is
+asked (`NetlinkSock.admin`). So anybody sees all sockets of the stack, with their addresses, by sock_diag.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import errno
 from typing import Final
 
 from usernet.core.errors import error
+from usernet.sock.sock import Sock
+from usernet.sockets.netlink.af_netlink import AF_NETLINK, NetlinkSock
 
-AF_NETLINK: Final = 16
 AF_PACKET: Final = 17
 SOCK_RAW: Final = 3
 _TYPE: Final = 0xF
@@ -41,8 +45,14 @@ def check_open(family: int, kind: int, privileged: bool) -> None:
     """Raises OSError EPERM for a socket that such a client may not have."""
     if privileged:
         return
-    if family in (AF_PACKET, AF_NETLINK) or kind & _TYPE == SOCK_RAW:
-        raise error(errno.EPERM, "packet, raw and netlink sockets are for those who may control the stack")
+    if family == AF_PACKET or (kind & _TYPE == SOCK_RAW and family != AF_NETLINK):
+        raise error(errno.EPERM, "packet and raw sockets are for those who may control the stack")
+
+
+def restrict(sk: Sock) -> None:
+    """Have a socket do no more than it may that such a client has made."""
+    if isinstance(sk, NetlinkSock):
+        sk.admin = False
 
 
 def check_option(level: int, option: int, value: bytes, privileged: bool) -> None:

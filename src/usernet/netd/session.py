@@ -301,6 +301,8 @@ class Session(Napi):
             return
         new = handle not in self.handles
         if new:
+            if not self.privileged:
+                rights.restrict(server.calls.table[handle].socket.sk)
             try:
                 server.quota.admit(self)
             except OSError as problem:

@@ -196,12 +196,13 @@ class NetlinkSock(Sock):
             self._set_member(group, bool(name.groups >> group - 1 & 1))
 
     def connect(self, name: Name, flags: int, deadline: int) -> Blocking[None] | None:
-        """Where to send what is sent without an address. Raises OSError EINVAL."""
+        """Where to send what is sent without an address. Raises OSError EINVAL, EPERM (as sendmsg)."""
         if not name.family:
             self.dst_portid = self.dst_group = 0
             return None
         if not isinstance(name, NetlinkAddr):
             raise error(errno.EINVAL)
+        self._check_destination(name.portid, name.groups)
         self._autobind()
         self.dst_portid = name.portid
         self.dst_group = _first(name.groups)
@@ -212,6 +213,11 @@ class NetlinkSock(Sock):
 
     def getpeername(self) -> Name:
         return NetlinkAddr(self.dst_portid, _mask(self.dst_group))
+
+    def _check_destination(self, port: int, groups: int) -> None:
+        """To others than the kernel only an administrator sends: they may take it for the kernel's word."""
+        if (port or groups) and not self.admin:
+            raise error(errno.EPERM)
 
     def _set_member(self, group: int, member: bool) -> None:
         members = self.table.members
@@ -230,8 +236,8 @@ class NetlinkSock(Sock):
     def sendmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
         """Send to the kernel (port 0), to another socket, or to a group.
 
-        Raises OSError: EOPNOTSUPP (MSG_OOB), ENODATA (nothing to send), EINVAL (no netlink address), EMSGSIZE,
-        ECONNREFUSED (nobody is there), EAGAIN (no room there), EFAULT.
+        Raises OSError: EOPNOTSUPP (MSG_OOB), ENODATA (nothing to send), EINVAL (no netlink address), EPERM (not to the
+        kernel, and no administrator), EMSGSIZE, ECONNREFUSED (nobody is there), EAGAIN (no room there), EFAULT.
         """
         if flags & MSG_OOB:
             raise error(errno.EOPNOTSUPP)
@@ -243,6 +249,7 @@ class NetlinkSock(Sock):
             port = self.dst_portid
             group = self.dst_group
         elif isinstance(name, NetlinkAddr):
+            self._check_destination(name.portid, name.groups)
             port = name.portid
             group = _first(name.groups)
         else:
