@@ -19,7 +19,7 @@ import pytest
 
 from tests.netd.serving import LO, PATIENCE, Served, serving, until
 from tests.support.processes import started
-from usernet.netd import names
+from usernet.netd import names, protocol
 from usernet.netd.interface import Opened, Received, SpentChannelError
 from usernet.netd.remote_backend import RemoteBackend
 
@@ -232,6 +232,77 @@ def test_the_end_of_the_service(tmp_path: Path):
             supervisor.call("getsockname", server)
         assert caught.value.errno == errno.ENETDOWN
         supervisor.close()
+
+
+LARGEST = 65507
+"""Bytes of the largest datagram of UDP over IPv4."""
+TTL = struct.pack("=Qiii4x", 20, 0, 2, 9)
+"""Ancillary data of 24 bytes: IP_TTL."""
+
+
+def test_the_largest_datagram_goes_with_ancillary_data_and_name(supervisor: Supervisor):
+    sender, receiver = supervisor.socket(2), supervisor.socket(2)
+    supervisor.call("bind", receiver, NAME)
+    supervisor.call("setsockopt", receiver, 0, 12, struct.pack("=i", 1))  # IP_RECVTTL
+    for handle, option in ((sender, 7), (receiver, 8)):
+        supervisor.call("setsockopt", handle, 1, option, struct.pack("=i", 1 << 20))
+    data = os.urandom(LARGEST)
+    control = TTL * (4096 // len(TTL))
+    assert supervisor.call("sendmsg", sender, data, LARGEST, 0, NAME, control, False) == LARGEST
+    got = supervisor.call("recvmsg", receiver, 1 << 19, 0, 8192, False)
+    assert (got.data, got.result, got.flags) == (data, LARGEST, 0)
+    assert got.name == supervisor.call("getsockname", sender)[:4] + bytes((127, 0, 0, 1)) + bytes(8)
+    assert got.control == TTL
+    for size in (LARGEST + 1, protocol.MAX_DATA, protocol.MAX_DATA + 1, 1 << 19):
+        with pytest.raises(OSError) as caught:
+            supervisor.call("sendmsg", sender, bytes(size), size, 0, NAME, b"", False)
+        assert caught.value.errno == errno.EMSGSIZE
+    for size in (4097, 1 << 17):
+        with pytest.raises(OSError) as caught:
+            supervisor.call("sendmsg", sender, b"x", 1, 0, NAME, bytes(size), False)
+        assert caught.value.errno in (errno.EINVAL, errno.EMSGSIZE)
+
+
+@pytest.mark.parametrize("size", [protocol.MAX_DATA - 1, protocol.MAX_DATA, protocol.MAX_DATA + 1])
+def test_data_of_a_stream_of_a_messages_size(supervisor: Supervisor, size: int):
+    server, client = listener(supervisor), supervisor.socket()
+    supervisor.call("connect", client, NAME, False)
+    connection = supervisor.take(supervisor.call("accept", server, 0, False))
+    data = os.urandom(size)
+    told = supervisor.ask("sendmsg", client, data, size, 0, None, b"", False)
+    got = b""
+    while len(got) < size:
+        supervisor.pump(0)
+        if select.select([supervisor.fds[connection]], [], [], 0.05)[0]:
+            got += os.read(supervisor.fds[connection], 1 << 17)
+    assert got == data
+    assert supervisor.wait(told) == size
+
+
+def test_the_largest_message_is_one_that_the_service_takes(served: Served):
+    raw = served.raw()
+    data = bytes(protocol.MAX_DATA)
+    largest = protocol.Send(0xFFFFFFFF, 0xFFFFFFFF, data, 1 << 62, -1, bytes(256), bytes(4096), True)
+    assert len(protocol.encode(largest)) < protocol.MAX_MESSAGE
+    assert raw.ask(largest).errno == errno.EBADF
+    padded = protocol.encode(protocol.GetOption(1, 1, 1, 1, 4, bytes(65536)))
+    assert raw.ask(padded).errno == errno.EBADF
+    # What has a message's size and is none of the protocol's is read whole, and refused; one byte more is cut off.
+    raw.say(bytes(protocol.MAX_MESSAGE))
+    assert "not a message" in raw.hear()[0].text
+    raw.close()
+    raw = served.raw()
+    raw.say(bytes(protocol.MAX_MESSAGE + 1))
+    assert f"at most {protocol.MAX_MESSAGE} bytes" in raw.hear()[0].text
+    raw.close()
+
+
+def test_a_datagram_that_no_message_holds(served: Served):
+    with served.client() as client, client.socket(2, 2) as sock:
+        for size in (LARGEST + 1, protocol.MAX_DATA + 1):
+            with pytest.raises(OSError) as caught:
+                sock.sendto(bytes(size), (LO, 80))
+            assert caught.value.errno == errno.EMSGSIZE
 
 
 def test_the_ring_of_a_packet_socket(supervisor: Supervisor):

@@ -74,7 +74,7 @@ def test_round_trip(packets: list[tuple[int, int, list[bytes], str | None, int |
         data += pcapng.enhanced_packet(if_index, ts_ns, parts, size, comment, flags)
     assert len(data) % 4 == 0
     assert list(pcapng.read_blocks(data)) == [
-        (if_index, ETH, ts_ns, b"".join(parts), comment) for if_index, ts_ns, parts, comment, _ in packets
+        (if_index, ETH, ts_ns, b"".join(parts), comment, flags) for if_index, ts_ns, parts, comment, flags in packets
     ]
 
 
@@ -102,7 +102,7 @@ def test_classic_round_trip(linktype: int, packets: list[tuple[int, bytes]]) -> 
     data = pcapng.pcap_header(linktype)
     for ts_ns, packet in packets:
         data += pcapng.pcap_packet(ts_ns, packet, len(packet))
-    assert list(pcapng.read_blocks(data)) == [(0, linktype, ts_ns, packet, None) for ts_ns, packet in packets]
+    assert list(pcapng.read_blocks(data)) == [(0, linktype, ts_ns, packet, None, None) for ts_ns, packet in packets]
 
 
 def test_known_classic_file() -> None:
@@ -115,7 +115,7 @@ def test_known_classic_file() -> None:
 def test_classic_files_of_both_orders_and_clocks(order: str, magic: int, ns: int) -> None:
     data = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, 0x1400_0065)
     data += struct.pack(order + "4I", 1, 7, 3, 3) + b"abc"
-    assert list(pcapng.read_blocks(data)) == [(0, pcapng.LINKTYPE_RAW, 1_000_000_000 + ns, b"abc", None)]
+    assert list(pcapng.read_blocks(data)) == [(0, pcapng.LINKTYPE_RAW, 1_000_000_000 + ns, b"abc", None, None)]
 
 
 def test_damaged_classic_files() -> None:
@@ -162,10 +162,10 @@ def test_what_other_programs_write(order: str) -> None:
         (pcapng.BLOCK_SIMPLE_PACKET, struct.pack(order + "I", 9) + b"ghij"),
     )
     assert list(pcapng.read_blocks(data)) == [
-        (0, ETH, 3000, b"ab", "why"),
-        (1, pcapng.LINKTYPE_RAW, 6_500_000_000, b"c", None),
-        (0, ETH, 4000, b"def", None),
-        (0, ETH, 0, b"ghij", None),
+        (0, ETH, 3000, b"ab", "why", None),
+        (1, pcapng.LINKTYPE_RAW, 6_500_000_000, b"c", None, None),
+        (0, ETH, 4000, b"def", None, None),
+        (0, ETH, 0, b"ghij", None, None),
     ]
 
 
@@ -173,7 +173,9 @@ def test_a_second_section_starts_anew() -> None:
     packet = (pcapng.BLOCK_ENHANCED_PACKET, struct.pack(">5I", 0, 0, 1, 1, 1) + b"b\0\0\0")
     second = foreign(">", (pcapng.BLOCK_INTERFACE_DESCRIPTION, struct.pack(">HHI", pcapng.LINKTYPE_RAW, 0, 0)), packet)
     data = opening("eth0") + pcapng.enhanced_packet(0, 5, [b"a"], 1) + second
-    assert list(pcapng.read_blocks(data)) == [(0, ETH, 5, b"a", None), (0, pcapng.LINKTYPE_RAW, 1000, b"b", None)]
+    assert list(pcapng.read_blocks(data)) == [
+        (0, ETH, 5, b"a", None, None), (0, pcapng.LINKTYPE_RAW, 1000, b"b", None, None),
+    ]  # fmt: skip
     orphan = opening("eth0") + foreign(">", packet)
     assert "interface 0, of 0" in damage(orphan).what
 

@@ -45,13 +45,8 @@ def _sysctl_reads(words: Sequence[str]) -> bool:
     return not any("=" in word or word == "--write" or (word[:1] == "-" and "w" in word) for word in words)
 
 
-def _hosts(stack: Stack) -> Text:
-    """The names that the stack knows, for those tools that run in another process."""
-    return Text(json.dumps(stack.hosts))
-
-
 def _names(stack: Stack) -> Text:
-    """What the programs of `usernet run` are shown of names: hosts, nameservers, search list, and its own addresses."""
+    """What names there are, for who is in another process: hosts, nameservers, search list, options, own addresses."""
     own = [address.partition("/")[0] for name in stack.devices if name != "lo" for address in stack.addresses(name)]
     names = stack.names
     return Text(json.dumps([stack.hosts, stack.nameservers, names.search, [f"ndots:{names.ndots}"], own]))
@@ -66,7 +61,6 @@ def commands() -> dict[str, ServedCommand]:
         "ss": ServedCommand(tools.ss, _ss_reads),
         "sysctl": ServedCommand(tools.sysctl, _sysctl_reads),
         "nstat": ServedCommand(tools.nstat, lambda words: True),
-        "hosts": ServedCommand(_hosts, lambda words: True),
         "names": ServedCommand(_names, lambda words: True),
     }
 
@@ -77,7 +71,7 @@ class ServedStack(Elsewhere):
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.hosts: dict[str, list[str]] = json.loads(client.command("hosts"))
+        self.hosts: dict[str, list[str]] = json.loads(client.command("names"))[0]
 
     def socket(self, family: int = 2, type: int = 1, proto: int = 0) -> Any:
         return self._client.socket(family, type, proto)
@@ -134,7 +128,7 @@ def run(client: Client, tool: str, args: Sequence[str], **streams: Any) -> Text:
 
 
 def _tcpdump(client: Client, args: Sequence[str], out: Any) -> Text:
-    chosen, show = read_live(args, out)
+    chosen, show, lines = read_live(args, out)
     devices = () if chosen.device in (None, "any") else (chosen.device,)
     with client.watch(*devices) as pieces:
         file = io.BufferedReader(_Pieces(pieces), 1 << 16)
@@ -143,7 +137,9 @@ def _tcpdump(client: Client, args: Sequence[str], out: Any) -> Text:
                 with open(chosen.write, "wb") as kept:
                     shutil.copyfileobj(file, kept, 1)
             else:
-                return show(file)
+                show(file)
         except KeyboardInterrupt:
             pass  # enough
-    return Text()
+    if pieces.lost:
+        lines.add(f"{pieces.lost} packets lost: this end was slower than they came")
+    return lines.text()

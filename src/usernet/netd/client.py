@@ -22,6 +22,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -30,9 +31,19 @@ from typing import Any, Final, Self, final
 from usernet.netd import protocol
 from usernet.netd.connection import Connection, ServiceError, failure, until
 from usernet.netd.messages import close_all
-from usernet.netd.remote import CommandError, Output, RemoteSocket, accepted, names, of_given, opened_fd
+from usernet.netd.remote import (
+    EBADFD,
+    CommandError,
+    Output,
+    RemoteSocket,
+    accepted,
+    names,
+    of_given,
+    opened_fd,
+    put_in_place,
+)
 
-__all__ = ["AsyncClient", "Client", "CommandError", "Output", "RemoteSocket", "ServiceError"]
+__all__ = ["AsyncClient", "Client", "CommandError", "Output", "Packets", "RemoteSocket", "ServiceError"]
 
 SLICE: Final = 1.0
 """Seconds after which a thread that waits for another one's reading looks whether that one is still there."""
@@ -196,33 +207,43 @@ class Client:
         return Output.read(message, fds)
 
     @contextmanager
-    def watch(self, *devices: str, snaplen: int = 0, drops: bool = True) -> Iterator[Iterator[bytes]]:
-        """Packets as they pass, as the pieces of a pcapng file."""
-        chunks: list[Any] = []
-
-        def answered(message: Any, fds: list[int]) -> None:
-            close_all(fds)
-            chunks.append(message)
-
+    def watch(self, *devices: str, snaplen: int = 0, drops: bool = True) -> Iterator[Packets]:
+        """Packets as they pass."""
+        pieces = Packets(self.connection)
         number = self.connection.request(
-            lambda number: protocol.Watch(number, list(devices), snaplen, drops), answered
+            lambda number: protocol.Watch(number, list(devices), snaplen, drops), pieces.answered
         )
-
-        def pieces() -> Iterator[bytes]:
-            while True:
-                while chunks:
-                    message = chunks.pop(0)
-                    if not isinstance(message, protocol.Chunk):
-                        raise failure(message)
-                    yield message.data
-                self.connection.wait(None)
-                self.connection.receive()
-
         try:
-            yield pieces()
+            yield pieces
         finally:
             if self.connection.replace(number, lambda message, fds: close_all(fds)):
                 self.connection.tell(protocol.Cancel(number))
+
+
+@final
+class Packets(Iterator[bytes]):
+    """Packets as they pass: the pieces of a pcapng file. lost: how many packets were left out so far, for this end was
+    too slow. What it waits for raises OSError."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.lost: int = 0
+        self._connection = connection
+        self._chunks: deque[Any] = deque()
+
+    def answered(self, message: Any, fds: list[int]) -> None:
+        """For the connection."""
+        close_all(fds)
+        self._chunks.append(message)
+
+    def __next__(self) -> bytes:
+        while not self._chunks:
+            self._connection.wait(None)
+            self._connection.receive()
+        message = self._chunks.popleft()
+        if not isinstance(message, protocol.Chunk):
+            raise failure(message)
+        self.lost = message.lost
+        return message.data
 
 
 @final
@@ -241,6 +262,7 @@ class AsyncClient:
         # Connecting takes a moment, in which the service answers.
         connection = self._connection = await loop.run_in_executor(None, Connection, self._stack, self._program)
         connection.on_reach = self._reach
+        connection.on_closed = self._closed
         loop.add_reader(connection.fileno(), self._read)
         return self
 
@@ -273,15 +295,28 @@ class AsyncClient:
         sock = self.sockets.get(handle)
         return os.dup(sock.fileno()) if sock is not None and sock.fileno() >= 0 else -1
 
+    def _closed(self, handle: int) -> None:
+        self.sockets.pop(handle, None)
+
+    def _undo(self, message: Any, fds: list[int]) -> None:
+        """Nobody waits for that answer any more."""
+        if isinstance(message, protocol.Given) and fds:
+            self._tell(protocol.GiveBack(message.handle))
+        close_all(fds)
+
+    def _tell(self, message: Any) -> None:
+        try:
+            self.connection.tell(message)
+        except ServiceError:
+            pass  # with the connection all is undone
+
     async def call(self, make: Callable[[int], Any], fds: Sequence[int] = ()) -> tuple[Any, list[int]]:
         """Make a request; its answer and descriptors. Cancelled, the request is taken back. Raises OSError."""
         future: asyncio.Future[tuple[Any, list[int]]] = asyncio.get_running_loop().create_future()
 
         def answered(message: Any, received: list[int]) -> None:
             if future.done():
-                if isinstance(message, protocol.Given) and received:
-                    self.connection.tell(protocol.GiveBack(message.handle))
-                close_all(received)
+                self._undo(message, received)
             else:
                 future.set_result((message, received))
 
@@ -289,14 +324,11 @@ class AsyncClient:
         try:
             message, received = await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                late, received = future.result()
-                future = asyncio.get_running_loop().create_future()
-                if isinstance(late, protocol.Given) and received:
-                    self.connection.tell(protocol.GiveBack(late.handle))
-                close_all(received)
-            elif self.connection.broken is None:
-                self.connection.tell(protocol.Cancel(number))
+            if future.cancelled():
+                self._tell(protocol.Cancel(number))
+            else:
+                # It was answered, before the task had its turn.
+                self._undo(*future.result())
             raise
         if isinstance(message, (protocol.Done, protocol.Given)):
             return message, received
@@ -331,7 +363,20 @@ class AsyncClient:
     async def connect(self, sock: RemoteSocket, address: Any) -> None:
         """connect(2); returns when it is connected."""
         name = names.pack(sock.family, address)
-        await self.call(lambda number: protocol.Connect(number, sock.handle, name), (sock.fileno(),))
+
+        def make(number: int) -> protocol.Connect:
+            return protocol.Connect(number, sock.handle, name)
+
+        try:
+            await self.call(make, (sock.fileno(),))
+        except OSError as problem:
+            if problem.errno != EBADFD:
+                raise
+            message, fds = await self.call(lambda number: protocol.Renew(number, sock.handle))
+            if isinstance(message, protocol.Given):
+                put_in_place(sock, opened_fd(fds))
+                self.connection.tell(protocol.Commit(sock.handle))
+            await self.call(make, (sock.fileno(),))
 
     async def accept(self, sock: RemoteSocket) -> tuple[RemoteSocket, Any]:
         """accept(2): the connection, and the peer's address."""

@@ -18,13 +18,17 @@ from usernet.netd.messages import close_all
 if TYPE_CHECKING:
     from usernet.netd.client import Client
 
-__all__ = ["CommandError", "Output", "RemoteSocket", "accepted", "names", "of_given", "opened_fd"]
+__all__ = [
+    "EBADFD", "CommandError", "Output", "RemoteSocket", "accepted", "names", "of_given", "opened_fd", "put_in_place",
+]  # fmt: skip
 
 _BY_CALL: Final = 0x2001 | 0x8000 | 0x4000000 | 0x20000000
 """MSG_ERRQUEUE, MSG_OOB, MSG_MORE, MSG_ZEROCOPY, MSG_FASTOPEN: flags that the descriptor knows nothing of."""
 
 _EINPROGRESS: Final = 115
-_EBADFD: Final = 77
+EBADFD: Final = 77
+"""The socket's descriptor is spent, with a connection that failed: it takes another one (`Renew`)."""
+_EMSGSIZE: Final = 90
 
 
 class CommandError(ValueError):
@@ -70,6 +74,15 @@ def of_given(client: Client | None, message: protocol.Given, fd: int) -> RemoteS
     sock.stream = message.stream
     sock.client = client
     return sock
+
+
+def put_in_place(sock: RemoteSocket, fd: int) -> None:
+    """Have `sock` go on with the descriptor `fd`, under the number that it has."""
+    try:
+        os.set_blocking(fd, os.get_blocking(sock.fileno()))
+        os.dup2(fd, sock.fileno(), os.get_inheritable(sock.fileno()))
+    finally:
+        os.close(fd)
 
 
 def accepted(sock: RemoteSocket, message: protocol.Given) -> tuple[RemoteSocket, Any]:
@@ -119,7 +132,7 @@ class RemoteSocket(socket.socket):
         try:
             self._ask(make, (self.fileno(),), wait=True)
         except OSError as problem:
-            if problem.errno != _EBADFD:
+            if problem.errno != EBADFD:
                 raise
             self._renew()
             self._ask(make, (self.fileno(),), wait=True)
@@ -139,12 +152,7 @@ class RemoteSocket(socket.socket):
         assert client is not None
         message, fds = client.call(lambda number: protocol.Renew(number, self.handle))
         if isinstance(message, protocol.Given):
-            fd = opened_fd(fds)
-            try:
-                os.set_blocking(fd, os.get_blocking(self.fileno()))
-                os.dup2(fd, self.fileno(), os.get_inheritable(self.fileno()))
-            finally:
-                os.close(fd)
+            put_in_place(self, opened_fd(fds))
             client.commit(self.handle)
 
     def accept(self) -> tuple[RemoteSocket, Any]:
@@ -219,6 +227,8 @@ class RemoteSocket(socket.socket):
         return answer.data, _items(answer.control), answer.flags, names.unpack(answer.name)
 
     def _send(self, data: bytes, flags: int, name: bytes | None, control: bytes = b"") -> int:
+        if len(data) > protocol.MAX_DATA:
+            raise OSError(_EMSGSIZE, os.strerror(_EMSGSIZE))
         nonblock = self._nonblock
         sent: int = self._ask(
             lambda number: protocol.Send(number, self.handle, data, len(data), flags, name, control, nonblock),

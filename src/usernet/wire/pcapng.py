@@ -171,6 +171,7 @@ class PcapRecord(NamedTuple):
         ts_ns: when, nanoseconds since 1970; 0 where the file does not say.
         data: the captured bytes.
         comment: the packet's, or None.
+        flags: OPT_EPB_FLAGS, with the direction in the lowest two bits; None where the file does not say.
     """
 
     if_index: int
@@ -178,6 +179,7 @@ class PcapRecord(NamedTuple):
     ts_ns: int
     data: bytes
     comment: str | None
+    flags: int | None
 
 
 @final
@@ -278,7 +280,7 @@ class PcapReader:
             if size > MAX_PACKET:
                 raise WireError(f"packet of {size} bytes; expected at most {MAX_PACKET}", self._offset - 8)
             data = self._take(size, "a packet")
-            yield PcapRecord(0, interface.linktype, seconds * 1_000_000_000 + ticks * interface.scale, data, None)
+            yield PcapRecord(0, interface.linktype, seconds * 1_000_000_000 + ticks * interface.scale, data, None, None)
 
     def _section(self) -> None:
         """Read the rest of a section header, whose type has been read; what it says of byte order holds from here."""
@@ -341,11 +343,14 @@ class PcapReader:
         interface = self.interfaces[number]
         ts_ns = 0 if ticks is None else ticks * interface.scale // interface.divisor + interface.offset_ns
         comment: str | None = None
+        flags: int | None = None
         if ticks is not None:
             for code, value in self._options(body, at + (size + 3 & ~3), start + 8):
                 if code == OPT_COMMENT:
                     comment = value.decode(errors="replace")
-        return PcapRecord(number, interface.linktype, ts_ns, body[at : at + size], comment)
+                elif code == OPT_EPB_FLAGS and len(value) == 4:
+                    (flags,) = Struct(self._order + "I").unpack(value)
+        return PcapRecord(number, interface.linktype, ts_ns, body[at : at + size], comment, flags)
 
     def _interface(self, start: int, body: bytes) -> None:
         """Read an interface description."""
@@ -386,7 +391,7 @@ def read_blocks(data: bytes) -> Iterator[PcapRecord]:
         data: the file, pcap or pcapng.
 
     Yields:
-        (if_index, linktype, ts_ns, data, comment) of each packet, in the order of the file.
+        (if_index, linktype, ts_ns, data, comment, flags) of each packet, in the order of the file.
 
     Raises:
         WireError: the file is damaged; its `offset` is the place.

@@ -20,6 +20,8 @@ PORTS: Final = {
     (6, 21): "ftp", (6, 22): "ssh", (6, 23): "telnet", (6, 25): "smtp", (6, 53): "domain", (17, 53): "domain",
     (17, 67): "bootps", (17, 68): "bootpc", (6, 80): "http", (17, 123): "ntp", (6, 443): "https",
 }  # fmt: skip
+DIRECTION: Final = 3
+"""The bits of a packet's flags in a capture that say it."""
 LINKTYPE_NAMES: Final = {pcapng.LINKTYPE_ETHERNET: "EN10MB (Ethernet)", pcapng.LINKTYPE_RAW: "RAW (Raw IP)"}
 
 
@@ -39,7 +41,8 @@ def tcpdump(stack: Stack | None, *args: str, out: Out | None = None, duration: f
     lines = Lines(out)
     if chosen.read is not None:
         with open(chosen.read, "rb") as file:
-            return _read(file, chosen.read, wanted, printer, chosen.count or 0, chosen.device, lines)
+            _read(file, chosen.read, wanted, printer, chosen.count or 0, chosen.device, lines)
+        return lines.text()
     if stack is None:
         raise UsageError("-r: expected a capture file, for there is no stack to look at")
     device = None if chosen.device in (None, "any") else find_device(stack, chosen.device, "-i")
@@ -94,14 +97,20 @@ def _choose(args: Sequence[str]) -> tuple[Any, Callable[[Packet], bool], Printer
     return chosen, wanted, printer
 
 
-def read_live(args: Sequence[str], out: Out | None) -> tuple[Any, Callable[[BinaryIO], Text]]:
-    """For a capture that another process makes, as it comes: the options, and what shows it, of a file.
+def read_live(args: Sequence[str], out: Out | None) -> tuple[Any, Callable[[BinaryIO], None], Lines]:
+    """For a capture that another process makes, as it comes: the options, what shows it, of a file, and the lines that
+    it shows.
 
     Raises UsageError.
     """
     chosen, wanted, printer = _choose(args)
     lines = Lines(out)
-    return chosen, lambda file: _read(file, "-", wanted, printer, chosen.count or 0, None, lines)
+    printer.device = chosen.device in (None, "any")
+
+    def show(file: BinaryIO) -> None:
+        _read(file, "-", wanted, printer, chosen.count or 0, None, lines)
+
+    return chosen, show, lines
 
 
 def _write(stack: Stack, path: str, device: str | None, duration: float | None) -> Text:
@@ -116,19 +125,20 @@ def _write(stack: Stack, path: str, device: str | None, duration: float | None) 
 
 
 def _read(
-    file: BinaryIO, name: str, wanted: object, printer: Printer, count: int, device: str | None, lines: Lines
-) -> Text:
-    assert callable(wanted)
+    file: BinaryIO, name: str, wanted: Callable[[Packet], bool], printer: Printer, count: int, device: str | None,
+    lines: Lines,
+) -> None:
     shown = 0
     try:
         reader = pcapng.PcapReader(file)
-        printer.device = False
         for record in reader:
             interface = reader.interfaces[record.if_index].name
             if device is not None and device not in ("any", interface):
                 continue
             packet = Packet(record.data, record.linktype, record.ts_ns, 0, interface)
             packet.comment = record.comment or ""
+            if record.flags is not None and record.flags & DIRECTION:
+                packet.outgoing = record.flags & DIRECTION == pcapng.EPB_OUTBOUND
             if wanted(packet):
                 lines.add(printer.line(packet))
                 shown += 1
@@ -136,4 +146,3 @@ def _read(
                     break
     except WireError as problem:
         raise UsageError(f"-r: {name} is no whole capture file: {problem}") from None
-    return lines.text()
