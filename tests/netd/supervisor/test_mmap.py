@@ -209,7 +209,10 @@ def test_threads_that_map_and_call_at_once(bed: Bed):
 
 @pytest.mark.parametrize("how", ["closed", "killed"])
 def test_who_makes_no_call_any_more_is_noticed(bed: Bed, how: str):
+    go, start = os.pipe()
+
     def work() -> None:
+        os.read(go, 1)
         sock = ring_socket()
         mmap.mmap(sock.fileno(), SIZE)
         if how == "killed":
@@ -218,7 +221,13 @@ def test_who_makes_no_call_any_more_is_noticed(bed: Bed, how: str):
         time.sleep(3)
 
     child = bed.start(work)
+    # It must not be noticed before this test has seen that there is something to notice.
+    child.supervisor._look_at = float("inf")
+    os.write(start, b"x")
     until(lambda: child.supervisor.standins.some, "the memory does not stand in")
+    child.supervisor._look_at = 0.0
+    os.close(go)
+    os.close(start)
     until(lambda: not child.supervisor.standins.some, "the duplicate is kept")
     until(lambda: not bed.backend.table, "the socket is kept")
 
