@@ -24,7 +24,7 @@ from usernet.posix.channel.channel import BY_INODE, OWN_ENDS
 from usernet.runner import close_process_runner
 from usernet.stack import Stack
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 PROGRAM = bpf.build(of_this_machine())
 
 
@@ -37,6 +37,7 @@ class Child:
         if not self.pid:
             status = 1
             try:
+                os.setpgid(0, 0)
                 fd = install(PROGRAM)
                 os.write(told[1], fd.to_bytes(4, "little"))
                 os.read(go[0], 1)
@@ -71,7 +72,8 @@ class Child:
             late = not poller.poll(PATIENCE * 1000)
             os.close(pidfd)
             if late:
-                os.kill(self.pid, signal.SIGKILL)
+                # With all that it has started: they hold the pipe that is read below.
+                os.killpg(self.pid, signal.SIGKILL)
             self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             said = os.read(self._said, 65536).decode()
             os.close(self._said)

@@ -209,27 +209,30 @@ def test_threads_that_map_and_call_at_once(bed: Bed):
 
 @pytest.mark.parametrize("how", ["closed", "killed"])
 def test_who_makes_no_call_any_more_is_noticed(bed: Bed, how: str):
-    go, start = os.pipe()
+    told, tell = os.pipe()
 
     def work() -> None:
-        os.read(go, 1)
-        sock = ring_socket()
-        mmap.mmap(sock.fileno(), SIZE)
-        if how == "killed":
-            os._exit(0)
-        os.close(sock.detach())
-        time.sleep(3)
+        os.read(told, 1)
+        if how == "closed" or not os.fork():
+            sock = ring_socket()
+            mmap.mmap(sock.fileno(), SIZE)
+            if how == "killed":
+                os._exit(0)
+            os.close(sock.detach())
+        os.read(told, 1)
 
     child = bed.start(work)
     # It must not be noticed before this test has seen that there is something to notice.
     child.supervisor._look_at = float("inf")
-    os.write(start, b"x")
+    os.write(tell, b"x")
     until(lambda: child.supervisor.standins.some, "the memory does not stand in")
     child.supervisor._look_at = 0.0
-    os.close(go)
-    os.close(start)
     until(lambda: not child.supervisor.standins.some, "the duplicate is kept")
     until(lambda: not bed.backend.table, "the socket is kept")
+    os.write(tell, b"x")
+    assert child.wait() == 0
+    os.close(told)
+    os.close(tell)
 
 
 def test_a_ring_is_passed_on_by_fork(bed: Bed):

@@ -241,8 +241,9 @@ class Supervisor:
                     if notification is not None:
                         self._begin(notification)
                 elif mask & (select.POLLHUP | select.POLLERR):
-                    # The last process is gone.
+                    # The last process is gone, and nobody waits any more.
                     self._stopping = True
+                    self._look_at = 0.0
                     end_watch, self._end_watch = self._end_watch, None
                     if end_watch is not None:
                         end_watch()
