@@ -30,9 +30,9 @@ OPTIMIZATION = os.environ.get("USERNET_OPT", "2")
 
 FLOORS = (
     "core", "wire", "skbuff", "net", "netdevice", "sock", "drivers", "link", "ip", "conntrack", "nat", "nftables",
-    "transport", "sockets",
+    "transport", "sockets", "runner",
 )  # fmt: skip
-MODULES = ("runner", "stack")
+MODULES = ("stack",)
 
 INTERPRETED = (
     "core/pure",  # is read before any other

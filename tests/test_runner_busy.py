@@ -12,7 +12,8 @@ from tests.core.toys import start, stop
 from tests.support.running import PATIENCE, Pipe, Thread, eventually, running
 from usernet import drivers
 from usernet.core.wait import EPOLLIN, Blocking, Wait
-from usernet.runner import MISSES, TRY_EVERY, Runner
+from usernet.runner import Runner
+from usernet.runner.devices import MISSES, TRY_EVERY
 
 LONG = 2_000_000
 """µs: longer than any test waits."""
@@ -39,12 +40,12 @@ def wait_for(pipe: Pipe, busy_poll: int, nanoseconds: int) -> None:
 def test_what_comes_while_it_looks_is_found(runner):
     loop = start(runner)
     pipe = Pipe(loop, runner)
-    runner._missed = 1
+    runner._devices.missed = 1
     thread = Thread(lambda: wait_for(pipe, LONG, int(PATIENCE * 1e9)))
     eventually(lambda: runner.leader is not None and runner.leader.ident == thread.ident, "the thread to lead")
     os.write(pipe.far, b"x")
     thread.done()
-    assert runner._missed == 0
+    assert runner._devices.missed == 0
     pipe.close()
     stop(loop)
 
@@ -54,14 +55,14 @@ def test_looks_in_vain_end_it_until_one_pays_again(runner):
     pipe = Pipe(loop, runner)
     for _ in range(MISSES):
         wait_for(pipe, 100, 1_000_000)
-    assert runner._missed >= MISSES
+    assert runner._devices.missed >= MISSES
     # Now only every so-manieth wait looks; that one finds the byte, and it is as before.
-    while (runner._missed + 1) % TRY_EVERY:
+    while (runner._devices.missed + 1) % TRY_EVERY:
         wait_for(pipe, 100, 300_000)
-        assert runner._missed >= MISSES
+        assert runner._devices.missed >= MISSES
     os.write(pipe.far, b"x")
     wait_for(pipe, LONG, int(PATIENCE * 1e9))
-    assert runner._missed == 0
+    assert runner._devices.missed == 0
     pipe.close()
     stop(loop)
 

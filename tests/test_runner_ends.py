@@ -63,7 +63,7 @@ def test_stopping_leaves_nothing(runner):
     assert runner._deadlines
     stop(loop)
     assert not runner._deadlines
-    assert not runner._watched
+    assert not runner._devices.watched
     device.close()
     reference = weakref.ref(loop)
     del loop, device

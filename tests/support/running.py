@@ -30,9 +30,8 @@ def running() -> Iterator[Runner]:
     assert made.loops == 0
     assert not made._followers
     assert not made._waiting
-    assert not made._deadlines
-    assert not made._filed
-    assert not made._watched
+    assert not len(made._deadlines)
+    assert not made._devices.watched
     assert not made._draining
     assert not ENTERED
     assert INTERRUPTS.depth == 0

@@ -20,12 +20,9 @@ for work, deadlines and its own wait; whoever brings one of those first stores i
 
 from __future__ import annotations
 
-import os
-import select
 import threading
 import time
 from collections import deque
-from heapq import heapify, heappop, heappush
 from typing import Final, final
 
 from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC, NSEC_PER_USEC
@@ -33,7 +30,10 @@ from usernet.core.errors import report
 from usernet.core.loop import ENTERED, INTERRUPTS, Loop, Trampoline
 from usernet.core.softirq import Napi
 from usernet.core.timer import NEVER
-from usernet.core.wait import Wait, Waiter
+from usernet.core.wait import Wait
+from usernet.runner.deadlines import Deadlines
+from usernet.runner.devices import Devices
+from usernet.runner.waiter import ThreadWaiter
 
 MOMENT: Final = 0.005
 """How long (s) there must have been no leader before the background thread takes the lead."""
@@ -47,75 +47,13 @@ LONG_LEAD: Final = NSEC_PER_MSEC
 POLL_EVERY: Final = NSEC_PER_MSEC
 """How long (ns) leaders that never need to sleep may go without a look at the devices and deadlines."""
 
-SELECT_BELOW: Final = 2 * NSEC_PER_MSEC
-"""Shorter sleeps (ns) go through select(2), whose time-out has microseconds where epoll's has milliseconds."""
-
-LONGEST_SLEEP: Final = 86_400 * NSEC_PER_SEC
-"""A sleep (ns) that epoll can be asked for; its milliseconds are a C int."""
-
 DRAIN_ROUNDS: Final = 16
 """How often a leader serves the stacks that give one another work before it looks at the devices again."""
 
 DRAIN_LIMIT: Final = 64
 """How many batches of other stacks a call runs on its way out before it leaves the rest to the leader."""
 
-MAX_EVENTS: Final = 64
-"""Devices that one look at epoll reports; the others are seen at the next."""
-
-MISSES: Final = 8
-"""So many looks in a row that found nothing to see end busy-polling, …"""
-
-TRY_EVERY: Final = 64
-"""… but for every so-manieth wait, which finds out whether it pays again."""
-
-EDGE: Final = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
-"""How a descriptor is watched that is told of by edges."""
-
 _monotonic_ns = time.monotonic_ns
-
-
-@final
-class ThreadWaiter(Waiter):
-    """A thread that waits in `loop` (None: the background thread), leading or following."""
-
-    def __init__(self, runner: Runner, loop: Loop | None, mask: int, exclusive: bool) -> None:
-        super().__init__(mask, exclusive)
-        self.loop = loop
-        self.ident: int = threading.get_ident()
-        self.woken: bool = False
-        self.heir: bool = False
-        """The lead was offered to it."""
-        self.outer: ThreadWaiter | None = None
-        """The same thread's wait that led already, where a callback made this call on the way."""
-        self.since: int = 0
-        """When (ns) it took the lead."""
-        self.busy_poll: int = 0
-        """How long (ns) it looks at the devices before it sleeps."""
-        self._runner = runner
-        self._gate = threading.Lock()
-        self._gate.acquire()
-
-    def wake(self, mask: int) -> bool:
-        if self.woken:
-            return False
-        self.woken = True
-        self.nudge()
-        return True
-
-    def nudge(self) -> None:
-        """Make the thread look again: at its wait, at the lead, or at a signal."""
-        runner = self._runner
-        if runner.leader is self:
-            runner.rouse()
-        else:
-            try:
-                self._gate.release()
-            except RuntimeError:
-                pass  # it was nudged already and has not looked yet
-
-    def sleep(self, timeout: int) -> None:
-        """Sleep until nudged, at most `timeout` ns."""
-        self._gate.acquire(True, -1 if timeout >= NEVER >> 1 else max(timeout, 0) / NSEC_PER_SEC)
 
 
 @final
@@ -130,27 +68,15 @@ class Runner(Trampoline):
         self._loops: set[Loop] = set()
         self._ready: deque[Loop] = deque()
         self._draining: set[int] = set()
-        self._deadlines: list[tuple[int, int, Loop]] = []
-        """When (ns, monotonic), a serial number, and whose."""
-        self._filed: dict[Loop, int] = {}
-        """The serial number of each loop's one valid deadline. The others are of no use: an earlier one came up."""
-        self._serial: int = 0
-        self._watched: dict[int, tuple[Loop, Napi, bool]] = {}
-        """Whom a descriptor is for, and whether it is told of by edges."""
-        self._edges: int = 0
-        """How many descriptors are watched by edges. Behind each someone waits in the kernel, where he can't lead, so
-        the background thread has the lead whenever nobody else has."""
-        self._epoll = select.epoll()
-        self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._kick_fd, select.EPOLLIN)
-        self._selected: list[int] = [self._epoll.fileno()] if self._epoll.fileno() < 1024 else []
+        self._deadlines = Deadlines(self._loops)
+        self._devices = Devices()
+        """Behind each descriptor that is watched by edges someone waits in the kernel, where he can't lead, so the
+        background thread has the lead whenever nobody else has."""
         self._asleep: bool = False
         self._wanted: bool = False
         self._wakes_at: int = NEVER
         self._left: int = 0
         self._looked: int = 0
-        self._missed: int = 0
-        """How often in a row busy-polling was in vain."""
         self._background: ThreadWaiter | None = None
         self._dormant: bool = False
         self._own_thread: threading.Thread | None = None
@@ -177,12 +103,8 @@ class Runner(Trampoline):
         try:
             with self._mutex:
                 self._loops.discard(loop)
-                self._deadlines = [entry for entry in self._deadlines if entry[2] is not loop]
-                heapify(self._deadlines)
-                self._filed.pop(loop, None)
-                loop.filed = NEVER
-            for fd in [fd for fd, watched in tuple(self._watched.items()) if watched[0] is loop]:
-                self.unwatch(fd)
+            self._deadlines.forget(loop)
+            self._devices.unwatch_all(loop)
             for waiter in tuple(self._waiting):
                 if waiter.loop is loop:
                     waiter.wake(waiter.mask)
@@ -212,16 +134,14 @@ class Runner(Trampoline):
             self._own_thread = None
         while self._waiting:
             time.sleep(MOMENT)  # its stack was stopped, and it is on its way out
-        self._epoll.close()
-        os.close(self._kick_fd)
+        self._devices.close()
 
     def abandon(self) -> None:
         """This is the copy in a forked child: end its stacks, and touch nothing that is shared with the parent."""
         for loop in self._loops:
             loop.abandon("this stack belongs to the parent process: make a new one after fork()")
         self._loops.clear()
-        self._epoll.close()
-        os.close(self._kick_fd)
+        self._devices.close()
 
     # -- work from outside
 
@@ -248,7 +168,7 @@ class Runner(Trampoline):
     def kick(self) -> None:
         """Wake the leader from its sleep."""
         self._asleep = False  # so that nobody else kicks it as well
-        os.eventfd_write(self._kick_fd, 1)
+        self._devices.kick()
 
     def _busy(self) -> bool:
         """Whether a thread is inside a stack: it looks after the devices on its way out."""
@@ -273,13 +193,14 @@ class Runner(Trampoline):
                     draining.discard(ident)
         if self._asleep and (self._wanted or self._ready):
             self.kick()
-        if self._watched:
+        devices = self._devices
+        if devices.watched:
             now = _monotonic_ns()
             leader = self.leader
             if leader is None:
                 if now - self._looked >= POLL_EVERY:
                     self._glance()
-            elif leader is self._background and now - self._left < POLL_EVERY and not leader.woken and not self._edges:
+            elif leader is self._background and not (leader.woken or devices.edges) and now - self._left < POLL_EVERY:
                 # Call follows call: this thread looks after the devices on its way out from now on.
                 if leader.ident != threading.get_ident():
                     leader.woken = True
@@ -303,7 +224,7 @@ class Runner(Trampoline):
         start = self._looked
         try:
             self._expire(start)
-            self._receive(self._epoll.poll(0, MAX_EVENTS))
+            self.look()
             self._drain(len(self._ready), False)
         finally:
             self._draining.discard(ident)
@@ -314,16 +235,8 @@ class Runner(Trampoline):
     def _file(self, loop: Loop, deadline: int) -> None:
         """Remember when `loop` wants to run next (ns of its own clock)."""
         when = deadline if deadline < 0 else deadline - loop.clock.now() + _monotonic_ns()
-        with self._mutex:
-            if deadline >= loop.filed or loop not in self._loops:
-                return
-            loop.filed = deadline
-            self._serial += 1
-            self._filed[loop] = self._serial
-            heappush(self._deadlines, (when, self._serial, loop))
-            if len(self._deadlines) > 2 * len(self._loops) + 64:
-                self._deadlines = [entry for entry in self._deadlines if self._filed.get(entry[2]) == entry[1]]
-                heapify(self._deadlines)
+        if not self._deadlines.file(loop, when, deadline):
+            return
         if self._asleep and when < self._wakes_at:
             self.rouse()
 
@@ -351,41 +264,23 @@ class Runner(Trampoline):
     # -- devices
 
     def look(self) -> None:
-        self._receive(self._epoll.poll(0, MAX_EVENTS))
+        self._devices.receive(self._devices.look(), self._ready)
 
     def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
-        # First the table: an event of a descriptor that is not in it would be lost, and edges come once.
-        self._watched[fd] = (loop, napi, edge)
-        try:
-            events = EDGE if edge else select.EPOLLIN
-            self._epoll.register(fd, events & ~(select.EPOLLIN | select.EPOLLPRI) if quiet else events)
-        except OSError:
-            del self._watched[fd]
-            raise
+        self._devices.watch(fd, loop, napi, edge, quiet)
         if edge:
-            self._edges += 1
             self._nudge_background()
 
     def unwatch(self, fd: int) -> None:
-        watched = self._watched.pop(fd, None)
-        if watched is not None:
-            if watched[2]:
-                self._edges -= 1
-            try:
-                self._epoll.unregister(fd)
-            except OSError:
-                pass  # it was closed, and so left the epoll by itself
+        self._devices.unwatch(fd)
+
+    def watch_writable(self, fd: int, wanted: bool) -> None:
+        self._devices.watch_writable(fd, wanted)
 
     def _nudge_background(self) -> None:
         background = self._background
         if background is not None and self.leader is None:
             background.nudge()
-
-    def watch_writable(self, fd: int, wanted: bool) -> None:
-        watched = self._watched.get(fd)
-        if watched is not None:
-            events = EDGE if watched[2] else select.EPOLLIN
-            self._epoll.modify(fd, events | select.EPOLLOUT if wanted else events)
 
     # -- waiting threads
 
@@ -501,7 +396,7 @@ class Runner(Trampoline):
             self._dormant = False
         if heir is not None:
             heir.nudge()
-        if background is not None and (dormant or (self._edges and waiter is not background)):
+        if background is not None and (dormant or (self._devices.edges and waiter is not background)):
             background.nudge()
 
     def _lead(self, waiter: ThreadWaiter, deadline: int) -> None:
@@ -523,7 +418,7 @@ class Runner(Trampoline):
                     return
                 self._looked = now
                 self._expire(now)
-                self._receive(self._epoll.poll(0, MAX_EVENTS))
+                self.look()
                 self._drain(len(ready), True)
                 return
             self._wanted = False
@@ -540,86 +435,20 @@ class Runner(Trampoline):
                 self._wakes_at = wakes_at
                 if ready or waiter.woken or signals:
                     self._asleep = False
-                    events = self._epoll.poll(0, MAX_EVENTS)
+                    events = self._devices.look()
                 else:
-                    events = self._look(waiter, now, wakes_at) if waiter.busy_poll else []
+                    events = self._devices.busy_look(min(now + waiter.busy_poll, wakes_at)) if waiter.busy_poll else []
                     if not events:
-                        events = self._sleep(wakes_at - (_monotonic_ns() if waiter.busy_poll else now))
+                        events = self._devices.sleep(wakes_at - (_monotonic_ns() if waiter.busy_poll else now))
             finally:
                 self._asleep = False
             self._looked = now
             if events:
-                self._receive(events)
-
-    def _look(self, waiter: ThreadWaiter, now: int, wakes_at: int) -> list[tuple[int, int]]:
-        """Look at the devices again and again instead of sleeping, as long as `waiter` says (Linux: napi_busy_loop).
-
-        Adaptive: where it was in vain for long, only now and then, to find out whether it pays again.
-        """
-        if self._missed >= MISSES:
-            self._missed += 1
-            if self._missed % TRY_EVERY:
-                return []
-        end = min(now + waiter.busy_poll, wakes_at)
-        while True:
-            # Whoever wakes this thread kicks, which is an event too.
-            events = self._epoll.poll(0, MAX_EVENTS)
-            if events:
-                self._missed = 0
-                return events
-            if _monotonic_ns() >= end:
-                self._missed += 1
-                return events
-
-    def _sleep(self, timeout: int) -> list[tuple[int, int]]:
-        """Wait for events, at most `timeout` ns, sometimes for less."""
-        epoll = self._epoll
-        if timeout <= 0:
-            return epoll.poll(0, MAX_EVENTS)
-        if timeout > LONGEST_SLEEP:
-            return epoll.poll(-1 if timeout >= NEVER >> 1 else LONGEST_SLEEP / NSEC_PER_SEC, MAX_EVENTS)
-        if timeout >= SELECT_BELOW or not self._selected:
-            # Whole milliseconds, and epoll.poll rounds up: half of one less than what is wanted comes out right.
-            return epoll.poll(max(timeout // NSEC_PER_MSEC - 0.5, 0.5) / 1000, MAX_EVENTS)
-        if not select.select(self._selected, (), (), timeout / NSEC_PER_SEC)[0]:
-            return []
-        return epoll.poll(0, MAX_EVENTS)
-
-    def _receive(self, events: list[tuple[int, int]]) -> None:
-        """Schedule the polling of the devices that epoll told of."""
-        last: Loop | None = None
-        for fd, mask in events:
-            watched = self._watched.get(fd)
-            if watched is not None:
-                loop, napi, edge = watched
-                if edge:
-                    napi.interrupt(mask)
-                loop.softirq.schedule(napi)
-                # One batch serves all of a stack's.
-                if loop is not last:
-                    last = loop
-                    self._ready.append(loop)
-            elif fd == self._kick_fd:
-                try:
-                    os.eventfd_read(fd)
-                except BlockingIOError:
-                    pass  # one kick, seen by two leaders one after the other
+                self._devices.receive(events, ready)
 
     def _expire(self, now: int) -> int:
         """Ready the loops whose deadline has come; returns when the next comes (ns, monotonic)."""
-        with self._mutex:
-            deadlines = self._deadlines
-            while deadlines:
-                when, serial, loop = deadlines[0]
-                valid = self._filed.get(loop) == serial
-                if valid and when > now:
-                    return when
-                heappop(deadlines)
-                if valid:
-                    del self._filed[loop]
-                    loop.filed = NEVER
-                    self._ready.append(loop)
-        return NEVER
+        return self._deadlines.expire(now, self._ready.append)
 
     # -- the background thread
 
@@ -640,7 +469,7 @@ class Runner(Trampoline):
                 seen = self._lead_count
                 self._dormant = still and self.leader is not None
                 moment = FOLLOWERS_MOMENT if self._followers else MOMENT
-                if (still or self._edges) and self.leader is None and not (still and self._busy()):
+                if (still or self._devices.edges) and self.leader is None and not (still and self._busy()):
                     heir = self._choose_heir()
                     if not self._followers:
                         lead = True
@@ -657,40 +486,3 @@ class Runner(Trampoline):
                 heir.nudge()
             waiter.sleep(NEVER if self._dormant else int(moment * NSEC_PER_SEC))
         self._background = None
-
-
-_runners: list[Runner] = []
-_runners_lock = threading.Lock()
-
-
-def process_runner() -> Runner:
-    """The runner of this process, made on first use."""
-    with _runners_lock:
-        if not _runners:
-            _runners.append(Runner())
-        return _runners[0]
-
-
-def close_process_runner() -> None:
-    """End the runner's thread and close its descriptors, where no stack is started; the next start makes a new one."""
-    with _runners_lock:
-        if _runners and not _runners[0].loops:
-            _runners.pop().close()
-
-
-def _after_fork_in_child() -> None:
-    """The child's copies of the stacks are dead: their devices belong to the parent. Only this thread is left."""
-    global _runners_lock
-    _runners_lock = threading.Lock()
-    ident = threading.get_ident()
-    inside = ENTERED.get(ident)
-    ENTERED.clear()
-    if inside is not None:
-        ENTERED[ident] = inside
-    INTERRUPTS.forked(ident, inside is not None)
-    for runner in _runners:
-        runner.abandon()
-    _runners.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
