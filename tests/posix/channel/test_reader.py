@@ -5,12 +5,13 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Iterator
-from typing import cast
 
 import pytest
 
 from usernet.core.iov import IovIter
 from usernet.posix.channel.reader import LEFT, SMALL, PairReader
+from usernet.runner import close_process_runner
+from usernet.stack import Stack
 from usernet.transport.tcp.sock import TcpSock
 
 LEAST = 212992
@@ -20,13 +21,16 @@ LEAST = 212992
 class Pair:
     """A reader and what is written for it, a guard before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sk: TcpSock) -> None:
         self.app, self.own = socket.socketpair()
         self.own.setblocking(False)
         self.own.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self.app.send(b"\0")
-        # What a large write needs of the socket is not needed here.
-        self.reader = PairReader(self.own, cast("TcpSock", None))
+        self.reader = PairReader(self.own, sk)
+
+    def close(self) -> None:
+        self.app.close()
+        self.own.close()
 
     def read(self) -> bytes | None:
         source = self.reader.read()
@@ -42,10 +46,14 @@ def everything(source: IovIter) -> bytes:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    made = Pair()
-    yield made
-    made.app.close()
-    made.own.close()
+    with Stack("reader") as stack, stack.socket() as sock:
+        assert sock._socket is not None
+        sk = sock._socket.sk
+        assert isinstance(sk, TcpSock)
+        made = Pair(sk)
+        yield made
+        made.close()
+    close_process_runner()
 
 
 def resets(pair: Pair) -> bool:
@@ -94,9 +102,8 @@ def test_small_writes_stay_until_they_are_many(pair: Pair):
     assert len(pair.own.recv(4096, socket.MSG_PEEK)) == 1
 
 
-def test_a_writer_of_single_bytes_never_waits_for_the_reader():
+def test_a_writer_of_single_bytes_never_waits_for_the_reader(pair: Pair):
     """Each byte is a packet, which counts for far more than a byte."""
-    pair = Pair()
     pair.app.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LEAST)
     pair.app.setblocking(False)
     for number in range(5 * LEFT):
@@ -109,8 +116,6 @@ def test_a_writer_of_single_bytes_never_waits_for_the_reader():
     while pair.read() is not None:
         pass
     assert select.select([], [pair.app], [], 0)[1]
-    pair.app.close()
-    pair.own.close()
 
 
 def test_a_read_goes_past_a_marked_byte(pair: Pair):

@@ -72,10 +72,10 @@ def test_it_is_joined_where_it_is_by_connect(net: Net):
     until(lambda: mask(fd) & select.POLLIN)
     assert os.read(fd, 10) == b"there"
     assert os.fstat(fd).st_ino == inode
-    assert not net.client.net.get(Singles).waiting
     os.close(fd)
     os.close(again)
     assert peer.recv(10) == b""
+    until(lambda: not net.client.net.get(Singles).waiting)
     peer.close()
 
 
@@ -145,6 +145,50 @@ def test_the_close_of_the_last_descriptor_is_noticed(net: Net):
     # The port is free.
     with net.client.socket() as sock:
         sock.bind(("10.0.0.1", 81))
+
+
+def test_closes_that_the_kernel_has_not_remembered_are_found(net: Net):
+    channel, fd = fresh(net)
+    other, open_still = fresh(net)
+    singles = net.client.net.get(Singles)
+    loop = net.client.loop
+    loop.enter()
+    try:
+        os.close(fd)
+        os.read(singles._fd, 65536)
+        singles._look_after_all()
+        assert channel.over
+        assert not other.over
+    finally:
+        loop.leave()
+    os.close(open_still)
+    until(lambda: other.over)
+
+
+def test_ended_both_ways_it_is_over_only_when_it_is_closed(net: Net):
+    channel, fd = fresh(net)
+    loop = net.client.loop
+    loop.enter()
+    try:
+        assert channel.socket.connect(ADDR) is not None
+        channel.follow()
+    finally:
+        loop.leave()
+    peer, _ = net.listener.accept()
+    until(lambda: mask(fd) == select.POLLOUT)
+    with standard.socket(fileno=os.dup(fd)) as sock:
+        sock.send(b"last")
+        sock.shutdown(standard.SHUT_RDWR)
+    assert peer.recv(10) == b"last"
+    assert peer.recv(10) == b""
+    peer.close()
+    sk = channel.socket.sk
+    until(lambda: channel._hung)
+    assert not channel.over
+    assert not sk.dead
+    os.close(fd)
+    until(lambda: channel.over)
+    assert sk.dead
 
 
 def test_without_inotify_it_is_one_of_a_pair_from_its_start(net: Net):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from usernet.core.errors import error
+from usernet.core.native import mypyc_attr
 from usernet.netd.interface import Done, Pending
 from usernet.netd.supervisor.process import PidFd
 from usernet.netd.supervisor.seccomp import Notification
@@ -35,10 +36,12 @@ INT_MASK: Final = 0xFFFFFFFF
 O_NONBLOCK: Final = os.O_NONBLOCK
 
 
+@mypyc_attr(native_class=False)
 class Proceed(Exception):
     """The call is the kernel's to carry out."""
 
 
+@mypyc_attr(native_class=False)
 class Gone(Exception):
     """Nobody waits for the answer any more."""
 
@@ -97,18 +100,23 @@ class Call:
                 break
         raise Proceed
 
-    def entry(self, index: int = 0) -> Entry:
-        """The socket of the descriptor in an argument, and `nonblock`. Raises `Proceed` for one that is the host's."""
+    def entry(self, index: int = 0, *, check: bool = True, waits: bool = False) -> Entry:
+        """The socket of the descriptor in an argument. Raises `Proceed` for one that is the host's, `Gone`.
+
+        check: False where memory is read, and so `Gone` is raised, before anything else. waits: find `nonblock` out.
+        """
         number = c_int(self.args[index])
         fd = self.duplicate(number)
         try:
             entry = self.supervisor.table.find(os.fstat(fd))
             if entry is None:
                 raise Proceed
-            self.nonblock = bool(fcntl.fcntl(fd, fcntl.F_GETFL) & O_NONBLOCK)
+            if waits:
+                self.nonblock = bool(fcntl.fcntl(fd, fcntl.F_GETFL) & O_NONBLOCK)
         finally:
             os.close(fd)
-        self.check()
+        if check:
+            self.check()
         assert self.pidfd is not None
         entry.holders.add(self.pidfd, number)
         return entry
@@ -146,7 +154,7 @@ class Call:
         """A socket address (Linux: move_addr_to_kernel). Raises OSError EINVAL, EFAULT."""
         if not 0 <= length <= 128:
             raise error(errno.EINVAL)
-        return self.read(address, length) if length else b""
+        return self.read(address, length)
 
     def write_name(self, name: bytes, address: int, length_at: int) -> None:
         """Linux: move_addr_to_user. Raises OSError EINVAL, EFAULT."""

@@ -63,7 +63,7 @@ _TIMESPEC: Final = Struct("=qq")
 def _sendto(call: Call) -> Steps:
     _, address, length, flags, name_at, name_length = call.args
     flags &= INT_MASK
-    entry = call.entry()
+    entry = call.entry(waits=True)
     size = min(length, MAX_RW_COUNT)
     if address >= TASK_SIZE and size:
         raise error(errno.EFAULT)
@@ -73,7 +73,7 @@ def _sendto(call: Call) -> Steps:
 
 def _sendmsg(call: Call) -> Steps:
     flags = call.args[2] & INT_MASK
-    entry = call.entry()
+    entry = call.entry(waits=True)
     if entry.stream and not flags & SENT_BY_CALL:
         raise Proceed
     return (yield from _send_message(call, entry, call.args[1], flags))
@@ -82,7 +82,7 @@ def _sendmsg(call: Call) -> Steps:
 def _sendmmsg(call: Call) -> Steps:
     _, address, count, flags, _, _ = call.args
     flags &= INT_MASK
-    entry = call.entry()
+    entry = call.entry(waits=True)
     if entry.stream and not flags & SENT_BY_CALL:
         raise Proceed
     missed = call.repeat()
@@ -159,7 +159,7 @@ def _send(
 def _recvfrom(call: Call) -> Steps:
     _, address, length, flags, name_at, length_at = call.args
     flags &= INT_MASK
-    entry = call.entry()
+    entry = call.entry(waits=True)
     if entry.stream and not flags & MSG_ERRQUEUE:
         raise Proceed
     size = min(length, MAX_RW_COUNT)
@@ -181,7 +181,7 @@ def _recvfrom(call: Call) -> Steps:
 
 def _recvmsg(call: Call) -> Steps:
     flags = call.args[2] & INT_MASK
-    entry = call.entry()
+    entry = call.entry(waits=True)
     if entry.stream and not flags & MSG_ERRQUEUE:
         raise Proceed
     result = yield from _receive_message(call, entry, call.args[1], flags)
@@ -193,7 +193,7 @@ def _recvmsg(call: Call) -> Steps:
 def _recvmmsg(call: Call) -> Steps:
     _, address, count, flags, timeout_at, _ = call.args
     flags &= INT_MASK
-    entry = call.entry()
+    entry = call.entry(waits=True)
     if entry.stream and not flags & MSG_ERRQUEUE:
         raise Proceed
     until = None

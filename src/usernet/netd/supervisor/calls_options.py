@@ -44,7 +44,7 @@ BPF_MAXINSNS: Final = 4096
 
 
 def _setsockopt(call: Call) -> Steps:
-    entry = call.entry()
+    entry = call.entry(check=False)
     level, option = c_int(call.args[1]), c_int(call.args[2])
     address, length = call.args[3], c_int(call.args[4])
     if length < 0:

@@ -36,7 +36,7 @@ def _accept4(call: Call) -> Steps:
 
 def _accept_with(call: Call, flags: int) -> Steps:
     backend = call.supervisor.backend
-    entry = call.entry()
+    entry = call.entry(waits=True)
     address, length_at = call.args[1:3]
     opened: Opened = yield partial(backend.accept, entry.handle, flags, call.nonblock)
     if address:
@@ -82,7 +82,7 @@ def _place(call: Call, opened: Opened, cloexec: bool) -> None:
 
 
 def _bind(call: Call) -> Steps:
-    entry = call.entry()
+    entry = call.entry(check=False)
     name = call.read_name(call.args[1], c_int(call.args[2]))
     missed = call.repeat(name)
     if missed is not None:
@@ -98,7 +98,7 @@ def _listen(call: Call) -> Steps:
 
 
 def _connect(call: Call) -> Steps:
-    entry = call.entry()
+    entry = call.entry(check=False, waits=True)
     name = call.read_name(call.args[1], c_int(call.args[2]))
     missed = call.repeat(name)
     if missed is not None:

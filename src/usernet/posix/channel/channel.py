@@ -98,6 +98,10 @@ class Channel(Napi):
             raise UnusableStackError("a descriptor of a socket needs a stack that is driven: start it (`with stack:`)")
         self.single: bool = False
         self._watch: int = -1
+        """Of an end that stands alone, or did at first: by what number its close is told (single.py)."""
+        self._gone: bool = False
+        """It was told."""
+        self._quiet: bool = quiet
         self._own_fd: int = -1
         app = self._alone(opened) if single else None
         if app is None:
@@ -154,7 +158,7 @@ class Channel(Napi):
         """An end that stands alone; None where its close could not be told."""
         app = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK)
         try:
-            self._watch = opened.net.get(Singles).add(app.fileno(), self._closed)
+            self._watch = opened.net.get(Singles).add(app.fileno(), os.fstat(app.fileno()).st_ino, self._closed)
         except OSError:
             app.close()
             return None
@@ -162,9 +166,14 @@ class Channel(Napi):
         return app
 
     def _closed(self) -> None:
-        """The last who had the end that stood alone has closed it."""
-        self._hung = True
-        self._end()
+        """The last who had the end that stands alone, or did at first, is closing it."""
+        self._gone = True
+        if self.single:
+            self._hung = True
+            self._end()
+        else:
+            # The pair tells of it too, now or in a moment, and of how it was closed.
+            self.loop.softirq.schedule(self)
 
     def _join(self) -> bool:
         """Make the application's end, which stood alone, one of a pair. False where it is out of reach."""
@@ -173,13 +182,11 @@ class Channel(Napi):
         trampoline = self.loop.trampoline
         if trampoline is None or not self.at_app(self._connect):
             return False
-        self.single = False
+        self.single = self._quiet = False
         SINGLES.discard(self)
-        self.socket.net.get(Singles).discard(self._watch)
         self._own_fd = self._own.fileno()
         OWN_ENDS[self._own_fd] = self
-        trampoline.watch(self._own_fd, self.loop, self, edge=True, quiet=True)
-        self._told = True
+        trampoline.watch(self._own_fd, self.loop, self, edge=True)
         return True
 
     def _connect(self, app: socket) -> None:
@@ -306,14 +313,19 @@ class Channel(Napi):
     def _listen_to_app(self) -> None:
         """Be told from now on of what the application writes."""
         trampoline = self.loop.trampoline
-        if trampoline is not None:
+        if self._quiet and trampoline is not None:
+            self._quiet = False
             trampoline.watch_writable(self._own_fd, self._wants_out)
 
     def _app_gone(self) -> bool:
         """Whether the application's end is closed. An end that was shut down both ways hangs up as well."""
         if not self._hung:
             return False
-        if self._failed or not (self._shut or self._sent_eof):
+        if self._failed:
+            return True
+        if self._watch >= 0:
+            return self._gone
+        if not (self._shut or self._sent_eof):
             return True
         try:
             gone = not peer_inode(self._own_fd)
@@ -364,9 +376,10 @@ class Channel(Napi):
         self.over = True
         socket = self.socket
         socket.wait_queue().remove(self._waiter)
+        if self._watch >= 0:
+            socket.net.get(Singles).discard(self._watch)
         if self.single:
             SINGLES.discard(self)
-            socket.net.get(Singles).discard(self._watch)
         else:
             trampoline = self.loop.trampoline
             if trampoline is not None:

@@ -4,7 +4,8 @@ On such a socket recv(2) fails at once and poll(2) says POLLOUT | POLLHUP; an en
 application's end is a UNIX socket that is not connected. It is joined to the stack's, in place, when a call makes a
 connection of it: it is connected to a listener of the stack's own, wherever it has got to by then.
 
-What nobody tells of, the close of such an end by the last who had it, is told by inotify(7).
+What nobody tells of, the close of such an end by the last who had it, is told by inotify(7). It goes on telling of it
+after the end was joined, when it is not always clear from the pair alone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import Final, final
 
 from usernet.core.softirq import Napi
 from usernet.net.pernet import Net
+from usernet.posix.channel.peer import which_are_open
 
 IN_CLOSE: Final = 0x8 | 0x10
-IN_IGNORED: Final = 0x8000
+IN_Q_OVERFLOW: Final = 0x4000
 IN_CLOEXEC: Final = os.O_CLOEXEC
 IN_NONBLOCK: Final = os.O_NONBLOCK
 BACKLOG: Final = 16
@@ -30,7 +32,8 @@ _EVENT: Final = Struct("=iIII")
 
 @final
 class Singles(Napi):
-    """The ends of one stack that stand alone. `waiting`: by inotify's number, whom to tell of the close."""
+    """The ends of one stack that stand alone, or did at first. `waiting`: by inotify's number, the inode of one, and
+    whom to tell of its close."""
 
     def __init__(self, net: Net) -> None:
         super().__init__()
@@ -39,7 +42,7 @@ class Singles(Napi):
         self._libc: ctypes.CDLL | None = None
         self._listener: socket | None = None
         self._name: bytes = b""
-        self.waiting: dict[int, Callable[[], None]] = {}
+        self.waiting: dict[int, tuple[int, Callable[[], None]]] = {}
 
     def _open(self) -> ctypes.CDLL:
         """Raises OSError where there is no inotify to be had, or it can't be watched."""
@@ -61,14 +64,14 @@ class Singles(Napi):
             self._libc = libc
         return libc
 
-    def add(self, fd: int, gone: Callable[[], None]) -> int:
-        """Have `gone` called, under the lock, when the last descriptor of the file behind `fd` is closed. Returns a
-        number for `discard`. Raises OSError."""
+    def add(self, fd: int, inode: int, gone: Callable[[], None]) -> int:
+        """Have `gone` called, under the lock, when the last descriptor of the file behind `fd` is closed, whose inode
+        that is. Returns a number for `discard`. Raises OSError."""
         libc = self._open()
         watch: int = libc.inotify_add_watch(self._fd, f"/proc/self/fd/{fd}".encode(), IN_CLOSE)
         if watch < 0:
             raise OSError(ctypes.get_errno(), "inotify_add_watch")
-        self.waiting[watch] = gone
+        self.waiting[watch] = (inode, gone)
         return watch
 
     def discard(self, watch: int) -> None:
@@ -97,10 +100,23 @@ class Singles(Napi):
             watch, mask, _, length = _EVENT.unpack_from(data, offset)
             offset += _EVENT.size + length
             if mask & IN_CLOSE:
-                gone = self.waiting.pop(watch, None)
-                if gone is not None:
-                    gone()
+                known = self.waiting.pop(watch, None)
+                if known is not None:
+                    known[1]()
+            elif mask & IN_Q_OVERFLOW:
+                self._look_after_all()
         return 1
+
+    def _look_after_all(self) -> None:
+        """More was closed at once than the kernel remembers (fs.inotify.max_queued_events)."""
+        try:
+            still = which_are_open([inode for inode, _ in self.waiting.values()])
+        except OSError:
+            return
+        for watch, (inode, gone) in tuple(self.waiting.items()):
+            if inode not in still:
+                self.waiting.pop(watch, None)
+                gone()
 
     def close(self) -> None:
         """The stack ends."""
