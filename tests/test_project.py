@@ -106,10 +106,12 @@ def test_a_stack_loads_only_what_every_stack_needs() -> None:
         "selectors", "signal", "socket", "subprocess", "traceback", "zlib",
     }  # fmt: skip
     assert not dear.intersection(loaded)
-    later = ("runner", "netdevice.qdisc.fq", "netdevice.qdisc.tc", "sockets.netlink", "sockets.packet",
-             "transport.ping", "transport.raw", "drivers.tuntap", "transport.tcp.congestion.cubic",
-             "transport.tcp.sockopt", "transport.tcp.info", "transport.tcp.repair",
-             "transport.tcp.fastopen_client")  # fmt: skip
+    later = (
+        "runner", "netdevice.qdisc.fq", "netdevice.qdisc.tc", "sockets.netlink", "sockets.packet", "transport.ping",
+        "transport.raw", "drivers.tuntap", "transport.tcp.congestion.cubic", "transport.tcp.sockopt",
+        "transport.tcp.info", "transport.tcp.repair", "transport.tcp.fastopen_client", "transport.tcp.auth",
+        "transport.tcp.ao", "transport.tcp.md5", "sock.options",
+    )  # fmt: skip
     assert not {f"usernet.{name}" for name in later}.intersection(loaded)
 
 

@@ -35,7 +35,6 @@ from usernet.sock.msg import (
     SockAddr,
 )
 from usernet.sock.optval import pack_name
-from usernet.sock.rfc4884 import extension
 from usernet.sock.sock import Sock
 from usernet.sock.sockopt import (
     SO_MARK,
@@ -216,6 +215,8 @@ def icmp_error(sk: InetSock, report: ErrorReport, port: int, header: int) -> Non
     data = 0
     if sk.recverr_rfc4884 and report.quoted:
         headers = report.skb.transport_header - report.skb.network_header + header
+        from usernet.sock.rfc4884 import extension
+
         data = extension(quoted.tobytes(), report.quoted, headers)
     entry = ExtendedError(
         report.errno, report.origin, report.icmp_type, report.icmp_code, report.info, data,

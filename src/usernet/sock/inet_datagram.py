@@ -45,7 +45,6 @@ from usernet.sock.msg import (
     Name,
     SockAddr,
 )
-from usernet.sock.options import sock_getsockopt, sock_setsockopt
 from usernet.sock.sockopt import (
     SO_MARK,
     SO_PRIORITY,
@@ -339,6 +338,8 @@ class DatagramSock(InetSock):
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         if level == SOL_SOCKET:
+            from usernet.sock.options import sock_setsockopt
+
             sock_setsockopt(self, option, value)
         elif level == self.sol():
             self.af.setsockopt(self, option, value)
@@ -347,6 +348,8 @@ class DatagramSock(InetSock):
 
     def getsockopt(self, level: int, option: int, length: int) -> bytes:
         if level == SOL_SOCKET:
+            from usernet.sock.options import sock_getsockopt
+
             return sock_getsockopt(self, option, length)
         if level != self.sol():
             raise error(errno.ENOPROTOOPT)

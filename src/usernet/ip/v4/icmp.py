@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.ip.v4.icmp_output import IPPROTO_ICMP, IcmpOutput
-from usernet.ip.v4.icmp_probe import answer_probe
 from usernet.ip.v4.options import current_timestamp
 from usernet.ip.v4.route import Ipv4Routes
 from usernet.net.protocols import ErrorReport, NetProtocol, Protocols
@@ -230,6 +229,8 @@ class Icmp(NetProtocol):
         if self.icmp_echo_ignore_all or not self.icmp_echo_enable_probe or not rest & 1:
             return DropReason.CONSUMED
         payload = skb.tobytes(icmp.ICMP_HLEN)
+        from usernet.ip.v4.icmp_probe import answer_probe
+
         code, status = answer_probe(self._net, payload)
         rest = rest & 0xFFFFFF00 | status
         answer = SKBuff(icmp.build(icmp.ICMP_EXT_ECHOREPLY, code, rest, payload))

@@ -7,8 +7,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from usernet.transport.tcp import ao, ecn
-from usernet.transport.tcp.auth import connect_check
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.congestion.base import assign_from_route
 from usernet.transport.tcp.const import (
     ICSK_TIME_RETRANS,
@@ -42,7 +41,9 @@ def connect_init(sk: TcpSock) -> None:
     if tcp.tcp_timestamps:
         sk.tcp_header_len += wire.TCPOLEN_TSTAMP_ALIGNED
     if sk.auth is not None and sk.auth.ao is not None:
-        sk.tcp_header_len += ao.connect_init(sk, sk.auth.ao)
+        from usernet.transport.tcp.ao import connect_init
+
+        sk.tcp_header_len += connect_init(sk, sk.auth.ao)
     if sk.params.user_mss:
         sk.mss_clamp = sk.params.user_mss
     sk.max_window = 0
@@ -85,7 +86,10 @@ def connect(sk: TcpSock) -> None:
 
     Raises OSError EKEYREJECTED where it can't be signed.
     """
-    connect_check(sk)
+    if sk.auth is not None:
+        from usernet.transport.tcp.auth import connect_check
+
+        connect_check(sk)
     connect_init(sk)
     assign_from_route(sk)
     if sk.repair:

@@ -18,8 +18,6 @@ from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import RTN_LOCAL
 from usernet.transport.tcp import ecn
-from usernet.transport.tcp.auth import has_key, inherit_keys
-from usernet.transport.tcp.auth_reply import init_request
 from usernet.transport.tcp.congestion.base import assign, assign_from_route
 from usernet.transport.tcp.const import MSEC, SEQ_MASK, TCP_LISTEN, TCP_SYN_RECV, after
 from usernet.transport.tcp.fastopen import TFO_SERVER_ENABLE
@@ -74,6 +72,8 @@ def conn_request(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader, isn: i
     options = wire.parse_options(skb.head, start + wire.TCP_HLEN, start + th[4])
     request = RequestSock(listener, skb, options)
     if options.ao is not None:
+        from usernet.transport.tcp.auth_reply import init_request
+
         init_request(request, skb)
     request.syncookie = cookie
     if cookie and not options.has_ts:
@@ -254,8 +254,11 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     """The socket that a request becomes, in SYN-RECEIVED (Linux: tcp_create_openreq_child, tcp_v4_syn_recv_sock).
     None where it would have to be signed, and the listener has no key for it any more."""
     listener = request.listener
-    if request.used_ao and not has_key(request):
-        return None
+    if request.used_ao:
+        from usernet.transport.tcp.auth import has_key
+
+        if not has_key(request):
+            return None
     child = type(listener)(net, request.af)
     inherit(child, listener)
     now = net.loop.now
@@ -303,6 +306,8 @@ def create_child(net: Net, tcp: Tcp, request: RequestSock, skb: SKBuff, window: 
     child.saved_syn, request.saved_syn = request.saved_syn, None
     assign_from_route(child)
     if listener.auth is not None:
+        from usernet.transport.tcp.auth import inherit_keys
+
         inherit_keys(child, request, listener.auth)
     if request.ecn_ok:
         ecn.openreq_child(child, request, skb)

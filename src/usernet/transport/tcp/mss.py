@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from usernet.transport.tcp import accecn_option
-from usernet.transport.tcp.auth import option_size
 from usernet.transport.tcp.const import TCP_MSS_DEFAULT
 from usernet.wire import tcp as wire
 
@@ -59,6 +58,8 @@ def options_size(sk: TcpSock) -> int:
     """Bytes of options on a segment sent now (Linux: tcp_established_options)."""
     size = wire.TCPOLEN_TSTAMP_ALIGNED if sk.tstamp_ok else 0
     if sk.auth is not None:
+        from usernet.transport.tcp.auth import option_size
+
         size += option_size(sk)
     blocks = len(sk.selective_acks) + (sk.duplicate_sack is not None)
     room = (40 - size - 4) // 8

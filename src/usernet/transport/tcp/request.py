@@ -15,7 +15,6 @@ from usernet.net.dst import RTAX_INITRWND, RTAX_WINDOW, Dst
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import AddressFamily, Flow
 from usernet.transport.tcp import accecn_option, ecn
-from usernet.transport.tcp.auth_reply import Unsigned, request_signer, synack_signer
 from usernet.transport.tcp.const import (
     MSEC,
     SEC,
@@ -215,6 +214,8 @@ class RequestSock(TimerEntry):
                 return
         how: Signer | None = None
         if self.ao_keyids is not None or listener.auth is not None:
+            from usernet.transport.tcp.auth_reply import Unsigned, synack_signer
+
             try:
                 how = synack_signer(self)
             except Unsigned:
@@ -281,6 +282,8 @@ class RequestSock(TimerEntry):
         seq = snd_nxt if snd_nxt >= 0 else (self.snt_isn + 1) & SEQ_MASK
         how: Signer | None = None
         if self.ao_keyids is not None or listener.auth is not None:
+            from usernet.transport.tcp.auth_reply import Unsigned, request_signer
+
             try:
                 how = request_signer(self, skb, seq)
             except Unsigned:

@@ -31,7 +31,6 @@ from usernet.transport.tcp.const import (
     TCP_MSS_DEFAULT,
     TCP_TIMEOUT_INIT,
 )
-from usernet.transport.tcp.cwv import CwndValidation
 from usernet.transport.tcp.mtup import NO_PROBING, MtuProbe
 from usernet.transport.tcp.parts import (
     DEFAULT_PARAMS,
@@ -51,6 +50,7 @@ from usernet.transport.tcp.tcp import Tcp
 if TYPE_CHECKING:
     from usernet.transport.tcp.accecn import EcnState
     from usernet.transport.tcp.auth_keys import Auth
+    from usernet.transport.tcp.cwv import CwndValidation
     from usernet.transport.tcp.sock import TcpSock
 
 IPPROTO_TCP = 6

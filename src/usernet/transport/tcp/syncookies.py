@@ -20,7 +20,6 @@ from usernet.net.dst import RTAX_FEATURES
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp.accecn import ace
-from usernet.transport.tcp.auth_reply import init_request
 from usernet.transport.tcp.const import SEC, SEQ_MASK, TCP_MAX_WSCALE
 from usernet.transport.tcp.handshake import create_child
 from usernet.transport.tcp.request import RequestSock
@@ -148,6 +147,8 @@ def cookie_check(tcp: Tcp, listener: TcpSock, skb: SKBuff, th: TcpHeader) -> Tcp
     request.rcv_isn = (th[2] - 1) & SEQ_MASK
     request.snt_isn = (th[3] - 1) & SEQ_MASK
     if options.ao is not None:
+        from usernet.transport.tcp.auth_reply import init_request
+
         init_request(request, skb)
     request.syncookie = True
     request.sizes = (mss, 0, 0, 0, 0)

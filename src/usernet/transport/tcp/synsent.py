@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from usernet.net.dst import RTAX_QUICKACK
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
-from usernet.transport.tcp import ao, ecn
+from usernet.transport.tcp import ecn
 from usernet.transport.tcp.ack import tcp_ack
 from usernet.transport.tcp.connect import send_synack
 from usernet.transport.tcp.const import (
@@ -27,7 +27,6 @@ from usernet.transport.tcp.const import (
     before,
 )
 from usernet.transport.tcp.cwnd import init_cwnd
-from usernet.transport.tcp.cwv import CwndValidation
 from usernet.transport.tcp.data import data_queue, fast_path_check
 from usernet.transport.tcp.delack import enter_quickack_mode
 from usernet.transport.tcp.metrics import init_metrics
@@ -68,6 +67,8 @@ def init_transfer(sk: TcpSock) -> None:
     sk.snd_cwnd = 1 if sk.total_retrans > 1 and sk.undo_active else init_cwnd(sk)
     sk.init_congestion_control()
     if sk.tcp.tcp_newcwv and not sk.ca.has_cong_control:
+        from usernet.transport.tcp.cwv import CwndValidation
+
         sk.cwv = CwndValidation(sk)
     if not sk.buffers_ready:
         sk.buffers_ready = True
@@ -138,6 +139,8 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
         _take_syn_options(sk, options, saw_tstamp, True)
         sk.copied_seq = sk.rcv_nxt
         if sk.auth is not None and sk.auth.ao is not None:
+            from usernet.transport.tcp import ao
+
             ao.finish_connect(sk, sk.auth.ao, skb.seq)
         finish_connect(sk)
         fastopen = sk.tfo.syn_fastopen or sk.tfo.syn_data
@@ -184,6 +187,8 @@ def rcv_synsent(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
     if flags & SYN:
         # Both open at the same time (RFC 9293 section 3.5, figure 8).
         if sk.auth is not None and sk.auth.ao is not None:
+            from usernet.transport.tcp import ao
+
             ao.finish_connect(sk, sk.auth.ao, skb.seq)
         if sk.ecn_flags:
             ecn.receive_syn(sk, skb)

@@ -25,9 +25,6 @@ from usernet.skbuff.skbuff import (
 )
 from usernet.sock.af_ops import RTN_LOCAL, AddressFamily, Flow
 from usernet.sock.ports import PortTable, tcp_conflict
-from usernet.transport.tcp.ao import ignore_icmp
-from usernet.transport.tcp.auth_input import inbound_hash
-from usernet.transport.tcp.auth_reply import Unsigned, reset_signer
 from usernet.transport.tcp.congestion import base as congestion
 from usernet.transport.tcp.congestion.base import CongestionControl
 from usernet.transport.tcp.const import (
@@ -283,7 +280,7 @@ class Tcp(TcpSettings):
             return
         if state == TCP_NEW_SYN_RECV:
             if doff > wire.TCP_HLEN or entry.used_ao or entry.listener.auth is not None:
-                reason = inbound_hash(entry.listener, skb, doff, entry)
+                reason = _inbound_hash(entry.listener, skb, doff, entry)
                 if reason is not None:
                     skb.drop(reason, net.drops)
                     return
@@ -307,7 +304,7 @@ class Tcp(TcpSettings):
             skb.drop(DropReason.TCP_MINTTL, self.net.drops)
             return False
         if sk.auth is not None or (sk.state != TCP_ESTABLISHED and doff > wire.TCP_HLEN):
-            reason = inbound_hash(sk, skb, doff)
+            reason = _inbound_hash(sk, skb, doff)
             if reason is not None:
                 skb.drop(reason, self.net.drops)
                 return False
@@ -341,7 +338,7 @@ class Tcp(TcpSettings):
         doff, flags = th[4], th[5]
         if record.auth is not None and (flags & (SYN | ACK) != SYN or record.substate == TCP_FIN_WAIT2):
             # A new connection's SYN is the listener's to check.
-            reason = inbound_hash(record, skb, doff)
+            reason = _inbound_hash(record, skb, doff)
             if reason is not None:
                 skb.drop(reason, self.net.drops)
                 return
@@ -376,6 +373,8 @@ class Tcp(TcpSettings):
         seq = int.from_bytes(skb.head[start + 4 : start + 8], "big")
         if type(entry) is TimeWaitSock:
             if entry.auth is not None and entry.auth.ao is not None:
+                from usernet.transport.tcp.ao import ignore_icmp
+
                 ignore_icmp(entry, entry.auth.ao, report)
             return True
         if type(entry) is RequestSock:
@@ -387,8 +386,11 @@ class Tcp(TcpSettings):
                 self.net.mib.tcp_ext.ListenDrops += 1
             return True
         sk: TcpSock = entry
-        if sk.auth is not None and sk.auth.ao is not None and ignore_icmp(sk, sk.auth.ao, report):
-            return True
+        if sk.auth is not None and sk.auth.ao is not None:
+            from usernet.transport.tcp.ao import ignore_icmp
+
+            if ignore_icmp(sk, sk.auth.ao, report):
+                return True
         request = sk.tfo.fastopen_rsk
         oldest = sk.snd_una if request is None else request.snt_isn
         if sk.state != TCP_LISTEN and not between(seq, oldest, sk.snd_nxt):
@@ -441,6 +443,8 @@ class Tcp(TcpSettings):
             dst = af.route(Flow(skb.saddr, skb.daddr, IPPROTO_TCP, oif, tos, mark, sport, dport))
         except OSError:
             return
+        from usernet.transport.tcp.auth_reply import Unsigned, reset_signer
+
         try:
             how = reset_signer(self, sk, skb, seq)
         except Unsigned:
@@ -479,6 +483,22 @@ class Tcp(TcpSettings):
             header = how.sign(header, at, saddr, daddr)
         self.net.mib.tcp.OutSegs += 1
         self.send_segment(af, header, dst, saddr, daddr, tos, mark, 0)
+
+
+def _inbound_hash(
+    sk: TcpSock | TimeWaitSock, skb: SKBuff, doff: int, request: RequestSock | None = None
+) -> DropReason | None:
+    """As `inbound_hash`, which is loaded when a segment is signed, or should be."""
+    start = skb.transport_header
+    if (
+        sk.auth is None
+        and (request is None or not request.used_ao)
+        and wire.parse_auth_options(skb.head, start + wire.TCP_HLEN, start + doff) == (0, 0)
+    ):
+        return None
+    from usernet.transport.tcp.auth_input import inbound_hash
+
+    return inbound_hash(sk, skb, doff, request)
 
 
 def _request_expired(request: RequestSock, now: int) -> None:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Final, final
 from usernet.core.timer_list import TimerEntry
 from usernet.skbuff.skbuff import SKBuff
 from usernet.sock.af_ops import AddressFamily
-from usernet.transport.tcp.auth import timewait_auth
-from usernet.transport.tcp.auth_reply import Unsigned, timewait_signer
 from usernet.transport.tcp.const import (
     MSEC,
     SEQ_MASK,
@@ -30,6 +28,8 @@ from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, RST, SYN
 
 if TYPE_CHECKING:
+    from usernet.transport.tcp.auth import Signer
+    from usernet.transport.tcp.auth_keys import Auth
     from usernet.transport.tcp.sock import TcpSock
     from usernet.transport.tcp.tcp import Tcp
     from usernet.wire.tcp import TcpHeader
@@ -63,7 +63,11 @@ class TimeWaitSock(TimerEntry):
         self.substate: int = substate
         self.key: bytes = sk.key
         self.rcv_nxt: int = sk.rcv_nxt
-        self.auth = timewait_auth(sk)
+        self.auth: Auth | None = None
+        if sk.auth is not None:
+            from usernet.transport.tcp.auth import timewait_auth
+
+            self.auth = timewait_auth(sk)
         self.last_oow_ack_time: int = _NEVER
         self._packed: bytes = _PACKED.pack(
             sk.ts_recent, sk.ts_recent_stamp, sk.loop.now // MSEC, sk.snd_nxt, receive_window(sk), sk.tsoffset,
@@ -177,10 +181,14 @@ class TimeWaitSock(TimerEntry):
 
     def send_ack(self, skb: SKBuff) -> None:
         """Acknowledge what was received, in answer to `skb` (Linux: tcp_v4_timewait_ack)."""
-        try:
-            how = timewait_signer(self, skb) if self.auth is not None else None
-        except Unsigned:
-            return
+        how: Signer | None = None
+        if self.auth is not None:
+            from usernet.transport.tcp.auth_reply import Unsigned, timewait_signer
+
+            try:
+                how = timewait_signer(self, skb)
+            except Unsigned:
+                return
         ts_recent, _, _, snd_nxt, window, ts_offset, mark, _, oif, port, dport, tos, wscale, _, tstamp_ok = (
             _PACKED.unpack(self._packed)
         )  # fmt: skip

@@ -19,11 +19,9 @@ from usernet.skbuff.skbuff import (
     SKBuff,
 )
 from usernet.transport.tcp import accecn_option, ecn
-from usernet.transport.tcp.auth import Signer, signed_header, signer
 from usernet.transport.tcp.completion import TxMark, attach
 from usernet.transport.tcp.congestion.base import CA_EVENT_TX_START
 from usernet.transport.tcp.const import MSEC, SEC, SEQ_MASK, TCP_CLOSE, after, before
-from usernet.transport.tcp.md5 import Md5Key
 from usernet.transport.tcp.mss import advertise_mss, options_size
 from usernet.transport.tcp.rate import rate_skb_sent
 from usernet.transport.tcp.segment import TxInfo
@@ -34,6 +32,7 @@ from usernet.wire.tcp_accecn import build_accecn, insert_accecn
 
 if TYPE_CHECKING:
     from usernet.net.dst import Dst
+    from usernet.transport.tcp.auth import Signer
     from usernet.transport.tcp.sock import TcpSock
 
 
@@ -80,6 +79,8 @@ def syn_options(sk: TcpSock, how: Signer | None) -> bytes:
     stamps = (time_stamp(sk), sk.ts_recent) if tcp.tcp_timestamps else None
     signature = b""
     if how is not None:
+        from usernet.transport.tcp.md5 import Md5Key
+
         signature = how.option
         if isinstance(how.key, Md5Key):
             # SACK is worth more, and there is no room for both.
@@ -251,7 +252,11 @@ def _pace(sk: TcpSock, size: int, prior_wstamp: int) -> None:
 def _syn_header(sk: TcpSock, skb: SKBuff) -> bytes:
     """The header of a SYN, or of a simultaneous open's SYN+ACK."""
     flags = skb.tcp_flags
-    how = signer(sk, skb.seq, flags) if sk.auth is not None else None
+    how: Signer | None = None
+    if sk.auth is not None:
+        from usernet.transport.tcp.auth import signer
+
+        how = signer(sk, skb.seq, flags)
     options = synack_options(sk, how) if flags & ACK else syn_options(sk, how)
     sk.rcv_wup = sk.rcv_nxt
     check = _checksum_base(sk, wire.TCP_HLEN + len(options) + skb.len)
@@ -271,6 +276,8 @@ def _full_header(sk: TcpSock, skb: SKBuff, flags: int, window: int) -> bytes:
     if urg_ptr:
         flags |= URG
     if sk.auth is not None:
+        from usernet.transport.tcp.auth import signed_header
+
         return signed_header(sk, seq, flags, window, urg_ptr, skb.frags or (), length)
     if sk.duplicate_sack is None and not sk.selective_acks and not sk.ecn_flags & ecn.TCP_ECN_MODE_ACCECN:
         size = sk.tcp_header_len
@@ -364,6 +371,8 @@ def _send_control(sk: TcpSock, seq: int, flags: int, window: int = -1) -> int:
         # Urgent data that the window holds back is announced all the same.
         flags |= URG
     if sk.auth is not None:
+        from usernet.transport.tcp.auth import signed_header
+
         packet = SKBuff(signed_header(sk, seq, flags, window, urg_ptr, (), 0))
     else:
         size = wire.TCP_HLEN + options_size(sk)

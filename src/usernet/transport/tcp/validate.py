@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.transport.tcp import ecn
-from usernet.transport.tcp.auth_input import inbound_hash
 from usernet.transport.tcp.const import (
     FLAG_TS_PROGRESS,
     SEC,
@@ -114,7 +113,11 @@ def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> DropReason | None:
     if sk.ecn is not None:
         sk.ecn.rx_option = options.accecn
     # For a socket with keys this was done before anything else (auth_input.py).
-    return inbound_hash(sk, skb, doff) if options.auth and sk.auth is None else None
+    if not options.auth or sk.auth is not None:
+        return None
+    from usernet.transport.tcp.auth_input import inbound_hash
+
+    return inbound_hash(sk, skb, doff)
 
 
 def oow_rate_limited(sk: TcpSock, skb: SKBuff, paws: bool = False) -> bool:
