@@ -17,7 +17,6 @@ import random
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, final
 
-from usernet.core.softirq import Napi
 from usernet.drivers.pipe import Impairment, Pipe
 from usernet.net.offload import Offloads
 from usernet.net.pernet import Net
@@ -29,26 +28,26 @@ from usernet.netdevice.driver import (
     NETIF_F_TSO_ECN,
     Driver,
 )
+from usernet.netdevice.napi import NicNapi
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import SKBuff
 from usernet.wire import ethernet
 
 if TYPE_CHECKING:
-    from usernet.netdevice.device import LinkStats, NetDevice
+    from usernet.netdevice.device import NetDevice
+    from usernet.netdevice.statistics import LinkStats
 
 SUPER_SEGMENTS: Final = NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_GSO_UDP_L4
 
 
 @final
-class PortNapi(Napi):
-    """The Napi that the wrapped driver sees: what it receives enters the pipe."""
+class PortNapi(NicNapi):
+    """The Napi that the wrapped driver sees: what it receives enters the pipe, each packet to a fate of its own."""
 
     def __init__(self, owner: Impair, dev: NetDevice) -> None:
         super().__init__()
         self._owner = owner
         self._dev = dev
-        self.train: None = None
-        """Each packet has its own fate."""
 
     def poll(self, budget: int) -> int:
         return self._dev.napi.poll(budget)
@@ -67,7 +66,7 @@ class Port:
     def __init__(self, owner: Impair, dev: NetDevice) -> None:
         self._owner = owner
         self._dev = dev
-        self.napi: Napi = PortNapi(owner, dev) if owner.receiving else dev.napi
+        self.napi: NicNapi = PortNapi(owner, dev) if owner.receiving else dev.napi
         self.net: Net = dev.net
         self.statistics: LinkStats = dev.statistics
         self.hard_header_len: int = dev.hard_header_len

@@ -10,8 +10,6 @@ import errno
 from typing import Any, Final, final
 
 from usernet.core.errors import error
-from usernet.core.softirq import Napi
-from usernet.net.offload import Train
 from usernet.net.packet_type import PacketTypes
 from usernet.net.pernet import Net
 from usernet.netdevice.driver import (
@@ -29,9 +27,10 @@ from usernet.netdevice.driver import (
     NETIF_F_TSO_ECN,
     Driver,
 )
-from usernet.netdevice.gro import Gro
+from usernet.netdevice.napi import DeviceNapi
 from usernet.netdevice.qdisc.base import Qdisc
 from usernet.netdevice.qdisc.pfifo import NoQueue, PfifoFast
+from usernet.netdevice.statistics import LinkStats
 from usernet.netdevice.transmit import Transmit
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import (
@@ -82,103 +81,6 @@ def fix_features(features: int) -> int:
     if not features & (NETIF_F_TSO | NETIF_F_TSO6):
         features &= ~(NETIF_F_TSO_ECN | NETIF_F_GSO_ACCECN)
     return features
-
-
-_LINK_STATS: Final = (
-    "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped",
-    "multicast", "collisions", "rx_length_errors", "rx_over_errors", "rx_crc_errors", "rx_frame_errors",
-    "rx_fifo_errors", "rx_missed_errors", "tx_aborted_errors", "tx_carrier_errors", "tx_fifo_errors",
-    "tx_heartbeat_errors", "tx_window_errors", "rx_compressed", "tx_compressed", "rx_nohandler",
-)  # fmt: skip
-"""The names of `LinkStats`, in Linux's order."""
-
-
-@final
-class LinkStats:
-    """A device's counters (Linux: `struct rtnl_link_stats64`). Packets and bytes as the wire has them: a super-segment
-    counts as the packets it stands for, with a header each where it is sent; one that the NIC itself received so
-    comes with one header. What GRO merges was counted before."""
-
-    def __init__(self) -> None:
-        self.rx_packets: int = 0
-        self.tx_packets: int = 0
-        self.rx_bytes: int = 0
-        self.tx_bytes: int = 0
-        self.rx_errors: int = 0
-        self.tx_errors: int = 0
-        self.rx_dropped: int = 0
-        self.tx_dropped: int = 0
-        self.multicast: int = 0
-        self.collisions: int = 0
-        self.rx_length_errors: int = 0
-        self.rx_over_errors: int = 0
-        self.rx_crc_errors: int = 0
-        self.rx_frame_errors: int = 0
-        self.rx_fifo_errors: int = 0
-        self.rx_missed_errors: int = 0
-        self.tx_aborted_errors: int = 0
-        self.tx_carrier_errors: int = 0
-        self.tx_fifo_errors: int = 0
-        self.tx_heartbeat_errors: int = 0
-        self.tx_window_errors: int = 0
-        self.rx_compressed: int = 0
-        self.tx_compressed: int = 0
-        self.rx_nohandler: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """All counters by Linux's names."""
-        return {name: getattr(self, name) for name in _LINK_STATS}
-
-
-@final
-class DeviceNapi(Napi):
-    """The polling of one device, with generic receive offload where the device has it on."""
-
-    def __init__(self, dev: NetDevice) -> None:
-        super().__init__()
-        self.dev = dev
-        self.gro = Gro(dev.net)
-        self.train: Train | None = None
-        """What a driver may append the next frame to, before it makes a packet of it."""
-        self.missed: int = 0
-        """How many readers in a row have looked here before they slept, and found nothing."""
-
-    def poll(self, budget: int) -> int:
-        dev = self.dev
-        if not dev.flags & IFF_UP:
-            return 0  # it went down after it was scheduled
-        done = dev.driver.poll(budget)
-        if self.train is not None:
-            self._end_train()
-        gro = self.gro
-        if gro.held or gro.ack is not None:
-            for skb in gro.flush():
-                dev.deliver(skb)
-        return done
-
-    def _end_train(self) -> None:
-        train = self.train
-        assert train is not None
-        self.train = None
-        train.settle(self.dev.statistics, self.dev.hard_header_len)
-
-    def receive(self, skb: SKBuff) -> None:
-        """A packet from the driver, `data` at its link header (at the network header where there is none)."""
-        dev = self.dev
-        if self.train is not None:
-            self._end_train()
-        if not dev.features & NETIF_F_GRO:
-            dev.receive(skb)
-        elif dev.prepare(skb):
-            dev.count(skb)
-            gro = self.gro
-            for ready in gro.receive(skb):
-                dev.deliver(ready)
-            if gro.followed:
-                gro.followed = False
-                self.train = gro.train(skb)
-        else:
-            skb.drop(DropReason.PKT_TOO_SMALL, dev.net.drops)
 
 
 @final

@@ -1,0 +1,79 @@
+"""The polling of a network device: what a driver gives its packets to (Linux: struct napi_struct, napi_gro_receive)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from usernet.core.native import mypyc_attr
+from usernet.core.softirq import Napi
+from usernet.net.offload import Train
+from usernet.netdevice.driver import NETIF_F_GRO
+from usernet.netdevice.gro import Gro
+from usernet.skbuff.dropreason import DropReason
+from usernet.skbuff.skbuff import SKBuff
+
+if TYPE_CHECKING:
+    from usernet.netdevice.device import NetDevice
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class NicNapi(Napi):
+    """A Napi as a driver knows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.train: Train | None = None
+        """What a driver may append the next frame to, before it makes a packet of it."""
+
+    def receive(self, skb: SKBuff) -> None:
+        """A packet from the driver, `data` at its link header (at the network header where there is none)."""
+        raise NotImplementedError(f"{type(self).__name__} must define receive()")
+
+
+@final
+class DeviceNapi(NicNapi):
+    """The polling of one device, with generic receive offload where the device has it on."""
+
+    def __init__(self, dev: NetDevice) -> None:
+        super().__init__()
+        self.dev = dev
+        self.gro = Gro(dev.net)
+        self.missed: int = 0
+        """How many readers in a row have looked here before they slept, and found nothing."""
+
+    def poll(self, budget: int) -> int:
+        dev = self.dev
+        if not dev.up:
+            return 0  # it went down after it was scheduled
+        done = dev.driver.poll(budget)
+        if self.train is not None:
+            self._end_train()
+        gro = self.gro
+        if gro.held or gro.ack is not None:
+            for skb in gro.flush():
+                dev.deliver(skb)
+        return done
+
+    def _end_train(self) -> None:
+        train = self.train
+        assert train is not None
+        self.train = None
+        train.settle(self.dev.statistics, self.dev.hard_header_len)
+
+    def receive(self, skb: SKBuff) -> None:
+        """A packet from the driver, `data` at its link header (at the network header where there is none)."""
+        dev = self.dev
+        if self.train is not None:
+            self._end_train()
+        if not dev.features & NETIF_F_GRO:
+            dev.receive(skb)
+        elif dev.prepare(skb):
+            dev.count(skb)
+            gro = self.gro
+            for ready in gro.receive(skb):
+                dev.deliver(ready)
+            if gro.followed:
+                gro.followed = False
+                self.train = gro.train(skb)
+        else:
+            skb.drop(DropReason.PKT_TOO_SMALL, dev.net.drops)
