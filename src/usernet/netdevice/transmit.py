@@ -80,7 +80,7 @@ def checksum_help(skb: SKBuff) -> None:
 class Transmit:
     """A device's way to its driver."""
 
-    __slots__ = ("_dev", "_frames", "_offloads", "_segments", "_types", "_whole")
+    __slots__ = ("_dev", "_frames", "_offloads", "_segments", "_types", "_whole", "_written")
 
     def __init__(self, dev: NetDevice) -> None:
         self._dev = dev
@@ -88,7 +88,9 @@ class Transmit:
         self._offloads = dev.net.get(Offloads)
         # Segments of a packet split already, when the driver had no room for all of them.
         self._segments: deque[SKBuff] = deque()
-        self._frames: deque[bytes] = deque()
+        self._frames: list[bytes] = []
+        self._written: int = 0
+        """How many of `_frames` have gone."""
         self._whole: SKBuff | None = None
         """The packet that `_frames` are of: the socket's account is given back when all have gone."""
 
@@ -142,7 +144,7 @@ class Transmit:
             # Nobody wants to see each segment as a packet.
             frames = offload.gso_frames(skb)
             if frames is not None:
-                self._frames.extend(frames)
+                self._frames = frames
                 self._whole = skb
                 self._write_frames()
                 return True
@@ -177,15 +179,17 @@ class Transmit:
     def _write_frames(self) -> bool:
         dev = self._dev
         frames = self._frames
-        write = dev.driver.write_frame
+        driver = dev.driver
         statistics = dev.statistics
         failed = statistics.tx_dropped + statistics.tx_errors
         packets = size = 0
-        while frames:
-            frame = frames[0]
-            if dev.stopped or not write(frame):
+        at = self._written
+        count = len(frames)
+        while at < count:
+            frame = frames[at]
+            if dev.stopped or not driver.write_frame(frame):
                 break
-            frames.popleft()
+            at += 1
             if statistics.tx_dropped + statistics.tx_errors == failed:
                 packets += 1
                 size += len(frame)
@@ -193,8 +197,11 @@ class Transmit:
                 failed = statistics.tx_dropped + statistics.tx_errors
         statistics.tx_packets += packets
         statistics.tx_bytes += size
-        if frames:
+        if at < count:
+            self._written = at
             return False
+        self._frames = []
+        self._written = 0
         whole = self._whole
         self._whole = None
         if whole is not None:
@@ -210,8 +217,9 @@ class Transmit:
         """Give up the segments that wait; returns them, to be dropped."""
         left = list(self._segments)
         self._segments.clear()
-        left += [SKBuff(frame) for frame in self._frames]
-        self._frames.clear()
+        left += [SKBuff(frame) for frame in self._frames[self._written :]]
+        self._frames = []
+        self._written = 0
         if self._whole is not None:
             self._whole.consume()
             self._whole = None

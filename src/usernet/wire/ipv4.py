@@ -135,6 +135,13 @@ def build(
     if tot_len > 0xFFFF:
         tot_len = 0
     total = tos + tot_len + ident + frag_off + (ttl << 8) + protocol + words(saddr + daddr)
+    if COMPILED and not (options or (tos | ttl | protocol) >> 8 or (ident | frag_off) >> 16):
+        return b"%b%b%b%b" % (
+            (0x45 << 40 | tos << 32 | tot_len << 16 | ident).to_bytes(6, "big"),
+            (frag_off << 32 | ttl << 24 | protocol << 16 | -(total + 0x4500) % 0xFFFF).to_bytes(6, "big"),
+            saddr,
+            daddr,
+        )
     if options:
         ver_ihl = 0x45 + (len(options) >> 2)
         total += (ver_ihl << 8) + words(options)

@@ -19,7 +19,7 @@ from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MF, IP_OFFSET
 from usernet.wire.ipv4 import parse as _parse
 
-_from_bytes = int.from_bytes
+_from_bytes: Final = int.from_bytes
 
 _TSTAMP: Final = b"\1\1\x08\x0a"
 """How the options of a segment with a time stamp and no more start: two NOPs, kind 8, length 10."""

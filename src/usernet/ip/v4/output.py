@@ -33,11 +33,11 @@ from usernet.wire import ipv4
 from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.icmp import ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED
 from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MAX_MTU
+from usernet.wire.ipv4 import build as _build
 
 if TYPE_CHECKING:
     from usernet.sock.inet import InetSock
 
-_build = ipv4.build
 
 _MAX_HEADERS: Final = 120
 """The longest IP header and the longest transport header."""

@@ -8,43 +8,32 @@ Anything else ends the train, and goes the ordinary way.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
 from usernet.net.offload import Train
 from usernet.netdevice.gro import GRO_MAX_SIZE, GroControl
 from usernet.skbuff.skbuff import CHECKSUM_NONE, SKB_OVERHEAD, SKBuff
-from usernet.wire import checksum
-from usernet.wire.checksum import words
-from usernet.wire.ipv4 import IP_HLEN
+from usernet.wire import ipv4, tcp
+from usernet.wire.tcp_ipv4 import IPPROTO_TCP as IPPROTO_TCP
+from usernet.wire.tcp_ipv4 import Model
 
 if TYPE_CHECKING:
     from usernet.core.iov import Payload
-    from usernet.netdevice.device import LinkStats
+    from usernet.netdevice.statistics import LinkStats
 
-IPPROTO_TCP: Final = 6
-
-
-
-@lru_cache(maxsize=64)
-def _layout(network: int, seq: int, payload: int) -> Struct:
-    """What `take` compares, of a frame with its IPv4 header at `network`, its TCP sequence number at `seq` and its
-    payload at `payload`.
-
-    All up to the total length, that, the identification, fragment bits, TTL and protocol, addresses and ports, the
-    sequence number, all up to the checksum, and what is behind it.
-    """
-    return Struct(f"!{network + 2}sHH4s2x{seq - network - 12}sI8s2x{payload - seq - 14}s")
+SMALL: Final = 4096
+"""Up to so many bytes a payload is copied out of its frame, and those of a train are joined: less than a view of it
+costs, and one piece costs the reader less than many."""
 
 
 @final
 class Ipv4Train(Train):
-    """The train of one poll, behind `held`: TCP over IPv4. Only its payload is in `held` before `settle`."""
+    """The train of one poll, behind `held`: TCP over IPv4. Only its payload is in `held` before `settle`, and that only
+    where it is not small."""
 
     __slots__ = (
-        "_bytes", "_expected", "_frags", "_held", "_ident", "_least", "_most", "_mss", "_network", "_payload",
-        "_pseudo", "_room", "_segs", "_seq", "_size", "_step", "_transport", "_unpack", "_verify", "count",
+        "_bytes", "_frags", "_held", "_ident", "_least", "_model", "_most", "_mss", "_network", "_parts", "_payload",
+        "_room", "_segs", "_seq", "_size", "_small", "_step", "_verify", "count",
     )  # fmt: skip
 
     def __init__(self, held: SKBuff, skb: SKBuff, transport: int, payload: int) -> None:
@@ -53,29 +42,26 @@ class Ipv4Train(Train):
         control: GroControl = held.cb
         head = skb.head
         network = skb.data
-        seq = transport + 4
         self._held = held
         assert held.frags is not None
         self._frags: list[Payload] = held.frags
+        self._parts: list[bytes] = []
         self._network = network
-        self._transport = transport
         self._payload = payload
         self._mss = control.mss
+        self._small = control.mss <= SMALL and not skb.gso_size
         # Behind a super-segment follow super-segments of any size, behind a single one single ones of the same.
         self._least = self._most = payload + control.mss
         if skb.gso_size:
             self._least += 1
             self._most = payload + GRO_MAX_SIZE
-        self._unpack = _layout(network, seq, payload).unpack_from
-        prefix, _, ident, fragment, addresses, number, numbers, options = self._unpack(head)
-        self._expected = (prefix, fragment, addresses, numbers, options)
+        self._model = Model(head, network, payload)
         self._step = 0 if control.fixed_id else 1
-        self._ident = ident + self._step * (skb.gso_segs or 1) & 0xFFFF
-        self._seq = number + len(head) - payload & 0xFFFFFFFF
+        self._ident = ipv4.parse(head, network)[3] + self._step * (skb.gso_segs or 1) & 0xFFFF
+        self._seq = tcp.parse(head, transport)[2] + len(head) - payload & 0xFFFFFFFF
         self._room = GRO_MAX_SIZE - held.len
         # Where nobody vouches for the model's checksum, each packet's is looked at.
         self._verify = skb.ip_summed == CHECKSUM_NONE
-        self._pseudo = checksum.pseudo_sum(held.saddr, held.daddr, IPPROTO_TCP, 0)
         self._size = self._bytes = self._segs = 0
         self.count: int = 0
         """Packets taken."""
@@ -85,22 +71,19 @@ class Ipv4Train(Train):
         size = length - self._payload
         if not self._least <= length <= self._most or size > self._room:
             return False
-        segments, rest = divmod(size, self._mss)
-        if rest:
-            return False
-        prefix, total, ident, fragment, addresses, seq, numbers, options = self._unpack(frame)
-        network = self._network
+        segments = size // self._mss
+        seq = self._seq
         if (
-            ident != self._ident
-            or seq != self._seq
-            or total != length - network
-            or (prefix, fragment, addresses, numbers, options) != self._expected
-            or words(frame[network : network + IP_HLEN]) % 0xFFFF
-            or (self._verify and not self._sums_up(frame))
+            segments * self._mss != size
+            or not self._model.follows(frame, self._ident, seq)
+            or (self._verify and not self._model.sums_up(frame, seq))
         ):
             return False
-        self._frags.append(memoryview(frame)[self._payload :])
-        self._ident = ident + self._step * segments & 0xFFFF
+        if self._small:
+            self._parts.append(frame[self._payload :])
+        else:
+            self._frags.append(memoryview(frame)[self._payload :])
+        self._ident = self._ident + self._step * segments & 0xFFFF
         self._seq = seq + size & 0xFFFFFFFF
         self._room -= size
         self._size += size
@@ -109,11 +92,6 @@ class Ipv4Train(Train):
         self.count += 1
         return True
 
-    def _sums_up(self, frame: bytes) -> bool:
-        start = self._transport
-        total = self._pseudo + len(frame) - start
-        return checksum.csum_fold(checksum.csum(frame, start, len(frame), total)) == 0
-
     def settle(self, statistics: LinkStats, hard_header_len: int) -> None:
         count = self.count
         if not count:
@@ -121,6 +99,8 @@ class Ipv4Train(Train):
         self.count = 0
         size = self._size
         held = self._held
+        if self._parts:
+            self._frags.append(b"".join(self._parts))
         held.len += size
         held.data_len += size
         held.truesize += self._bytes + count * SKB_OVERHEAD
