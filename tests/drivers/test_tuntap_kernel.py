@@ -18,7 +18,7 @@ from usernet.core.errors import UnusableStackError
 from usernet.core.loop import Loop, Trampoline
 from usernet.drivers import host
 from usernet.drivers.impair import Impair
-from usernet.drivers.tuntap import ALONE, BIG_TCP_SIZE, Tap, Tun, TunTap
+from usernet.drivers.tuntap import ALONE, BIG_TCP_SIZE, GRO_FLUSH_TIMEOUT, Tap, Tun, TunTap
 from usernet.net.pernet import Net
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import NETIF_F_GSO_UDP_L4, NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
@@ -386,6 +386,28 @@ def test_a_full_queue_stops_and_goes_on():
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("offload", "gro", "timeout"),
+    [(False, True, GRO_FLUSH_TIMEOUT), (False, False, 0), (True, True, 0)],
+    ids=["plain", "without", "offload"],
+)
+def test_the_host_is_to_merge_where_there_is_no_offload(peer, offload, gro, timeout):
+    tap = Tap("dut", offload=offload, gro=gro, netns=peer.name)
+    assert int(peer.run("cat", "/sys/class/net/dut/gro_flush_timeout").stdout) == timeout
+    assert int(peer.run("cat", "/sys/class/net/lo/gro_flush_timeout").stdout) == 0
+    tap.close()
+
+
+def test_where_the_host_may_not_be_told_to_merge_it_is_not(peer, monkeypatch):
+    def refused() -> int:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(host, "sysfs", refused)
+    tap = Tap("dut", offload=False, netns=peer.name)
+    assert int(peer.run("cat", "/sys/class/net/dut/gro_flush_timeout").stdout) == 0
+    tap.close()
 
 
 def test_a_host_without_contiguous_pages_is_given_smaller_super_segments(peer):

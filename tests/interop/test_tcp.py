@@ -217,6 +217,24 @@ def test_each_side_has_an_mtu_of_its_own():
             assert tcp_info(ours)["snd_mss"] == tcp_info(kernel)["snd_mss"] == 1000 - 52
 
 
+def test_without_offload_the_kernel_merges_what_it_is_sent():
+    """It acknowledges super-segments then; without, every few of their packets."""
+    with stack_bed(offload=False) as bed:
+        assert bed.stack is not None
+        counters = bed.stack.devices["eth0"].statistics
+        with connected(bed, passive=False) as (ours, kernel):
+            sent, acknowledged = counters.tx_packets, counters.rx_packets
+            data = random.Random(3).randbytes(4 << 20)
+            sender = threading.Thread(target=ours.sendall, args=(data,))
+            sender.start()
+            got = bytearray()
+            while len(got) < len(data):
+                got += kernel.recv(1 << 20)
+            sender.join()
+            assert got == data
+            assert (counters.rx_packets - acknowledged) * 12 < counters.tx_packets - sent
+
+
 @pytest.mark.parametrize("passive", [True, False], ids=["passive", "active"])
 def test_half_close_each_way(passive):
     with stack_bed() as bed:

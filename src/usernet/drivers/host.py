@@ -20,6 +20,14 @@ from usernet.core.errors import error
 CLONE_NEWNET: Final = 0x40000000
 NETNS_DIR: Final = "/run/netns"
 
+# linux/mount.h, and the numbers of its system calls, which all architectures share but Alpha
+SYS_FSOPEN: Final = 430
+SYS_FSCONFIG: Final = 431
+SYS_FSMOUNT: Final = 432
+FSOPEN_CLOEXEC: Final = 1
+FSMOUNT_CLOEXEC: Final = 1
+FSCONFIG_CMD_CREATE: Final = 6
+
 
 def _setns(descriptor: int) -> None:
     # os.setns came with Python 3.12.
@@ -55,6 +63,34 @@ def entered(netns: str | None) -> Iterator[None]:
             os.close(home)
     finally:
         os.close(inside)
+
+
+def sysfs() -> int:
+    """A descriptor of the sysfs of the network namespace that the calling thread is in, wherever, and whether at all,
+    it is mounted. The caller closes it. Raises OSError: ENOSYS before Linux 5.2, EPERM without CAP_SYS_ADMIN."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    context = _system_call(libc, SYS_FSOPEN, b"sysfs", FSOPEN_CLOEXEC)
+    try:
+        _system_call(libc, SYS_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        return _system_call(libc, SYS_FSMOUNT, context, FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+
+
+def _system_call(libc: ctypes.CDLL, number: int, *arguments: bytes | int | None) -> int:
+    result: int = libc.syscall(number, *arguments)
+    if result < 0:
+        raise error(ctypes.get_errno(), f"sysfs can't be looked at: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def set_attribute(root: int, name: str, attribute: str, value: int) -> None:
+    """Write to `/sys/class/net/NAME/ATTRIBUTE` of a `sysfs`. Raises OSError where there is none, or may not be."""
+    fd = os.open(f"class/net/{name}/{attribute}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+    try:
+        os.write(fd, str(value).encode())
+    finally:
+        os.close(fd)
 
 
 def kernel_version() -> tuple[int, int]:
