@@ -38,6 +38,7 @@ PROGRAMS = {
     "bulk": 8.0,
     "streams": 4.0,
     "datapath": 0.5,
+    "packets": 1.0,
     "loss": 4.0,
     "latency": 2.0,
     "ping": 1.0,

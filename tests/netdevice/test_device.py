@@ -24,7 +24,6 @@ from usernet.netdevice.device import (
     IFF_PROMISC,
     NET_XMIT_DROP,
     NET_XMIT_SUCCESS,
-    LinkStats,
     NetDevice,
     fix_features,
 )
@@ -42,6 +41,7 @@ from usernet.netdevice.driver import (
 )
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.netdevice.qdisc.pfifo import Pfifo
+from usernet.netdevice.statistics import LinkStats
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import (
     CHECKSUM_PARTIAL,
