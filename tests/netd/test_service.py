@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.support import unprivileged
 from usernet.cli.app import cli
 from usernet.netd import places, systemd
 from usernet.netd.client import Client, ServiceError
@@ -110,6 +111,23 @@ def test_no_privilege_in_a_new_user_and_network_namespace(tmp_path: Path):
         # A client need not be in the namespace.
         assert "10.77.0.2/24" in tool("ip", "--stack", "mine", "addr")
         assert "1 received" in tool("ping", "--stack", "mine", "-c", "1", "10.77.0.1")
+
+
+@unprivileged.requires_unprivileged
+def test_a_user_who_is_root_in_a_namespace_serves_at_the_users_place(tmp_path: Path):
+    """So the commands of docs/service.md find each other."""
+    code = "from usernet.netd import places; print(places.directory())"
+    unshare = ("unshare", "--user", "--map-root-user")
+    environment = unprivileged.environment()
+    found = []
+    for before in ((), unshare):
+        for runtime in ({}, {"XDG_RUNTIME_DIR": "/run/user/7"}):
+            argv = [*unprivileged.drop(), *before, *unprivileged.interpreter("-c", code)]
+            done = subprocess.run(argv, env=environment | runtime, cwd="/", capture_output=True, text=True, check=False)
+            if done.returncode and before:
+                pytest.skip(done.stderr)
+            found.append(done.stdout.strip())
+    assert found == [f"/tmp/usernet-{unprivileged.UID}", "/run/user/7/usernet"] * 2
 
 
 def test_a_wrong_configuration_is_told_and_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

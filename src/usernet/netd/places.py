@@ -3,6 +3,8 @@
     /run/usernet/NAME.sock                for root
     $XDG_RUNTIME_DIR/usernet/NAME.sock    for others (without the variable: /tmp/usernet-UID/NAME.sock)
 
+The root of a user namespace with one user is that user, as those outside know them.
+
 A lock beside it says that a service has the name, so that a socket which one left behind that was killed is told from
 one that is in use.
 """
@@ -25,11 +27,26 @@ def directory() -> str:
     given = os.environ.get("USERNET_RUNTIME_DIR", "")
     if given:
         return given
-    uid = os.getuid()
+    uid = _user()
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and uid:
         return os.path.join(runtime, "usernet")
     return f"/tmp/usernet-{uid}" if uid else "/run/usernet"
+
+
+def _user() -> int:
+    """The user id; of the only user of a user namespace, the one outside: `unshare --map-root-user` makes nobody root
+    to whom clients outside would look."""
+    uid = os.getuid()
+    if uid == 0:
+        try:
+            with open("/proc/self/uid_map", encoding="ascii") as file:
+                rows = [tuple(map(int, line.split())) for line in file]
+        except OSError:
+            return uid
+        if len(rows) == 1 and rows[0][0] == uid and rows[0][2] == 1:
+            return rows[0][1]
+    return uid
 
 
 def socket_path(name: str = "") -> str:
