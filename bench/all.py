@@ -72,8 +72,9 @@ def run(name: str, arguments: argparse.Namespace, minutes: float) -> tuple[str, 
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            command, env={**os.environ, "BENCH_PART": "1"}, stdout=output, text=True, start_new_session=True
-        )
+            command, env={**builds.environment("interpreted"), "BENCH_PART": "1"}, stdout=output, text=True,
+            start_new_session=True,
+        )  # fmt: skip
         try:
             status = process.wait(minutes * 60 + SLACK)
             problem = f"ended with {status}" if status else ""
