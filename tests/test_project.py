@@ -72,9 +72,12 @@ def test_each_make_command_in_a_document_is_a_target(document: str) -> None:
     assert named <= make_targets()
 
 
-def test_ci_runs_the_lint_and_then_exactly_the_documented_tests() -> None:
+def test_ci_tests_the_compiled_floors_then_runs_the_lint_and_exactly_the_documented_tests() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+    (listed,) = re.findall(r"^ *floors=\((.*)\)$", script, re.MULTILINE)
+    assert listed.split() and all(any((ROOT / "tests" / name).rglob("test_*.py")) for name in listed.split())
+    assert 'make test-compiled TESTS="${floors[*]/#/tests/}"\n' in script
     assert script.rstrip().endswith("make lint\nmake test")
 
 
