@@ -7,6 +7,7 @@ import re
 import struct
 from importlib import import_module
 from pathlib import Path
+from types import GetSetDescriptorType
 from typing import Any
 
 import pytest
@@ -89,7 +90,10 @@ def constant(path: str) -> object:
     module, _, name = path.rpartition(".")
     if module.rpartition(".")[2][0].isupper():
         module, _, owner = module.rpartition(".")
-        return getattr(getattr(import_module(module), owner), name)
+        made: Any = getattr(import_module(module), owner)
+        found = getattr(made, name)
+        # A compiled class keeps what it begins with in its instances.
+        return getattr(made(), name) if isinstance(found, GetSetDescriptorType) else found
     return getattr(import_module(module), name)
 
 

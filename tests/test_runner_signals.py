@@ -216,7 +216,12 @@ def test_an_exclusive_wake_up_that_a_signal_swallows_goes_to_the_next(runner, ha
             try:
                 got = left.recv(PATIENCE)
             except Stop:
-                assert other.done() == "one datagram"
+                # It is the other's. Or the handler came when we had taken it already, as it may with any socket, and
+                # does where compiled code looks for signals only on its way out.
+                sender.done()
+                eventually(lambda: not left.ring and not left.got, "somebody to take the datagram")
+                right.send("another")
+                assert other.done() in ("one datagram", "another")
             else:
                 # The main thread was faster than the signal; the other still waits.
                 assert got == "one datagram"
