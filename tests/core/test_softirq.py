@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from usernet.core.softirq import NAPI_WEIGHT, NETDEV_BUDGET, Napi, SoftIRQ
+from usernet.core.softirq import LONG, NAPI_WEIGHT, NETDEV_BUDGET, Napi, SoftIRQ
 
 
 class Counted(Napi):
@@ -89,6 +89,54 @@ def test_the_budget_ends_a_run_and_the_rest_stays_scheduled():
     assert napi.work == 0
     assert softirq.idle
     assert softirq.squeezed == 1
+
+
+def test_a_long_run_looks_for_what_has_come_and_polls_that_first():
+    softirq = SoftIRQ()
+    log: list[tuple[str, int]] = []
+    come = [[Counted(1, log, "one"), Counted(1, log, "two")]]
+
+    def look() -> bool:
+        for napi in come.pop() if come else ():
+            softirq.schedule(napi)
+        return False
+
+    for name in ("flood", "other"):
+        softirq.schedule(Counted(LONG, log, name))
+    softirq.run(look)
+    assert log == [("flood", LONG), ("one", 1), ("two", 1), ("other", LONG)]
+    assert softirq.idle
+
+
+def test_a_short_run_does_not_look():
+    softirq = SoftIRQ()
+    softirq.schedule(Counted(LONG - 1))
+    softirq.run(lambda: pytest.fail("it looked"))
+    assert softirq.idle
+
+
+def test_what_can_not_be_done_in_a_run_ends_it():
+    softirq = SoftIRQ()
+    log: list[tuple[str, int]] = []
+    asked: list[str] = []
+
+    class Asks(Napi):
+        def poll(self, budget: int) -> int:
+            asked.append("it is for after the run")
+            return 1
+
+    def look() -> bool:
+        if not asked:
+            softirq.schedule(Asks())
+        return bool(asked)
+
+    for name in ("flood", "other"):
+        softirq.schedule(Counted(LONG, log, name))
+    softirq.run(look)
+    assert log == [("flood", LONG)]
+    assert asked
+    assert softirq.deferred
+    assert len(softirq.pending) == 1
 
 
 def test_work_that_comes_during_a_poll_is_not_missed():

@@ -239,7 +239,7 @@ class Loop:
                     if now > self.now:
                         self.now = now
                     self.timers.run(self.now)
-                    self.softirq.run()
+                    self.softirq.run(self._look)
             finally:
                 self._unlock(ident)
             if self._after:
@@ -247,6 +247,15 @@ class Loop:
             return True
         finally:
             self._let_go(ident)
+
+    def _look(self) -> bool:
+        """In a long batch: hear of what has come meanwhile; whether something waits to be done without the lock."""
+        if self._after:
+            return True
+        trampoline = self.trampoline
+        if trampoline is not None:
+            trampoline.look()
+        return False
 
     def schedule(self, napi: Napi) -> None:
         """Have `napi` polled soon. Safe from inside another stack and from any thread."""

@@ -18,6 +18,9 @@ from usernet.core.native import mypyc_attr
 NAPI_WEIGHT: Final = 64
 NETDEV_BUDGET: Final = 300
 
+LONG: Final = 16
+"""Of the budget: a run that has spent as much may have taken longer than others should wait, and looks for them."""
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Napi:
@@ -65,8 +68,11 @@ class SoftIRQ:
     def idle(self) -> bool:
         return not self.pending and not self.tasklets
 
-    def run(self) -> None:
+    def run(self, look: Callable[[], bool] | None = None) -> None:
         """Poll what is scheduled, up to the budget. What is left stays scheduled for the next run.
+
+        look: called now and then in a long run, to schedule what has come meanwhile, which is then polled first; where
+        it returns True the run ends, for what has come can't be done in it.
 
         What a poll or a tasklet raises is reported. A poll that raised is tried once more, since what it was given
         may not all have been bad; one that raises again waits for its next interrupt.
@@ -75,6 +81,7 @@ class SoftIRQ:
         tasklets = self.tasklets
         budget = self.budget
         failed: Napi | None = None
+        next_look = budget - LONG
         while True:
             if pending and budget > 0:
                 napi = pending.popleft()
@@ -93,6 +100,13 @@ class SoftIRQ:
                     self.schedule(napi)
                 # One that found nothing counts too: two that only schedule each other come to an end.
                 budget -= done or 1
+                if budget <= next_look and look is not None:
+                    before = len(pending)
+                    if look():
+                        budget = 0
+                    fresh = len(pending) - before
+                    pending.rotate(fresh)
+                    next_look = budget - (fresh or LONG)
             elif not tasklets:
                 break
             while tasklets:

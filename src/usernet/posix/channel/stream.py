@@ -49,8 +49,8 @@ from usernet.transport.tcp.const import TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, 
 from usernet.transport.tcp.read_sock import read_sock
 from usernet.transport.tcp.sock import TcpSock
 
-CHUNKS: Final = 4
-"""How many chunks a poll moves each way before others have their turn."""
+CHUNKS: Final = 1
+"""How many chunks a poll moves each way before others have their turn: a hundred microseconds' work or two."""
 
 IOV_MAX: Final = 1024
 """Pieces that sendmsg(2) takes."""
