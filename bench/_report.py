@@ -339,7 +339,7 @@ class _Group:
             if not bench.ratios:
                 line.append(spread([found[0] for found in good]) if good else NOTHING)
             for ratio in bench.ratios:
-                base = self.figures[[index for index, _ in self.plan].index(ratio.row)]
+                base = self.base(ratio.row, self.plan[position][1])
                 values = [
                     found[ratio.unit] / other[ratio.unit]
                     for found, other in zip(mine, base, strict=True)
@@ -348,6 +348,11 @@ class _Group:
                 line += [f"{median(values):.3f}", spread(values)] if values else [NOTHING, NOTHING]
             lines.append(line)
         return lines
+
+    def base(self, row: int, build: str) -> list[Figures | None]:
+        """The figures of the row that others are divided by: of the same build, where it has builds."""
+        found = (row, build) if (row, build) in self.plan else (row, self.plan[0][1])
+        return self.figures[self.plan.index(found)]
 
     def notes(self) -> list[str]:
         """A line for each row that failed."""

@@ -263,7 +263,8 @@ def draw(results: Curves) -> None:
     figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 1.06))
     figure.tight_layout()
     figure.savefig(PICTURE, metadata={"Date": None}, bbox_inches="tight")
-    text = PICTURE.read_text()
+    # A tenth of a point is finer than anyone sees.
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\d+\.\d)\d+", r"\1", path[0]), PICTURE.read_text())
     PICTURE.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
 
 
@@ -283,7 +284,8 @@ def main() -> None:
     results: Curves = {}
     for point in measure(chosen, arguments.only, limit, rounds, arguments.minutes):
         results.setdefault((point.name, point.build), {})[point.count] = point.least
-    print(report.heading(f"{builds.named(chosen)}; CPU time, the least of {rounds} rounds"), end="\n\n")
+    words = f"the least of {rounds} rounds" if rounds > 1 else "one round"
+    print(report.heading(f"{builds.named(chosen)}; CPU time, {words}"), end="\n\n")
     every = sorted({count for points in results.values() for count in points})
     rows = [
         [

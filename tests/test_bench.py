@@ -71,6 +71,20 @@ def test_a_row_of_ours_that_fails_is_told_by_the_status(tmp_path: Path) -> None:
     assert cells(done.stdout)["base"] == ["2.0", "1.000", "1–1"]
 
 
+def test_a_build_is_compared_with_the_same_build_of_the_row_that_others_are_divided_by() -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(BENCH)!r})
+import _report as report
+rows = [report.Row("one", lambda seconds: ()), report.Row("two", lambda seconds: ())]
+plan = [(row, build) for row in (0, 1) for build in report.BUILDS]
+group = report._Group(report.Bench("", [("figure", ".0f")], [rows]), "0.0", rows, plan)
+group.figures = [[(1.0,)], [(4.0,)], [(2.0,)], [(6.0,)]]
+print(*(line[2] for line in group.lines()))
+"""
+    assert run("-c", code).stdout == "1.000 1.000 2.000 1.500\n"
+
+
 @pytest.mark.parametrize("name", ["all", "bulk", "scaling", "others", "layers"])
 def test_each_says_how_it_is_used(name: str) -> None:
     done = run(str(BENCH / f"{name}.py"), "--help")
