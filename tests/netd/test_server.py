@@ -382,7 +382,7 @@ def test_requests_under_way_are_bounded(served: Served, monkeypatch: pytest.Monk
 
 
 def test_a_client_that_reads_no_answers_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("usernet.netd.session.MAX_BACKLOG", 20_000)
+    monkeypatch.setattr("usernet.netd.outbox.MAX_BACKLOG", 20_000)
     with served.client() as client:
         sock = client.socket(2, 2)
         sock.bind((LO, 9))

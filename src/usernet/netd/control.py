@@ -195,7 +195,7 @@ class PacketStream:
     def _pass_on(self) -> None:
         session = self._session
         self._told = False
-        while self._held and not self.closed and not session.slow:
+        while self._held and not self.closed and not session.outbox.waiting:
             size = 0
             count = 0
             for block in self._held:
@@ -209,7 +209,7 @@ class PacketStream:
             for start in range(0, len(data), protocol.MAX_DATA):
                 session.send(protocol.Chunk(self._number, data[start : start + protocol.MAX_DATA], self.lost))
         if self._held and not self.closed:
-            session.when_room(self._pass_on)
+            session.outbox.when_room(self._pass_on)
 
 
 _PACKET: Final = pcapng.BLOCK_ENHANCED_PACKET.to_bytes(4, "little")

@@ -3,7 +3,7 @@
 A message is read in the softirq of the stack, as a packet is from a device: one at a time, then all others have their
 turn. It is acted on once the stack's lock is free, in the same thread. A call that has to wait is a `Deferred`, so it
 costs nobody else anything; its answer is sent by whoever has driven the stack to that point. What the client is slow to
-read waits here, and meanwhile nothing more is read from it.
+read waits (outbox.py), and meanwhile nothing more is read from it. What each request asks for is in requests.py.
 
 When the connection ends, for whatever reason, its calls are cancelled, what was prepared for it is undone, and its
 sockets are left to their descriptors: a socket lives for as long as anyone has one, as on Linux.
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
@@ -24,6 +22,8 @@ from usernet.core.softirq import Napi
 from usernet.netd import protocol, rights
 from usernet.netd.interface import Opened, Pending, Received
 from usernet.netd.messages import OversizedError, Wire, close_all
+from usernet.netd.outbox import Outbox
+from usernet.netd.requests import CALLS
 
 if TYPE_CHECKING:
     from usernet.netd.control import PacketStream
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS: Final = 16384
 """Requests of one client that may be under way."""
-
-MAX_BACKLOG: Final = 1 << 20
-"""Bytes of answers that may wait for a client; while any do, nothing is read from it."""
 
 Finish = Callable[[Any], None]
 """Sends the answer to a call that has gone well."""
@@ -49,7 +46,6 @@ class Session(Napi):
         self.peer = peer
         self.privileged = privileged
         self.program: str = ""
-        self.over: bool = False
         self.owned: set[int] = set()
         self.handles: set[int] = set()
         self.streams: dict[int, PacketStream] = {}
@@ -66,20 +62,22 @@ class Session(Napi):
         self._brought: dict[int, tuple[int, int]] = {}
         """By request: the handle that it is on, and the descriptor that came along."""
         self._inbox: tuple[bytes, list[int]] | Exception | None = None
-        self._out: deque[tuple[bytes, int]] = deque()
-        self._out_bytes = 0
-        self._out_lock = threading.Lock()
-        self._on_room: list[Callable[[], None]] = []
+        self.outbox = Outbox(wire, server.loop, lambda writable: server.rearm(self, writable), self.end)
 
     def fileno(self) -> int:
         return self._wire.fileno()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.outbox.over
 
     # -- reading, in the softirq
 
     def poll(self, budget: int) -> int:
         if self.over or self._inbox is not None:
             return 0
-        if self._out and not self._flush():
+        if self.outbox.waiting and not self.outbox.flush():
             return 0
         try:
             self._inbox = self._wire.receive()
@@ -122,7 +120,7 @@ class Session(Napi):
         self._inbox = None
         if not self.over:
             # Tells again of what has come meanwhile, when all others have had their turn.
-            self.server.rearm(self, bool(self._out))
+            self.server.rearm(self, self.outbox.waiting)
 
     def _take(self, request: Any, fds: list[int]) -> None:
         """fds: closed afterwards, but for those taken out."""
@@ -153,7 +151,7 @@ class Session(Napi):
                 raise error(errno.EBADF, f"there is no socket {handle} of this client")
             if fds and handle:
                 self._bring(number, handle, fds)
-            _CALLS[kind](self, request, fds)
+            CALLS[kind](self, request, fds)
         except OSError as problem:
             self._fail(number, problem)
 
@@ -170,69 +168,7 @@ class Session(Napi):
 
     def send(self, message: Any, fd: int = -1) -> bool:
         """Send, or keep until the client has room. fd: goes along, and is closed here. False where it is not sent."""
-        data = protocol.encode(message)
-        with self._out_lock:
-            if not self.over and not self._out:
-                try:
-                    self._wire.send(data, (fd,) if fd >= 0 else ())
-                except BlockingIOError:
-                    pass
-                except OSError:
-                    if fd >= 0:
-                        os.close(fd)
-                    return False  # gone: its end is read soon
-                else:
-                    if fd >= 0:
-                        os.close(fd)
-                    return True
-            if self.over or self._out_bytes > MAX_BACKLOG:
-                if fd >= 0:
-                    os.close(fd)
-                cut = not self.over
-            else:
-                self._out.append((data, fd))
-                self._out_bytes += len(data) + (4096 if fd >= 0 else 0)
-                cut = False
-        if cut:
-            self.server.loop.after(self.end)  # it makes requests, and reads no answers
-            return False
-        self.server.rearm(self, True)
-        return not self.over
-
-    def _flush(self) -> bool:
-        """Send what waits. False where the client has no room for it."""
-        with self._out_lock:
-            out = self._out
-            while out:
-                data, fd = out[0]
-                try:
-                    self._wire.send(data, (fd,) if fd >= 0 else ())
-                except BlockingIOError:
-                    return False
-                except OSError:
-                    pass  # gone: its end is read next
-                out.popleft()
-                self._out_bytes -= len(data) + (4096 if fd >= 0 else 0)
-                if fd >= 0:
-                    os.close(fd)
-            waiting, self._on_room = self._on_room, []
-        self.server.rearm(self, False)
-        for callback in waiting:
-            self.server.loop.after(callback)
-        return True
-
-    def when_room(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, without the stack's lock, once the client has read what waits for it."""
-        with self._out_lock:
-            if self._out:
-                self._on_room.append(callback)
-                return
-        self.server.loop.after(callback)
-
-    @property
-    def slow(self) -> bool:
-        """Whether answers wait for the client to read others."""
-        return bool(self._out)
+        return self.outbox.send(protocol.encode(message), fd)
 
     def reject(self, text: str) -> None:
         """Tell the client that it does not keep to the protocol, and end."""
@@ -267,7 +203,8 @@ class Session(Napi):
 
     # -- the service's calls
 
-    def _call(self, number: int, finish: Finish, call: Callable[..., Pending | None], *args: Any) -> None:
+    def call(self, number: int, finish: Finish, call: Callable[..., Pending | None], *args: Any) -> None:
+        """Carry out `call` of the service's for a request; `finish` is called with its result, and a problem told."""
         pending = call(*args, partial(self._answer, number, finish))
         if pending is None:
             return
@@ -283,7 +220,7 @@ class Session(Napi):
         elif not self.over or isinstance(result, (Opened, Received)):
             finish(result)
 
-    def _given(self, number: int, opened: Opened | None) -> None:
+    def given(self, number: int, opened: Opened | None) -> None:
         """A socket was prepared: pass it on, for the client to say whether it has got it."""
         if opened is None:
             self.finish(number, protocol.Done(number))
@@ -314,120 +251,13 @@ class Session(Napi):
             self.handles.add(handle)
             server.made(handle, self)
         self._prepared.add(handle)
-        self.finish(number, self._describe(number, opened), opened.fd)
+        self.finish(number, self.describe(number, opened), opened.fd)
 
-    def _describe(self, number: int, opened: Opened) -> protocol.Given:
+    def describe(self, number: int, opened: Opened) -> protocol.Given:
         socket = self.server.calls.table[opened.handle].socket
         return protocol.Given(
             number, opened.handle, opened.inode, opened.family, socket.type, socket.protocol, opened.stream, opened.name
         )
-
-    def _open(self, request: protocol.Open, fds: list[int]) -> None:
-        rights.check_open(request.family, request.type, self.privileged)
-        self.server.quota.admit(self)
-        self._call(
-            request.id, partial(self._given, request.id), self.server.calls.socket, request.family, request.type,
-            request.protocol,
-        )  # fmt: skip
-
-    def _accept(self, request: protocol.Accept, fds: list[int]) -> None:
-        self.server.quota.admit(self)
-        self._call(
-            request.id, partial(self._given, request.id), self.server.calls.accept, request.handle, request.flags,
-            request.nonblock,
-        )  # fmt: skip
-
-    def _renew(self, request: protocol.Renew, fds: list[int]) -> None:
-        self._call(request.id, partial(self._given, request.id), self.server.calls.renew, request.handle)
-
-    def _plain(self, number: int, call: Callable[..., Pending | None], *args: Any) -> None:
-        """A call whose result is a number, or bytes."""
-
-        def finish(result: Any) -> None:
-            if isinstance(result, int):
-                self.finish(number, protocol.Done(number, result))
-            else:
-                self.finish(number, protocol.Done(number, 0, result))
-
-        self._call(number, finish, call, *args)
-
-    def _bind(self, request: protocol.Bind, fds: list[int]) -> None:
-        self._plain(request.id, self.server.calls.bind, request.handle, request.name)
-
-    def _listen(self, request: protocol.Listen, fds: list[int]) -> None:
-        self._plain(request.id, self.server.calls.listen, request.handle, request.backlog)
-
-    def _connect(self, request: protocol.Connect, fds: list[int]) -> None:
-        self._plain(request.id, self.server.calls.connect, request.handle, request.name, request.nonblock)
-
-    def _getsockname(self, request: protocol.SockName, fds: list[int]) -> None:
-        self._plain(request.id, self.server.calls.getsockname, request.handle)
-
-    def _getpeername(self, request: protocol.PeerName, fds: list[int]) -> None:
-        self._plain(request.id, self.server.calls.getpeername, request.handle)
-
-    def _shutdown(self, request: protocol.Shutdown, fds: list[int]) -> None:
-        self._plain(request.id, self.server.calls.shutdown, request.handle, request.how)
-
-    def _getsockopt(self, request: protocol.GetOption, fds: list[int]) -> None:
-        size = min(request.size, 65536)
-        self._plain(
-            request.id, self.server.calls.getsockopt, request.handle, request.level, request.option, size, request.value
-        )
-
-    def _setsockopt(self, request: protocol.SetOption, fds: list[int]) -> None:
-        rights.check_option(request.level, request.option, request.value, self.privileged)
-        self._plain(
-            request.id, self.server.calls.setsockopt, request.handle, request.level, request.option, request.value
-        )
-
-    def _ioctl(self, request: protocol.Ioctl, fds: list[int]) -> None:
-        rights.check_ioctl(request.request, self.privileged)
-        self._plain(request.id, self.server.calls.ioctl, request.handle, request.request, request.argument)
-
-    def _ring(self, request: protocol.Ring, fds: list[int]) -> None:
-        def finish(fd: int) -> None:
-            self.finish(request.id, protocol.Done(request.id), fd)
-
-        self._call(request.id, finish, self.server.calls.ring, request.handle, request.size)
-
-    def _sendmsg(self, request: protocol.Send, fds: list[int]) -> None:
-        self.server.quota.check_memory(self)
-        self._plain(
-            request.id, self.server.calls.sendmsg, request.handle, request.data, max(request.size, len(request.data)),
-            request.flags, request.name, request.control, request.nonblock,
-        )  # fmt: skip
-
-    def _recvmsg(self, request: protocol.Receive, fds: list[int]) -> None:
-        def finish(got: Received) -> None:
-            number = request.id
-            answer = protocol.Done(number, got.result, got.data, got.name, got.control, got.flags)
-            if not self.finish(number, answer):
-                self.server.calls.unreceive(request.handle)
-
-        self._call(
-            request.id, finish, self.server.calls.recvmsg, request.handle, min(request.size, protocol.MAX_DATA),
-            request.flags, min(request.control, 8192), request.nonblock,
-        )  # fmt: skip
-
-    def _duplicate(self, request: protocol.Duplicate, fds: list[int]) -> None:
-        if len(fds) != 1:
-            raise error(errno.EBADF, f"expected one descriptor, not {len(fds)}")
-        opened = self.server.of_inode(os.fstat(fds[0]).st_ino)
-        if opened is None:
-            raise error(errno.ENOTSOCK, "the descriptor is that of no socket of this stack")
-        self.handles.add(opened.handle)
-        self.server.shared(opened.handle, self)
-        found = Opened(
-            opened.handle, -1, opened.channel.inode, opened.socket.sk.family, opened.socket.type == 1
-        )
-        self.finish(request.id, self._describe(request.id, found))
-
-    def _command(self, request: protocol.Command, fds: list[int]) -> None:
-        self.server.control.command(self, request)
-
-    def _watch(self, request: protocol.Watch, fds: list[int]) -> None:
-        self.server.control.watch(self, request)
 
     # -- what is not answered
 
@@ -511,14 +341,8 @@ class Session(Napi):
 
     def end(self) -> None:
         """Let go of all that it has. Without the stack's lock; does nothing the second time."""
-        with self._out_lock:
-            if self.over:
-                return
-            self.over = True
-            out, self._out = self._out, deque()
-            for _, fd in out:
-                if fd >= 0:
-                    os.close(fd)
+        if not self.outbox.close():
+            return
         server = self.server
         for number in tuple(self.streams):
             server.control.unwatch(self, number)
@@ -548,24 +372,3 @@ _ACTIONS: Final[dict[type, _Action]] = {
     protocol.Reached: Session._reached,
 }
 """Messages that have no answer."""
-
-_CALLS: Final[dict[type, _Action]] = {
-    protocol.Open: Session._open,
-    protocol.Renew: Session._renew,
-    protocol.Bind: Session._bind,
-    protocol.Listen: Session._listen,
-    protocol.Connect: Session._connect,
-    protocol.Accept: Session._accept,
-    protocol.SockName: Session._getsockname,
-    protocol.PeerName: Session._getpeername,
-    protocol.Shutdown: Session._shutdown,
-    protocol.GetOption: Session._getsockopt,
-    protocol.SetOption: Session._setsockopt,
-    protocol.Send: Session._sendmsg,
-    protocol.Receive: Session._recvmsg,
-    protocol.Ioctl: Session._ioctl,
-    protocol.Ring: Session._ring,
-    protocol.Duplicate: Session._duplicate,
-    protocol.Command: Session._command,
-    protocol.Watch: Session._watch,
-}
