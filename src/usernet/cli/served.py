@@ -111,14 +111,8 @@ def run(client: Client, tool: str, args: Sequence[str], **streams: Any) -> Text:
 
     Raises UsageError, OSError.
     """
-    from usernet.netd.client import CommandError
-
     if tool in RUN_BY_SERVICE:
-        try:
-            output = client.command(tool, *args)
-        except CommandError as problem:
-            raise tools.UsageError(str(problem)) from None
-        return Text(output, output.status)
+        return client.command(tool, *args)
     if tool == "tcpdump":
         return _tcpdump(client, args, streams.get("out"))
     function = getattr(tools, tool)

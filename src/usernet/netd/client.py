@@ -29,21 +29,21 @@ from types import TracebackType
 from typing import Any, Final, Self, final
 
 from usernet.netd import protocol
+from usernet.netd.command import Text, UsageError
 from usernet.netd.connection import Connection, ServiceError, failure, until
 from usernet.netd.messages import close_all
 from usernet.netd.remote import (
     EBADFD,
-    CommandError,
-    Output,
     RemoteSocket,
     accepted,
     names,
     of_given,
     opened_fd,
     put_in_place,
+    read_text,
 )
 
-__all__ = ["AsyncClient", "Client", "CommandError", "Output", "Packets", "RemoteSocket", "ServiceError"]
+__all__ = ["AsyncClient", "Client", "Packets", "RemoteSocket", "ServiceError", "Text", "UsageError"]
 
 SLICE: Final = 1.0
 """Seconds after which a thread that waits for another one's reading looks whether that one is still there."""
@@ -198,13 +198,13 @@ class Client:
 
     # -- control
 
-    def command(self, tool: str, *words: str) -> Output:
+    def command(self, tool: str, *words: str) -> Text:
         """A tool on the stack, as on a command line: command("ip", "addr"). Returns what it prints, with its `status`.
 
-        Raises CommandError for a wrong word, OSError where the stack refuses.
+        Raises UsageError for a wrong word, OSError where the stack refuses.
         """
         message, fds = self.call(lambda number: protocol.Command(number, tool, list(words)))
-        return Output.read(message, fds)
+        return read_text(message, fds)
 
     @contextmanager
     def watch(self, *devices: str, snaplen: int = 0, drops: bool = True) -> Iterator[Packets]:
@@ -387,7 +387,7 @@ class AsyncClient:
         """getsockname(2)."""
         return names.unpack((await self.call(lambda number: protocol.SockName(number, sock.handle)))[0].data)
 
-    async def command(self, tool: str, *words: str) -> Output:
+    async def command(self, tool: str, *words: str) -> Text:
         """As `Client.command`."""
         message, fds = await self.call(lambda number: protocol.Command(number, tool, list(words)))
-        return Output.read(message, fds)
+        return read_text(message, fds)

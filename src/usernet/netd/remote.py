@@ -10,17 +10,16 @@ import _socket
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final
 
 from usernet.netd import names, protocol
+from usernet.netd.command import Text, UsageError
 from usernet.netd.messages import close_all
 
 if TYPE_CHECKING:
     from usernet.netd.client import Client
 
-__all__ = [
-    "EBADFD", "CommandError", "Output", "RemoteSocket", "accepted", "names", "of_given", "opened_fd", "put_in_place",
-]  # fmt: skip
+__all__ = ["EBADFD", "RemoteSocket", "accepted", "names", "of_given", "opened_fd", "put_in_place", "read_text"]
 
 _BY_CALL: Final = 0x2001 | 0x8000 | 0x4000000 | 0x20000000
 """MSG_ERRQUEUE, MSG_OOB, MSG_MORE, MSG_ZEROCOPY, MSG_FASTOPEN: flags that the descriptor knows nothing of."""
@@ -31,32 +30,14 @@ EBADFD: Final = 77
 _EMSGSIZE: Final = 90
 
 
-class CommandError(ValueError):
-    """A wrong word of a command: which, and what was expected."""
-
-
-@final
-class Output(str):
-    """What a command printed, with its exit `status`."""
-
-    status: int
-
-    __slots__ = ("status",)
-
-    def __new__(cls, text: str = "", status: int = 0) -> Self:
-        self = super().__new__(cls, text)
-        self.status = status
-        return self
-
-    @classmethod
-    def read(cls, message: Any, fds: list[int]) -> Self:
-        """Of an answer to a `Command`. Raises CommandError."""
-        if not fds:
-            raise CommandError(message.data.decode(errors="replace"))
-        with open(fds.pop(), "rb") as file:
-            close_all(fds)
-            file.seek(0)
-            return cls(file.read().decode(), message.number)
+def read_text(message: Any, fds: list[int]) -> Text:
+    """What a command printed, of the answer to a `Command` and the descriptors with it. Raises UsageError."""
+    if not fds:
+        raise UsageError(message.data.decode(errors="replace"))
+    with open(fds.pop(), "rb") as file:
+        close_all(fds)
+        file.seek(0)
+        return Text(file.read().decode(), message.number)
 
 
 def opened_fd(fds: list[int]) -> int:

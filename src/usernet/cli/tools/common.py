@@ -6,32 +6,16 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn, Self, final
+from typing import Any, Final, NoReturn, final
 
+from usernet.netd.command import Text as Text
+from usernet.netd.command import UsageError as UsageError
 from usernet.netdevice.device import NetDevice
 from usernet.stack import Stack
 
 Out = Callable[[str], None]
 
 EXIT_USAGE: Final = 2
-
-
-class UsageError(ValueError):
-    """A wrong option or argument: which, and what was expected."""
-
-
-@final
-class Text(str):
-    """What a tool printed. status: its exit status."""
-
-    status: int
-
-    __slots__ = ("status",)
-
-    def __new__(cls, text: str = "", status: int = 0) -> Self:
-        self = super().__new__(cls, text)
-        self.status = status
-        return self
 
 
 @final
