@@ -72,8 +72,8 @@ class Calls(Backend):
 
     # -- how a call runs
 
-    def _call(self, handle: int, work: Callable[[OpenSocket], Any], done: Done) -> Pending | None:
-        """Do it, and answer; or have it answered later."""
+    def _run(self, work: Callable[[], Any], done: Done) -> Pending | None:
+        """Do it under the stack's lock, and answer; a `Waiting` that it returns is answered later."""
         loop = self.loop
         result: Any = None
         problem: BaseException | None = None
@@ -83,12 +83,9 @@ class Calls(Backend):
             done(None, ended)
             return None
         try:
-            opened = self.table.get(handle)
-            if opened is None:
-                raise error(errno.EBADF)
-            result = work(opened)
-            if type(result) is Later:
-                return self._wait(opened, result, done)
+            result = work()
+            if isinstance(result, Waiting):
+                return result
         except (OSError, UnusableStackError) as failed:
             problem = failed
         finally:
@@ -96,7 +93,19 @@ class Calls(Backend):
         done(result, problem)
         return None
 
-    def _wait(self, opened: OpenSocket, later: Later, done: Done) -> Pending:
+    def _call(self, handle: int, work: Callable[[OpenSocket], Any], done: Done) -> Pending | None:
+        """The same on a socket; a `Later` that `work` returns is waited for."""
+
+        def attempt() -> Any:
+            opened = self.table.get(handle)
+            if opened is None:
+                raise error(errno.EBADF)
+            result = work(opened)
+            return self._wait(opened, result, done) if type(result) is Later else result
+
+        return self._run(attempt, done)
+
+    def _wait(self, opened: OpenSocket, later: Later, done: Done) -> Waiting:
         waiting = Waiting(self.cancel, done)
         opened.pending.add(waiting)
         waiting.deferred = Deferred(self.loop, _until_over(opened, waiting, later.call), done)
@@ -121,29 +130,17 @@ class Calls(Backend):
     # -- sockets that come
 
     def socket(self, family: int, kind: int, protocol: int, done: Done) -> Pending | None:
-        loop = self.loop
-        opened: Opened | None = None
-        problem: BaseException | None = None
-        try:
-            loop.enter()
-        except UnusableStackError as ended:
-            done(None, ended)
-            return None
-        try:
+        def work() -> Opened:
             if self._admit is not None:
                 self._admit()
             socket = Socket.create(self.net, family, kind, protocol)
             try:
-                opened = self._open(socket, None, b"")
+                return self._open(socket, None, b"")
             except BaseException:
                 socket.put()
                 raise
-        except (OSError, UnusableStackError) as failed:
-            problem = failed
-        finally:
-            loop.leave()
-        done(opened, problem)
-        return None
+
+        return self._run(work, done)
 
     def _open(self, socket: Socket, listener: OpenSocket | None, name: bytes) -> Opened:
         """Give it a channel, and a place in the table."""
@@ -394,8 +391,8 @@ class Calls(Backend):
 
     def ioctl(self, handle: int, request: int, argument: bytes, done: Done) -> Pending | None:
         if not handle:
-            self._ask_interfaces(request, argument, done)
-            return None
+            # On a socket that is none of the stack's.
+            return self._run(lambda: interface_ioctl(self.net, AF_UNSPEC, request, argument), done)
 
         def work(opened: OpenSocket) -> bytes:
             channel = opened.channel
@@ -406,23 +403,6 @@ class Calls(Backend):
             return (opened.socket.sk.ioctl(request) & 0xFFFFFFFF).to_bytes(4, "little")
 
         return self._call(handle, work, done)
-
-    def _ask_interfaces(self, request: int, argument: bytes, done: Done) -> None:
-        """A request on a socket that is none of the stack's."""
-        answer: bytes | None = None
-        problem: BaseException | None = None
-        try:
-            self.loop.enter()
-        except UnusableStackError as ended:
-            done(None, ended)
-            return
-        try:
-            answer = interface_ioctl(self.net, AF_UNSPEC, request, argument)
-        except (OSError, UnusableStackError) as failed:
-            problem = failed
-        finally:
-            self.loop.leave()
-        done(answer, problem)
 
     # -- data
 

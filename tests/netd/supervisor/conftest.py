@@ -22,6 +22,7 @@ from usernet.netd.supervisor.seccomp import install
 from usernet.netd.supervisor.supervisor import Supervisor
 from usernet.posix.channel.channel import BY_INODE, OWN_ENDS
 from usernet.runner import close_process_runner
+from usernet.sockets.user import UserSocket
 from usernet.stack import Stack
 
 PATIENCE = 60.0
@@ -91,6 +92,13 @@ class Bed:
         self.lines: list[str] = []
         self.backend = LocalBackend(stack)
         self.children: list[Child] = []
+
+    def listener(self, port: int = 80, backlog: int = 128) -> UserSocket:
+        """A socket of the peer's that listens."""
+        sock = self.peer.socket()
+        sock.bind(("", port))
+        sock.listen(backlog)
+        return sock
 
     def start(self, work: Callable[[], Any]) -> Child:
         child = Child(self, work)

@@ -12,7 +12,7 @@ import pytest
 
 from usernet.netd.supervisor import bpf
 from usernet.netd.supervisor.abi import of_this_machine
-from usernet.netd.supervisor.seccomp import Notifier, install
+from usernet.netd.supervisor.seccomp import Notification, Notifier, install
 
 ABI = of_this_machine()
 
@@ -69,10 +69,14 @@ def status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def wait(notifier: Notifier) -> None:
+def take(notifier: Notifier) -> Notification:
+    """The next call, which comes soon."""
     poller = select.poll()
     poller.register(notifier.fd, select.POLLIN)
     assert poller.poll(10_000)
+    call = notifier.receive()
+    assert call is not None
+    return call
 
 
 def let_pass(notifier: Notifier) -> None:
@@ -94,9 +98,7 @@ def test_a_call_is_taken_and_fails_as_it_is_told():
         return 1
 
     with supervised(work) as (notifier, pid):
-        wait(notifier)
-        call = notifier.receive()
-        assert call is not None
+        call = take(notifier)
         assert (call.pid, ABI.names[call.nr]) == (pid, "socket")
         assert call.args[0] == socket.AF_INET and call.args[1] & 0xF == socket.SOCK_DGRAM
         assert notifier.valid(call.id)
@@ -115,9 +117,7 @@ def test_a_descriptor_is_put_in_and_returned_in_one_step():
 
     ours, theirs = socket.socketpair()
     with ours, theirs, supervised(work) as (notifier, pid):
-        wait(notifier)
-        call = notifier.receive()
-        assert call is not None
+        call = take(notifier)
         number = notifier.add_fd(call.id, theirs.fileno(), cloexec=True, send=True)
         assert number > 2
         let_pass(notifier)
@@ -132,9 +132,7 @@ def test_a_call_whose_thread_has_gone_is_pending_no_more():
 
     ours, theirs = socket.socketpair()
     with ours, theirs, supervised(work) as (notifier, pid):
-        wait(notifier)
-        call = notifier.receive()
-        assert call is not None
+        call = take(notifier)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         assert not notifier.valid(call.id)
@@ -152,9 +150,7 @@ def test_a_signal_takes_a_call_back():
         return 0
 
     with supervised(work) as (notifier, pid):
-        wait(notifier)
-        call = notifier.receive()
-        assert call is not None
+        call = take(notifier)
         os.kill(pid, signal.SIGALRM)
         assert status(pid) == 5
         assert not notifier.valid(call.id)

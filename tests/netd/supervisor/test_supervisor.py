@@ -46,9 +46,7 @@ def fails(expected: int, call: object, *args: object) -> None:
 
 
 def test_client(bed: Bed):
-    with bed.peer.socket() as listener:
-        listener.bind(("", 80))
-        listener.listen()
+    with bed.listener() as listener:
 
         def work() -> None:
             with socket.create_connection((PEER, 80)) as sock:
@@ -190,9 +188,7 @@ def test_many_messages_in_a_call(bed: Bed):
 
 
 def test_connecting_without_waiting(bed: Bed):
-    with bed.peer.socket() as listener:
-        listener.bind(("", 80))
-        listener.listen()
+    with bed.listener() as listener:
 
         def work() -> None:
             with socket.socket() as sock:
@@ -232,9 +228,7 @@ def test_refused_again_and_again_on_one_descriptor(bed: Bed):
 
 
 def test_time_outs(bed: Bed):
-    with bed.peer.socket() as listener:
-        listener.bind(("", 80))
-        listener.listen()
+    with bed.listener():
 
         def work() -> None:
             with socket.socket() as sock:
@@ -326,9 +320,7 @@ def test_connection_that_comes_in_a_hail_of_signals_is_not_lost(bed: Bed):
 
 
 def test_descriptor_that_was_duplicated_inherited_and_passed(bed: Bed):
-    with bed.peer.socket() as listener:
-        listener.bind(("", 80))
-        listener.listen()
+    with bed.listener() as listener:
 
         def work() -> None:
             sock = socket.create_connection((PEER, 80))
@@ -415,9 +407,7 @@ def test_killed_in_the_midst_of_a_call(bed: Bed):
 
 
 def test_pointers_to_nowhere(bed: Bed):
-    with bed.peer.socket() as listener:
-        listener.bind(("", 80))
-        listener.listen()
+    with bed.listener():
 
         def work() -> None:
             c = libc()
@@ -465,9 +455,7 @@ def test_pointers_to_nowhere(bed: Bed):
 
 
 def test_more_than_one_call_takes(bed: Bed):
-    with bed.peer.socket() as listener:
-        listener.bind(("", 80))
-        listener.listen()
+    with bed.listener() as listener:
 
         def work() -> None:
             with socket.create_connection((PEER, 80)) as sock:
@@ -571,9 +559,7 @@ def test_options_of_the_descriptor_and_filters(bed: Bed):
 
 
 def test_sigpipe_comes_with_a_broken_pipe(bed: Bed):
-    with bed.peer.socket() as listener:
-        listener.bind(("", 80))
-        listener.listen()
+    with bed.listener():
 
         def work() -> None:
             with socket.create_connection((PEER, 80)) as sock:
@@ -669,9 +655,7 @@ def test_many_killed_in_the_midst_of_calls(bed: Bed):
             except OSError:
                 return
 
-    with bed.peer.socket() as listener:
-        listener.bind(("", 80))
-        listener.listen(128)
+    with bed.listener() as listener:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
         try:
