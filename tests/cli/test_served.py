@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from tests.netd.serving import LO, serving, until
+from tests.netd.serving import LO, serving
+from tests.support.stacks import until
 from usernet.cli import served
 from usernet.netd import protocol
 from usernet.netd.client import Client, Packets

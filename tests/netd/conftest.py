@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from usernet.drivers import veth
+from tests.support.stacks import joined, until
 from usernet.netd.backend import LocalBackend, Opened, Pending
-from usernet.posix.channel.channel import BY_INODE, OWN_ENDS
-from usernet.runner import close_process_runner
 from usernet.stack import Stack
 
 PATIENCE = 10.0
@@ -80,14 +77,6 @@ class Client:
             os.close(self.fds.pop(handle))
 
 
-def until(condition: Callable[[], Any], what: str = "") -> None:
-    """Wait for what the stacks' threads are about to do."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what or "it never came to be"
-        time.sleep(0.001)
-
-
 def code(call: Callable[[], Any]) -> int:
     """The errno that it raises, 0 for none."""
     try:
@@ -105,20 +94,13 @@ def name(host: str, port: int) -> bytes:
 @pytest.fixture
 def pair() -> Iterator[tuple[Client, Client]]:
     """A client at 10.0.0.1 and one at 10.0.0.2."""
-    left, right = veth()
-    with Stack("left") as one, Stack("right") as two:
-        one.add_device(left, "eth0", "10.0.0.1/24")
-        two.add_device(right, "eth0", "10.0.0.2/24")
+    with joined("left", "right") as (one, two):
         clients = Client(one), Client(two)
         yield clients
         for client in clients:
             for handle in tuple(client.fds):
                 client.close(handle)
             until(lambda client=client: not client.backend.table, "a socket is left in the table")  # type: ignore[misc]
-        until(lambda: not OWN_ENDS, "a channel is left")
-        until(lambda: all(sk.dead for sk in (*one.sockets(), *two.sockets())), "a socket is still held")
-    assert not BY_INODE
-    close_process_runner()
 
 
-__all__ = ["Answer", "Client", "code", "name", "pair", "until"]
+__all__ = ["Answer", "Client", "code", "name", "pair"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.stacks import PATIENCE, until
 from usernet.cli.served import commands
 from usernet.netd import protocol
 from usernet.netd.client import Client
@@ -19,7 +20,6 @@ from usernet.posix.channel.channel import BY_INODE, OWN_ENDS
 from usernet.runner import close_process_runner
 from usernet.stack import Stack
 
-PATIENCE = 20.0
 LO = "127.0.0.1"
 
 
@@ -84,14 +84,6 @@ class Raw:
 
     def close(self) -> None:
         self.wire.close()
-
-
-def until(condition: Callable[[], Any], what: str = "") -> None:
-    """Wait for what the stack's threads are about to do."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what or "it never came to be"
-        time.sleep(0.002)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.netd.serving import LO, PATIENCE, Served, serving, until
+from tests.netd.serving import LO, Served, serving
+from tests.support.stacks import PATIENCE, until
 from usernet.netd import protocol
 from usernet.netd.client import AsyncClient, RemoteSocket, ServiceError
 

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from tests.netd.conftest import Client, code, name, until
+from tests.netd.conftest import Client, code, name
+from tests.support.stacks import until
 from usernet.netd.backend import SpentChannelError
 
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM

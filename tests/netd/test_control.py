@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.netd.serving import Served, serving, until
+from tests.netd.serving import Served, serving
+from tests.support.stacks import until
 from usernet.netd import protocol
 from usernet.netd.control import ServedCommand
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.netd.serving import LO, PATIENCE, Served, serving, until
+from tests.netd.serving import LO, Served, serving
 from tests.support.processes import started
+from tests.support.stacks import PATIENCE, until
 from usernet.netd import names, protocol
 from usernet.netd.interface import Opened, Received, SpentChannelError
 from usernet.netd.remote_backend import RemoteBackend

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netd.serving import LO, PATIENCE, Served, serving, until
+from tests.netd.serving import LO, Served, serving
+from tests.support.stacks import PATIENCE, until
 from usernet.netd import names, protocol
 from usernet.netd.client import Client, RemoteSocket, ServiceError
 from usernet.netd.messages import Wire, close_all

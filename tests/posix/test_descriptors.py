@@ -25,7 +25,8 @@ from typing import Any
 import pytest
 
 import usernet.socket as socket
-from tests.posix.channel.conftest import mask, until
+from tests.posix.channel.conftest import mask
+from tests.support.stacks import until
 from usernet.drivers import veth
 from usernet.posix import patched, use, using
 from usernet.posix.channel.channel import BY_INODE, OWN_ENDS

@@ -12,16 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.netd.conftest import until
-from usernet.drivers import veth
+from tests.support.stacks import joined, until
 from usernet.netd.backend import LocalBackend
 from usernet.netd.supervisor import bpf
 from usernet.netd.supervisor.abi import of_this_machine
 from usernet.netd.supervisor.process import PidFd
 from usernet.netd.supervisor.seccomp import install
 from usernet.netd.supervisor.supervisor import Supervisor
-from usernet.posix.channel.channel import BY_INODE, OWN_ENDS
-from usernet.runner import close_process_runner
 from usernet.sockets.user import UserSocket
 from usernet.stack import Stack
 
@@ -123,14 +120,7 @@ class Bed:
 
 @pytest.fixture
 def bed() -> Iterator[Bed]:
-    left, right = veth()
-    with Stack("command") as stack, Stack("peer") as peer:
-        stack.add_device(left, "eth0", "10.0.0.1/24")
-        peer.add_device(right, "eth0", "10.0.0.2/24")
+    with joined("command", "peer") as (stack, peer):
         made = Bed(stack, peer)
         yield made
         made.end()
-        until(lambda: not OWN_ENDS, "a channel is left")
-        until(lambda: all(sk.dead for sk in (*stack.sockets(), *peer.sockets())), "a socket is still held")
-    assert not BY_INODE
-    close_process_runner()

@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.netd.conftest import until
 from tests.netd.supervisor.conftest import Bed
 from tests.netd.supervisor.test_seccomp import pytestmark as possible
 from tests.netd.supervisor.test_supervisor import fails
+from tests.support.stacks import until
 
 pytestmark = possible
 

@@ -15,9 +15,9 @@ import time
 
 import pytest
 
-from tests.netd.conftest import until
 from tests.netd.supervisor.conftest import Bed
 from tests.netd.supervisor.test_seccomp import pytestmark as possible
+from tests.support.stacks import until
 from usernet.netd.supervisor import supervisor
 from usernet.netd.supervisor.calls_data import STREAM_MAX
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import select
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from usernet.drivers import veth
+from tests.support.stacks import joined
 from usernet.posix.channel import Channel, open_channel
-from usernet.posix.channel.channel import BY_INODE, OWN_ENDS
-from usernet.runner import close_process_runner
 from usernet.sockets.socket import Socket
 from usernet.sockets.user import UserSocket
 from usernet.stack import Stack
@@ -74,25 +70,9 @@ def mask(fd: int) -> int:
     return poller.poll(0)[0][1] if poller.poll(0) else 0
 
 
-def until(condition: Callable[[], Any], what: str = "") -> None:
-    """Wait for what the stacks' threads are about to do."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what or "it never came to be"
-        time.sleep(0.001)
-
-
 @pytest.fixture
 def net() -> Iterator[Net]:
-    left, right = veth()
-    with Stack("client") as client, Stack("server") as server:
-        client.add_device(left, "eth0", "10.0.0.1/24")
-        server.add_device(right, "eth0", "10.0.0.2/24")
+    with joined("client", "server") as (client, server):
         made = Net(client, server)
         yield made
         made.listener.close()
-        # Nobody holds a socket: what is left of connections are their last states.
-        until(lambda: all(sk.dead for sk in (*client.sockets(), *server.sockets())), "a socket is still held")
-        until(lambda: not OWN_ENDS, "a channel is left")
-    assert not BY_INODE
-    close_process_runner()

@@ -6,7 +6,8 @@ import os
 import socket
 from select import POLLIN, POLLOUT
 
-from tests.posix.channel.conftest import Net, channel_of, mask, until
+from tests.posix.channel.conftest import Net, channel_of, mask
+from tests.support.stacks import until
 from usernet.posix.channel import Channel, DatagramChannel
 from usernet.sock.msg import MSG_PEEK, MSG_TRUNC, SockAddr
 from usernet.sockets.user import UserSocket

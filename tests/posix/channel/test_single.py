@@ -9,7 +9,8 @@ import socket as standard
 
 import pytest
 
-from tests.posix.channel.conftest import Net, mask, until
+from tests.posix.channel.conftest import Net, mask
+from tests.support.stacks import until
 from usernet.posix.channel import Channel, open_channel
 from usernet.posix.channel.channel import BY_INODE, OWN_ENDS, SINGLES
 from usernet.posix.channel.single import Singles

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.posix.channel.conftest import SERVER, Net, channel_of, mask, until
+from tests.posix.channel.conftest import SERVER, Net, channel_of, mask
+from tests.support.stacks import until
 from usernet.posix.channel import Channel
 from usernet.posix.channel import channel_of as find
 from usernet.sockets.user import UserSocket
