@@ -46,6 +46,7 @@ from usernet.transport.tcp.request import INET_ECN_MASK, RequestSock, Sizes
 from usernet.transport.tcp.settings import TcpSettings
 from usernet.transport.tcp.syncookies import cookie_check
 from usernet.transport.tcp.timewait import TW_ACK, TW_RST, TW_SYN, TimeWaitSock, timewait_state_process
+from usernet.transport.tcp.validate import inbound_hash
 from usernet.wire import checksum
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, RST, SYN
@@ -280,7 +281,7 @@ class Tcp(TcpSettings):
             return
         if state == TCP_NEW_SYN_RECV:
             if doff > wire.TCP_HLEN or entry.used_ao or entry.listener.auth is not None:
-                reason = _inbound_hash(entry.listener, skb, doff, entry)
+                reason = inbound_hash(entry.listener, skb, doff, entry)
                 if reason is not None:
                     skb.drop(reason, net.drops)
                     return
@@ -304,7 +305,7 @@ class Tcp(TcpSettings):
             skb.drop(DropReason.TCP_MINTTL, self.net.drops)
             return False
         if sk.auth is not None or (sk.state != TCP_ESTABLISHED and doff > wire.TCP_HLEN):
-            reason = _inbound_hash(sk, skb, doff)
+            reason = inbound_hash(sk, skb, doff)
             if reason is not None:
                 skb.drop(reason, self.net.drops)
                 return False
@@ -338,7 +339,7 @@ class Tcp(TcpSettings):
         doff, flags = th[4], th[5]
         if record.auth is not None and (flags & (SYN | ACK) != SYN or record.substate == TCP_FIN_WAIT2):
             # A new connection's SYN is the listener's to check.
-            reason = _inbound_hash(record, skb, doff)
+            reason = inbound_hash(record, skb, doff)
             if reason is not None:
                 skb.drop(reason, self.net.drops)
                 return
@@ -483,22 +484,6 @@ class Tcp(TcpSettings):
             header = how.sign(header, at, saddr, daddr)
         self.net.mib.tcp.OutSegs += 1
         self.send_segment(af, header, dst, saddr, daddr, tos, mark, 0)
-
-
-def _inbound_hash(
-    sk: TcpSock | TimeWaitSock, skb: SKBuff, doff: int, request: RequestSock | None = None
-) -> DropReason | None:
-    """As `inbound_hash`, which is loaded when a segment is signed, or should be."""
-    start = skb.transport_header
-    if (
-        sk.auth is None
-        and (request is None or not request.used_ao)
-        and wire.parse_auth_options(skb.head, start + wire.TCP_HLEN, start + doff) == (0, 0)
-    ):
-        return None
-    from usernet.transport.tcp.auth_input import inbound_hash
-
-    return inbound_hash(sk, skb, doff, request)
 
 
 def _request_expired(request: RequestSock, now: int) -> None:

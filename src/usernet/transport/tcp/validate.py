@@ -34,7 +34,9 @@ from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, RST, SYN
 
 if TYPE_CHECKING:
+    from usernet.transport.tcp.request import RequestSock
     from usernet.transport.tcp.sock import TcpSock
+    from usernet.transport.tcp.timewait import TimeWaitSock
 
 
 
@@ -115,9 +117,9 @@ def parse_options(sk: TcpSock, skb: SKBuff, doff: int) -> DropReason | None:
     # For a socket with keys this was done before anything else (auth_input.py).
     if not options.auth or sk.auth is not None:
         return None
-    from usernet.transport.tcp.auth_input import inbound_hash
+    from usernet.transport.tcp import auth_input
 
-    return inbound_hash(sk, skb, doff)
+    return auth_input.inbound_hash(sk, skb, doff)
 
 
 def oow_rate_limited(sk: TcpSock, skb: SKBuff, paws: bool = False) -> bool:
@@ -242,3 +244,20 @@ def _syn_challenge(sk: TcpSock, syn_inerr: bool, reflected: int) -> DropReason:
     mib.tcp_ext.TCPSYNChallenge += 1
     sk.send_challenge_ack(reflected)
     return DropReason.TCP_INVALID_SYN
+
+
+def inbound_hash(
+    sk: TcpSock | TimeWaitSock, skb: SKBuff, doff: int, request: RequestSock | None = None
+) -> DropReason | None:
+    """Why a segment must be dropped for its signature or for its lack of one, None where it is good: what auth_input.py
+    says, which is loaded when a segment is signed, or should be."""
+    start = skb.transport_header
+    if (
+        sk.auth is None
+        and (request is None or not request.used_ao)
+        and wire.parse_auth_options(skb.head, start + wire.TCP_HLEN, start + doff) == (0, 0)
+    ):
+        return None
+    from usernet.transport.tcp import auth_input
+
+    return auth_input.inbound_hash(sk, skb, doff, request)
