@@ -73,7 +73,7 @@ def take(notifier: Notifier) -> Notification:
     """The next call, which comes soon."""
     poller = select.poll()
     poller.register(notifier.fd, select.POLLIN)
-    assert poller.poll(10_000)
+    assert poller.poll(60_000)
     call = notifier.receive()
     assert call is not None
     return call
@@ -83,7 +83,7 @@ def let_pass(notifier: Notifier) -> None:
     """Have the kernel carry out all that comes, until the child has ended."""
     poller = select.poll()
     poller.register(notifier.fd, select.POLLIN)
-    while not poller.poll(10_000)[0][1] & select.POLLHUP:
+    while not poller.poll(60_000)[0][1] & select.POLLHUP:
         call = notifier.receive()
         if call is not None:
             notifier.proceed(call.id)
@@ -140,7 +140,7 @@ def test_a_call_whose_thread_has_gone_is_pending_no_more():
         assert notifier.add_fd(call.id, theirs.fileno(), cloexec=False, send=True) == -1
         poller = select.poll()
         poller.register(notifier.fd, select.POLLIN)
-        assert poller.poll(10_000)[0][1] & select.POLLHUP
+        assert poller.poll(60_000)[0][1] & select.POLLHUP
 
 
 def test_a_signal_takes_a_call_back():

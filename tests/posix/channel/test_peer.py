@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
-from usernet.posix.channel.peer import is_open, peer_inode
+from usernet.posix.channel import peer
+from usernet.posix.channel.peer import is_open, peer_inode, which_are_open
 
 
 def test_shut_down_is_not_closed():
@@ -22,3 +23,14 @@ def test_shut_down_is_not_closed():
     assert peer_inode(one.fileno()) == 0
     assert not is_open(inode)
     one.close()
+
+
+def test_the_list_of_a_kernel_that_does_not_answer_says_the_same():
+    one, two = socket.socketpair()
+    inodes = {os.fstat(end.fileno()).st_ino for end in (one, two)}
+    assert peer._listed() >= inodes
+    assert peer._answers() == bool(peer._ask(min(inodes)))
+    assert which_are_open([*inodes]) == inodes
+    one.close()
+    two.close()
+    assert not peer._listed() & inodes
