@@ -68,19 +68,20 @@ FINGERPRINT_RULES: Final = [
     (r"(Aggressive OS guesses|OS details|Running[^:]*|OS CPE|Device type|Network Distance):.*", ""),
 ]
 
+# After the last request ping waits as long as between two, or twice the round trip: for a busy machine not too short.
 PING: Final = [
-    f"ping -n -c 3 -i 0.05 {HOST}",
-    f"ping -n -c 2 -i 0.05 -s 0 {HOST}",
-    f"ping -n -c 2 -i 0.05 -s 1472 {HOST}",
-    f"ping -n -c 2 -i 0.05 -s 1473 {HOST}",
-    f"ping -n -c 2 -i 0.05 -s 20000 {HOST}",
-    f"ping -n -c 2 -i 0.05 -s 65507 {HOST}",
+    f"ping -n -c 3 -i 0.3 {HOST}",
+    f"ping -n -c 2 -i 0.3 -s 0 {HOST}",
+    f"ping -n -c 2 -i 0.3 -s 1472 {HOST}",
+    f"ping -n -c 2 -i 0.3 -s 1473 {HOST}",
+    f"ping -n -c 2 -i 0.3 -s 20000 {HOST}",
+    f"ping -n -c 2 -i 0.3 -s 65507 {HOST}",
     f"ping -n -c 1 -W 1 -M do -s 1473 {HOST}",
-    f"ping -n -c 2 -i 0.05 -R {HOST}",
-    f"ping -n -c 2 -i 0.05 -T tsonly {HOST}",
-    f"ping -n -c 2 -i 0.05 -T tsandaddr {HOST}",
-    f"ping -n -c 2 -i 0.05 -T tsprespec {HOST} {HOST}",
-    f"ping -n -c 2 -i 0.05 -Q 0x10 -t 3 {HOST}",
+    f"ping -n -c 2 -i 0.3 -R {HOST}",
+    f"ping -n -c 2 -i 0.3 -T tsonly {HOST}",
+    f"ping -n -c 2 -i 0.3 -T tsandaddr {HOST}",
+    f"ping -n -c 2 -i 0.3 -T tsprespec {HOST} {HOST}",
+    f"ping -n -c 2 -i 0.3 -Q 0x10 -t 3 {HOST}",
     f"ping -n -c 1 -p ff00 -s 100 {HOST}",
     f"ping -n -q -f -c 2000 {HOST}",
     f"ping -n -q -f -s 1472 -c 500 {HOST}",
@@ -90,11 +91,11 @@ PING: Final = [
 ]
 
 ROUTED: Final = [
-    "ping -n -c 2 -i 0.05 10.78.0.2",
+    "ping -n -c 2 -i 0.3 10.78.0.2",
     "ping -n -c 1 -W 0.5 -t 1 10.78.0.2",
     "ping -n -c 1 -W 0.5 -s 1400 10.78.0.2",
-    "ping -n -c 2 -W 0.5 -i 0.05 -M do -s 1400 10.78.0.2",
-    "ping -n -c 2 -i 0.05 -R 10.78.0.2",
+    "ping -n -c 2 -W 0.5 -i 0.3 -M do -s 1400 10.78.0.2",
+    "ping -n -c 2 -i 0.3 -R 10.78.0.2",
     "ping -n -c 1 -T tsandaddr 10.78.0.2",
     "ping -n -c 1 -W 0.5 10.79.0.1",
     "traceroute -n -w 2,0,0 -q 2 10.78.0.2",
