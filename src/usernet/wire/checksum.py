@@ -14,28 +14,26 @@ any non-negative int. Verifying: the fold of the sum over all bytes, with the fi
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Final
 
 from usernet.core.compiled import COMPILED
 
 if TYPE_CHECKING:
     from usernet.core.native import i64
-    from usernet.wire.wide import sum64
 
 _from_bytes: Final = int.from_bytes
 
-
-def _has_wide() -> bool:
-    """Whether `sum64` may be called: librt is there, and of the version that the compiler knows."""
+_found = False
+if COMPILED:
     try:
-        importlib.import_module("usernet.wire.wide")
+        from usernet.wire.wide import sum64
+
+        _found = True
     except (ImportError, ValueError):
-        return False
-    return True
+        pass  # there is no librt, or not the one that the compiler knew
 
-
-_WIDE: Final[bool] = COMPILED and _has_wide()
+_WIDE: Final[bool] = _found
+"""Whether `sum64` may be called."""
 
 # The remainder of a large int costs more than the conversion of the bytes. Adding blocks first leaves one remainder of
 # a small int: 64 KiB in 150 µs instead of 240. Even, so that each block starts on a word.
