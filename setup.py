@@ -1,7 +1,8 @@
 """The compiled half of the build: everything else is in pyproject.toml.
 
-`pip install .` compiles the floors of the stack, `Stack` itself and what drives it, by mypyc; the surfaces above them
-stay interpreted. The sources are packed beside the extension modules, so that USERNET_PURE=1 can run them instead.
+`pip install .` compiles the floors of the stack, `Stack` itself and what drives it, by mypyc, and of the surfaces
+above them what a channel's bytes and a supervisor's calls go through; the others stay interpreted. The sources are
+packed beside the extension modules, so that USERNET_PURE=1 can run them instead.
 Nothing is compiled, and one line says why, where USERNET_PURE=1 is set, where the compiler or Python's headers are
 missing, or where mypy is; USERNET_PURE=0 makes an error of that. An editable installation is never compiled, for it
 would go stale with the first edit.
@@ -33,6 +34,14 @@ FLOORS = (
     "transport", "sockets", "runner",
 )  # fmt: skip
 MODULES = ("stack",)
+SURFACES = (
+    "posix/channel/channel", "posix/channel/datagram", "posix/channel/peer", "posix/channel/reader",
+    "posix/channel/single", "posix/channel/stream",
+    "netd/backend", "netd/calls", "netd/interface", "netd/layouts", "netd/opensocket", "netd/sweep", "netd/transfer",
+    "netd/supervisor/call", "netd/supervisor/calls_data", "netd/supervisor/calls_options",
+    "netd/supervisor/calls_socket", "netd/supervisor/memory", "netd/supervisor/process",
+    "netd/supervisor/seccomp", "netd/supervisor/supervisor", "netd/supervisor/table",
+)  # fmt: skip
 
 INTERPRETED = (
     "core/pure",  # is read before any other
@@ -50,7 +59,7 @@ def compiled_modules() -> list[str]:
     """The source files that are compiled, as paths below the package without their ending."""
     paths = [path for floor in FLOORS for path in sorted((PACKAGE / floor).rglob("*.py"))]
     names = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in paths if path.name != "__init__.py"]
-    return [name for name in (*names, *MODULES) if not name.startswith(INTERPRETED)]
+    return [name for name in (*names, *MODULES, *SURFACES) if not name.startswith(INTERPRETED)]
 
 
 def why_not() -> str:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from usernet.core.deferred import Deferred, Done
 from usernet.core.errors import UnusableStackError, error
 from usernet.core.loop import Loop
+from usernet.core.native import mypyc_attr
 from usernet.core.timer import NEVER
 from usernet.core.wait import EPOLLIN, Blocking, Wait
 from usernet.net.pernet import Net
@@ -53,6 +54,7 @@ SIOCOUTQ: Final = 0x5411
 SIOCOUTQNSD: Final = 0x894B
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Calls(Backend):
     """The sockets of one client, and its calls. Without the stack's lock held."""
 

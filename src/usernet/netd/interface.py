@@ -16,11 +16,13 @@ from collections.abc import Callable
 from typing import final
 
 from usernet.core.deferred import Done as Done
+from usernet.core.native import mypyc_attr
 
 Reach = Callable[[], int]
 """Gives a new duplicate of the application's end of a channel, for a moment; -1 where nobody has it in reach."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Pending:
     """A call that waits."""
 
@@ -30,6 +32,7 @@ class Pending:
 
 
 @final
+@mypyc_attr(native_class=False)
 class SpentChannelError(OSError):
     """The socket's channel has ended with a connection that failed, and the application still has its descriptor: it
     needs another one, by `renew`, before this call."""
@@ -69,6 +72,7 @@ class Received:
         self.flags = flags
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Backend:
     """Whoever carries out the calls. `closed(handle)` is called, from some thread, when a socket is no more: the last
     who had its descriptor has closed it.

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tests.support.compiled import interpreted_only
 from usernet.netd.supervisor import process
 from usernet.netd.supervisor.process import PidFd, Threads, close_on_exec
 
@@ -60,6 +61,7 @@ def test_one_that_is_gone():
         PidFd(1 << 30)
 
 
+@interpreted_only
 def test_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(process, "THREADS_MAX", 2)
     threads = Threads()

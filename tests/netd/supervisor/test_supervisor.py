@@ -17,6 +17,7 @@ import pytest
 
 from tests.netd.supervisor.conftest import Bed
 from tests.netd.supervisor.test_seccomp import pytestmark as possible
+from tests.support.compiled import interpreted_only
 from tests.support.stacks import until
 from usernet.netd.supervisor import supervisor
 from usernet.netd.supervisor.calls_data import STREAM_MAX
@@ -495,6 +496,7 @@ def test_lengths_of_messages(bed: Bed):
         bed.run(work)
 
 
+@interpreted_only
 def test_lines_are_bounded(bed: Bed, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(supervisor, "LINES_MAX", 2)
 

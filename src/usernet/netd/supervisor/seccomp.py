@@ -65,9 +65,10 @@ def install(program: bytes) -> int:
     never set-user-ID. Raises OSError: EBUSY where a filter with such a descriptor is on it already, ENOSYS, EINVAL
     where the kernel knows no such thing.
     """
-    filter_ = ctypes.create_string_buffer(program, len(program))
-    packed = _FPROG.pack(len(program) // _INSTRUCTION, ctypes.addressof(filter_))
-    fprog = ctypes.create_string_buffer(packed, len(packed))
+    # In one piece, so that the program is there for as long as what points to it is.
+    fprog = ctypes.create_string_buffer(_FPROG.size + len(program))
+    _FPROG.pack_into(fprog, 0, len(program) // _INSTRUCTION, ctypes.addressof(fprog) + _FPROG.size)
+    memoryview(fprog).cast("B")[_FPROG.size :] = program
     number = of_this_machine().numbers["seccomp"]
     code = 0
     for privileged in (True, False):

@@ -123,7 +123,7 @@ class Supervisor:
         self._over = threading.Event()
         self._serving = threading.Lock()
         self._look_at: float = 0.0
-        self._thread: threading.Thread | None = None
+        self._own_thread: threading.Thread | None = None
         self._end_watch: Callable[[], None] | None = None
         self._poller = select.poll()
         self._poller.register(self.notifier.fd, select.POLLIN)
@@ -143,8 +143,8 @@ class Supervisor:
         """Serve from now on, in the thread that drives the stack, or in one of its own."""
         self._end_watch = self.backend.watch((self.notifier.fd, self._wake_fd), self._serve_driven)
         if self._end_watch is None:
-            self._thread = threading.Thread(target=self._serve_alone, name="usernet-supervisor", daemon=True)
-            self._thread.start()
+            self._own_thread = threading.Thread(target=self._serve_alone, name="usernet-supervisor", daemon=True)
+            self._own_thread.start()
 
     def run(self) -> None:
         """Serve, until nobody is left to be served, or `stop`."""
@@ -158,10 +158,10 @@ class Supervisor:
         end_watch, self._end_watch = self._end_watch, None
         if end_watch is not None:
             end_watch()
-        if self._thread is not None:
+        if self._own_thread is not None:
             self.wake()
-            self._thread.join()
-            self._thread = None
+            self._own_thread.join()
+            self._own_thread = None
 
     def close(self) -> None:
         """Stop, and let go of the notify descriptor: from now on the calls of the command fail with ENOSYS."""

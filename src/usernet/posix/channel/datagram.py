@@ -263,7 +263,9 @@ class DatagramChannel(Channel):
                 if not readable:
                     break
                 try:
-                    data = bytes(scratch[: self._own.recv_into(scratch)])
+                    # By a name: the compiler evaluates what stands in a slice twice.
+                    length = self._own.recv_into(scratch)
+                    data = bytes(scratch[:length])
                 except OSError:
                     break
                 if not data and self._ended():
