@@ -5,7 +5,7 @@
 A namespace on either side: one sends datagrams of 18 bytes as fast as it can (44 a call, which the kernel splits), the
 other counts what its interface receives and throws it away. Between them the stack as a router, with a route to look
 up, a TTL to count down and a neighbour to find; or _tun.py's loop over read() and write(), which does none of that; or
-the kernel as a router over veth. No offload. Needs root (namespaces, TAP).
+the kernel as a router over veth. No offload, no GRO on the host. Needs root (namespaces, TAP).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def stack(seconds: float, offload: bool = False) -> Figures:
     """The stack between two TAPs."""
     with net.namespace("left") as left, net.namespace("right") as right, usernet.Stack("router") as router:
         for number, name in ((1, left), (2, right)):
-            device = drivers.Tap("dev0", offload=offload, address=f"10.{number}.0.1/24", netns=name)
+            device = drivers.Tap("dev0", offload=offload, gro=False, address=f"10.{number}.0.1/24", netns=name)
             router.add_device(device, f"eth{number}", f"10.{number}.0.2/24")
         router.sysctl["net.ipv4.ip_forward"] = 1
         router.add_route("10.99.0.0/16", via="10.2.0.1")
