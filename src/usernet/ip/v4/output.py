@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from usernet.core.errors import error
 from usernet.ip.v4.fib4 import ANY, Fib4
@@ -87,6 +87,7 @@ class Ip4Output:
         self.ip_forward_use_pmtu: int = 0
         self._idents: list[int] | None = None
         self._ident_key: bytes = net.random.randbytes(16)
+        self._ident_hash: Any = None
         net.sysctl.register("net.ipv4.ip_default_ttl", self, low=1, high=255, on_change=self._ttl_changed)
         net.sysctl.register("net.ipv4.ip_forward_use_pmtu", self, high=1)
         self._ttl_changed()
@@ -103,10 +104,11 @@ class Ip4Output:
         """
         idents = self._idents
         if idents is None:
-            idents = self._idents = [self.net.random.getrandbits(16) for _ in range(IDENTS)]
-        from hashlib import blake2b
+            from hashlib import blake2b
 
-        digest = blake2b(daddr + saddr + bytes((protocol,)), digest_size=4, key=self._ident_key).digest()
+            self._ident_hash = blake2b
+            idents = self._idents = [self.net.random.getrandbits(16) for _ in range(IDENTS)]
+        digest = self._ident_hash(daddr + saddr + bytes((protocol,)), digest_size=4, key=self._ident_key).digest()
         place = int.from_bytes(digest, "big") % IDENTS
         ident = idents[place]
         idents[place] = (ident + segments) & 0xFFFF
