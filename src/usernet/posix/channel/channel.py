@@ -285,6 +285,8 @@ class Channel(Napi):
     def look(self) -> None:
         """Act on what this thread did to the application's end, which epoll may not have told of yet."""
         if not self.over:
+            if self._watch >= 0:
+                self.loop.softirq.schedule(self.socket.net.get(Singles))
             self._readable = self._told = True
             self.loop.softirq.schedule(self)
 
