@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from usernet.cli.tools.common import Text, UsageError, find_device, locked, to_json
+from usernet.cli.tools.iplink import link, link_entry, link_lines, parse_mac, selected, stats_lines
 from usernet.cli.tools.tcpmetrics import tcp_metrics
 from usernet.cli.tools.words import Format, Words
 from usernet.ip.fib import KIND_NAMES, RTPROT_BOOT, FibRoute
@@ -18,22 +19,14 @@ from usernet.ip.v4.route import Ipv4Routes
 from usernet.link.arp import Arp
 from usernet.link.neighbour import NUD_NAMES, NUD_NOARP, Neighbour
 from usernet.net.dst import RTAX_LOCK
-from usernet.netdevice import device as netdev
 from usernet.netdevice.device import NetDevice
-from usernet.netdevice.driver import ARPHRD_ETHER
 from usernet.sock.af_ops import RTN_UNICAST, Flow
 from usernet.stack import ROUTE_KINDS, Stack
-from usernet.wire import ethernet
 from usernet.wire.ipv4 import format_addr
 
 OBJECTS: Final = ("address", "link", "route", "neighbour", "tcp_metrics", "tcpmetrics")
 SCOPES: Final = {0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere"}
 PROTOCOLS: Final = {1: "redirect", 2: "kernel", 3: "boot", 4: "static"}
-FLAGS: Final = (
-    (netdev.IFF_LOOPBACK, "LOOPBACK"), (netdev.IFF_BROADCAST, "BROADCAST"), (netdev.IFF_POINTOPOINT, "POINTOPOINT"),
-    (netdev.IFF_MULTICAST, "MULTICAST"), (netdev.IFF_NOARP, "NOARP"), (netdev.IFF_ALLMULTI, "ALLMULTI"),
-    (netdev.IFF_PROMISC, "PROMISC"), (netdev.IFF_UP, "UP"),
-)  # fmt: skip
 USAGE: Final = "ip [-j] [-p] [-s] [-br] {addr|link|route|neigh|tcp_metrics} [show|add|del|replace|set|get|flush] …"
 
 
@@ -63,161 +56,6 @@ def ip(stack: Stack, *args: str) -> Text:
         if isinstance(problem, UsageError):
             raise
         raise UsageError(str(problem)) from None
-
-
-# -- devices
-
-
-def _flags(dev: NetDevice) -> list[str]:
-    names = [name for bit, name in FLAGS if dev.flags & bit]
-    if dev.up:
-        names.append("LOWER_UP") if dev.running else names.insert(0, "NO-CARRIER")
-    return names
-
-
-def _state(dev: NetDevice) -> str:
-    if not dev.up:
-        return "DOWN"
-    if dev.loopback or not dev.has_link_header:
-        return "UNKNOWN"
-    return "UP" if dev.running else "DOWN"
-
-
-def _link_type(dev: NetDevice) -> str:
-    return "loopback" if dev.loopback else "ether" if dev.link_type == ARPHRD_ETHER else "none"
-
-
-def _link_entry(dev: NetDevice, stats: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "ifindex": dev.index,
-        "ifname": dev.name,
-        "flags": _flags(dev),
-        "mtu": dev.mtu,
-        "qdisc": "pfifo_fast" if dev.driver.queue_length else "noqueue",
-        "operstate": _state(dev),
-        "group": "default",
-        "txqlen": dev.driver.queue_length or 1000,
-        "link_type": _link_type(dev),
-    }
-    if dev.has_link_header:
-        entry["address"] = dev.mac.hex(":")
-        entry["broadcast"] = bytes(6).hex(":") if dev.loopback else dev.broadcast.hex(":")
-    if stats:
-        counters = dev.statistics
-        entry["stats64"] = {
-            "rx": {
-                "bytes": counters.rx_bytes, "packets": counters.rx_packets, "errors": counters.rx_errors,
-                "dropped": counters.rx_dropped, "over_errors": counters.rx_over_errors,
-                "multicast": counters.multicast,
-            },
-            "tx": {
-                "bytes": counters.tx_bytes, "packets": counters.tx_packets, "errors": counters.tx_errors,
-                "dropped": counters.tx_dropped, "carrier_errors": counters.tx_carrier_errors,
-                "collisions": counters.collisions,
-            },
-        }  # fmt: skip
-    return entry
-
-
-def _link_lines(entry: dict[str, Any], mode: str) -> list[str]:
-    head = f"{entry['ifindex']}: {entry['ifname']}: <{','.join(entry['flags'])}> mtu {entry['mtu']}"
-    rest = f"qdisc {entry['qdisc']} state {entry['operstate']} {mode}group default qlen {entry['txqlen']}"
-    lines = [f"{head} {rest}"]
-    addresses = f" {entry['address']} brd {entry['broadcast']}" if "address" in entry else ""
-    lines.append(f"    link/{entry['link_type']}{addresses}")
-    return lines
-
-
-def _stats_lines(entry: dict[str, Any]) -> list[str]:
-    lines = []
-    for way, last in (("rx", ("missed", "mcast")), ("tx", ("carrier", "collsns"))):
-        titles = ("bytes", "packets", "errors", "dropped", *last)
-        values = [str(value) for value in entry["stats64"][way].values()]
-        widths = [max(len(title), len(value)) for title, value in zip(titles, values, strict=True)]
-        # iproute2 indents the numbers by as much as "RX:" takes, and right-aligns both rows.
-        head = " ".join(title.rjust(width) for title, width in zip(titles, widths, strict=True))
-        row = " ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
-        lines += [f"    {way.upper()}:  {head}", f"         {row}"]
-    return lines
-
-
-def _selected(stack: Stack, words: Words, field: str = "dev") -> list[NetDevice]:
-    """The devices that `show [dev] NAME` asks for."""
-    if not words.more():
-        return list(stack.devices.values())
-    word = words.next(field, "a device")
-    if word == "dev":
-        word = words.next(field, "a device")
-    words.end()
-    return [find_device(stack, word, field)]
-
-
-def _link(stack: Stack, words: Words, form: Format) -> str:
-    command = words.choose("command", ("show", "list", "set", "delete"), "show")
-    if command == "set":
-        return _link_set(stack, words)
-    if command == "delete":
-        devices = _selected(stack, words)
-        if len(devices) != 1:
-            raise UsageError(f"dev: expected one of {', '.join(stack.devices)}")
-        stack.remove_device(devices[0])
-        return ""
-    devices = _selected(stack, words)
-    with locked(stack):
-        entries = [_link_entry(dev, form.stats) for dev in devices]
-    for entry in entries:
-        entry["linkmode"] = "DEFAULT"
-    if form.json:
-        return to_json(entries, form.pretty)
-    if form.brief:
-        rows = [(e["ifname"], e["operstate"], e.get("address", ""), f"<{','.join(e['flags'])}>") for e in entries]
-        return "\n".join(f"{name:<16} {state:<14} {mac} {flags}".rstrip() for name, state, mac, flags in rows)
-    lines: list[str] = []
-    for entry in entries:
-        lines += _link_lines(entry, "mode DEFAULT ")
-        if form.stats:
-            lines += _stats_lines(entry)
-    return "\n".join(lines)
-
-
-def _link_set(stack: Stack, words: Words) -> str:
-    name = words.next("dev", "a device")
-    if name == "dev":
-        name = words.next("dev", "a device")
-    dev = find_device(stack, name)
-    changes: list[Callable[[], None]] = []
-    while words.more():
-        what = words.choose("setting", ("up", "down", "mtu", "name", "address"))
-        if what == "up":
-            changes.append(lambda: stack.set_up(dev))
-        elif what == "down":
-            changes.append(lambda: stack.set_down(dev))
-        elif what == "mtu":
-            text = words.next("mtu", "a number of bytes")
-            low, high = dev.driver.min_mtu, dev.driver.max_mtu
-            if not text.isdecimal() or not low <= int(text) <= high:
-                raise UsageError(f"mtu: expected {low} to {high}, not {text!r}")
-            changes.append(lambda mtu=int(text): stack.set_mtu(dev, mtu))  # type: ignore[misc]
-        elif what == "name":
-            new = words.next("name", "a name")
-            changes.append(lambda new=new: stack.rename_device(dev, new))  # type: ignore[misc]
-        else:
-            mac = words.next("address", "a MAC address")
-            if not ethernet.is_valid_ether_addr(_mac("address", mac)):
-                raise UsageError(f"address: expected a unicast MAC address, not {mac!r}")
-            changes.append(lambda mac=mac: stack.set_mac(dev, mac))  # type: ignore[misc]
-    if not changes:
-        raise UsageError("setting: expected one of up, down, mtu, name, address")
-    for change in changes:
-        change()
-    return ""
-
-
-def _mac(field: str, text: str) -> bytes:
-    try:
-        return ethernet.parse_mac(text)
-    except ValueError:
-        raise UsageError(f"{field}: expected a MAC address such as 02:00:00:00:00:01, not {text!r}") from None
 
 
 # -- addresses
@@ -261,10 +99,10 @@ def _address(stack: Stack, words: Words, form: Format) -> str:
         elif command == "add" or text not in stack.addresses(dev):
             stack.add_address(dev, f"{ip_address(address)}/{length}")
         return ""
-    devices = _selected(stack, words)
+    devices = selected(stack, words)
     with locked(stack):
         entries = [
-            _link_entry(dev, form.stats) | {"addr_info": [_addr_entry(ifa) for ifa in stack.net.get(Devinet).of(dev)]}
+            link_entry(dev, form.stats) | {"addr_info": [_addr_entry(ifa) for ifa in stack.net.get(Devinet).of(dev)]}
             for dev in devices
         ]
     if form.json:
@@ -275,9 +113,9 @@ def _address(stack: Stack, words: Words, form: Format) -> str:
             addresses = " ".join(f"{info['local']}/{info['prefixlen']}" for info in entry["addr_info"])
             lines.append(f"{entry['ifname']:<16} {entry['operstate']:<14} {addresses}".rstrip())
             continue
-        lines += _link_lines(entry, "")
+        lines += link_lines(entry, "")
         if form.stats:
-            lines += _stats_lines(entry)
+            lines += stats_lines(entry)
         for info in entry["addr_info"]:
             lines += _addr_lines(info)
     return "\n".join(lines)
@@ -482,7 +320,7 @@ def _neighbour(stack: Stack, words: Words, form: Format) -> str:
             if field == "dev":
                 dev = find_device(stack, value)
             elif field == "lladdr":
-                _mac("lladdr", value)
+                parse_mac("lladdr", value)
                 mac = value
             elif value != "permanent":
                 raise UsageError(f"nud: expected permanent, not {value!r}")
@@ -495,7 +333,7 @@ def _neighbour(stack: Stack, words: Words, form: Format) -> str:
         else:
             stack.add_neighbour(dev, address, mac)
         return ""
-    devices = _selected(stack, words)
+    devices = selected(stack, words)
     with locked(stack):
         table = stack.net.get(Arp).table
         found = [n for n in table if n.dev in devices and n.state and not n.state & NUD_NOARP]
@@ -514,7 +352,7 @@ def _neighbour(stack: Stack, words: Words, form: Format) -> str:
 
 _COMMANDS: Final[dict[str, Callable[[Stack, Words, Format], str]]] = {
     "address": _address,
-    "link": _link,
+    "link": link,
     "route": _route,
     "neighbour": _neighbour,
     "tcp_metrics": tcp_metrics,
