@@ -294,6 +294,8 @@ class Calls(Backend):
 
     def _catch_up(self, opened: OpenSocket) -> None:
         """See `Loop.catch_up`. Raises OSError EBADF where this very socket has ended by it: it would keep its port."""
+        # A thread that leads may have been told of its end, and not have acted on it yet: nobody else is told of it.
+        opened.channel.look()
         self.loop.catch_up()
         if self.table.get(opened.handle) is not opened:
             raise error(errno.EBADF)
