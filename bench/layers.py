@@ -3,9 +3,9 @@
     python bench/layers.py [--seconds S] [--only REGEX] [--quick]
 
 The kernel is on the other end of a TAP. A timer of CPU time interrupts the stack's thread each half millisecond, and
-the layer whose function runs, gets the sample; a system call counts for the driver
-that made it. So nothing is slowed down but by the samples. A packet is what a device received or sent, a super-segment
-counting as one. It sees Python's frames, and so the interpreted build only. Needs root (namespaces, TAP).
+the layer whose function runs gets the sample; a system call counts for the driver that made it. So nothing is slowed
+down but by the samples. A packet is what a device received or sent, a super-segment counting as those of which it is
+made. It sees Python's frames, and so the interpreted build only. Needs root (namespaces, TAP).
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def main() -> None:
         for function, hits in sampler.functions.most_common(arguments.functions):
             print(f"{label}: {hits * share:8,.0f} ns  {function}")
     print(report.heading(f"interpreted; {report.of_rounds({1}, seconds)}"))
-    print("\nNanoseconds of CPU time per packet, a super-segment counting as one.\n")
+    print("\nNanoseconds of CPU time per packet, a super-segment counting as those of which it is made.\n")
     rows = [
         [layer, *(f"{found.get(layer, 0):,.0f}" for _, found in columns)]
         for layer in LAYERS

@@ -4,7 +4,9 @@
 
 The service is a process with a stack that has `lo`. One client asks it for a socket's name, again and again, 64 bytes
 each way or so: the ping-pong. Beside it, in turn: nobody; one that sends calls as fast as it can, without waiting for
-answers; one whose calls wait, a thousand of them; one that moves data through its descriptors as fast as it can.
+answers; the same one at the lowest priority (nice 19), so that it takes no core from the one who asks; one whose calls
+wait, a thousand of them; one that moves data through its descriptors as fast as it can; and, to tell the service from
+the machine, two programs that have nothing to do with it and only compute.
 Printed: the median and the 99th percentile of the ping-pong (µs), medians over the rounds, and the 99th percentile as a
 multiple of the quiet one of the same round. Needs no privilege.
 """
@@ -48,6 +50,19 @@ def calls(path: str) -> None:
             for _ in range(100):
                 client.connection.request(lambda number: protocol.SockName(number, sock.handle), _forget)
             client.connection.receive(1000)
+
+
+def polite_calls(path: str) -> None:
+    """The same, where nobody else wants the core."""
+    os.nice(19)
+    calls(path)
+
+
+def strangers(path: str) -> None:
+    """Two programs that keep the cores busy."""
+    os.fork()
+    while True:
+        pass
 
 
 def waiting(path: str) -> None:
@@ -143,8 +158,10 @@ BENCH = report.Bench(
         [
             report.Row("nobody", lambda seconds: beside(seconds, None)),
             report.Row("calls without end", lambda seconds: beside(seconds, calls)),
+            report.Row("calls without end, nice 19", lambda seconds: beside(seconds, polite_calls)),
             report.Row(f"{WAITING:,} calls that wait", lambda seconds: beside(seconds, waiting)),
             report.Row("data", lambda seconds: beside(seconds, data)),
+            report.Row("two programs that only compute", lambda seconds: beside(seconds, strangers)),
         ]
     ],
     ratios=[report.Ratio("99 % of the quiet one's", unit=1)],
