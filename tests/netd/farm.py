@@ -61,10 +61,11 @@ def serve(path: str) -> None:
                     accepted.append(one)
 
         def drop(_: Any) -> str:
-            count = len(accepted)
-            while accepted:
-                accepted.pop().close()
-            return str(count)
+            """Close some: who carries a command out drives the stack as well, and its packets wait meanwhile."""
+            some, accepted[:] = accepted[:200], accepted[200:]
+            for one in some:
+                one.close()
+            return str(len(some))
 
         thread = threading.Thread(target=greet)
         thread.start()
