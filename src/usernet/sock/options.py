@@ -22,13 +22,7 @@ from usernet.netdevice.namespace import DeviceNamespace
 from usernet.sock.cookies import SockCookies
 from usernet.sock.filter import BPF_INSN_SIZE, Program
 from usernet.sock.optval import UINT_MAX, decode_int, encode_int, pack_name
-from usernet.sock.sock import (
-    SOCK_DGRAM,
-    SOCK_RAW,
-    SOCK_STREAM,
-    Sock,
-    set_buffer,
-)
+from usernet.sock.sock import SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, Sock, set_buffer
 from usernet.sock.sockopt import (
     SO_ACCEPTCONN,
     SO_ATTACH_BPF,
