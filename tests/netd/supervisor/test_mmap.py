@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
+import resource
 import select
 import socket
 import struct
@@ -205,6 +207,31 @@ def test_threads_that_map_and_call_at_once(bed: Bed):
             assert os.fstat(sock.fileno()).st_ino == before
 
     bed.run(work)
+
+
+def test_memory_that_can_not_be_put_there_is_not_known(bed: Bed):
+    told, tell = os.pipe()
+    asked, ask = os.pipe()
+
+    def work() -> None:
+        with ring_socket() as sock:
+            high = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 200)
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+            fails(errno.EBADF, mmap.mmap, high, SIZE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            os.write(ask, b"x")
+            os.read(told, 1)
+            os.close(high)
+
+    child = bed.start(work)
+    os.read(asked, 1)
+    by_memory = dict(child.supervisor.table.by_memory)
+    os.write(tell, b"x")
+    assert child.wait() == 0
+    assert not by_memory and not child.supervisor.standins.some
+    for end in (told, tell, asked, ask):
+        os.close(end)
 
 
 @pytest.mark.parametrize("how", ["closed", "killed"])

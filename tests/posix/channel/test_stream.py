@@ -9,15 +9,18 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from typing import Any
 
 import pytest
 
 from tests.posix.channel.conftest import SERVER, Net, channel_of, mask
+from tests.support.compiled import interpreted_only
 from tests.support.stacks import until
 from usernet.posix.channel import Channel
 from usernet.posix.channel import channel_of as find
+from usernet.posix.channel import peer as channel_peer
 from usernet.sockets.user import UserSocket
 
 BLOB = bytes(range(256)) * 4096  # 1 MiB
@@ -457,6 +460,21 @@ def test_a_marked_byte_holds_nothing_up(net: Net):
         assert got == b"abc!" + bytes([turn])
     sock.close()
     os.close(other)
+
+
+@pytest.fixture
+def no_unix_diag(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A kernel without that module."""
+    monkeypatch.setattr(channel_peer, "_ask", lambda inode: False)
+    channel_peer._answers.cache_clear()
+    yield
+    channel_peer._answers.cache_clear()
+
+
+@interpreted_only
+@pytest.mark.usefixtures("no_unix_diag")
+def test_shut_down_is_not_closed_where_the_kernel_does_not_answer(net: Net):
+    test_shutdown_by_a_call_comes_behind_what_is_written(net)
 
 
 def test_shutdown_by_a_call_comes_behind_what_is_written(net: Net):

@@ -87,8 +87,16 @@ class StandIns:
             )
             call.check()
             # Known before it is there: another thread may come upon it at once.
-            self._table.by_memory[identity] = entry
-            if self._notifier.add_fd(call.id, memory, cloexec=standin.cloexec, send=False, replace=number) < 0:
+            by_memory = self._table.by_memory
+            first = identity not in by_memory
+            by_memory[identity] = entry
+            put = False
+            try:
+                put = self._notifier.add_fd(call.id, memory, cloexec=standin.cloexec, send=False, replace=number) >= 0
+            finally:
+                if first and not put:
+                    del by_memory[identity]
+            if not put:
                 raise Gone
             fd = -1
             self._all.append(standin)

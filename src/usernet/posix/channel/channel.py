@@ -27,7 +27,7 @@ from usernet.core.errors import UnusableStackError
 from usernet.core.softirq import Napi
 from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, Blocking, Waiter
 from usernet.net.pernet import Net
-from usernet.posix.channel.peer import is_open, peer_inode
+from usernet.posix.channel.peer import is_open
 from usernet.posix.channel.single import Singles
 from usernet.sockets.socket import Socket
 
@@ -330,7 +330,7 @@ class Channel(Napi):
         if not (self._shut or self._sent_eof):
             return True
         try:
-            gone = not peer_inode(self._own_fd)
+            gone = not is_open(self.inode)
         except OSError:
             return True  # the two are alike on the wire
         # Closing it is another edge.
