@@ -60,6 +60,20 @@ def test_connection_of_two_descriptors(pair: Pair):
     assert code(lambda: client.getsockname(one)) == errno.EBADF
 
 
+def test_a_port_is_free_once_its_descriptor_was_closed(pair: Pair):
+    _, server = pair
+    listener = listening(server)
+    channel = server.backend.table[listener].channel
+    trampoline = channel.loop.trampoline
+    assert trampoline is not None
+    # The close is told to nobody, as if to a thread that has not come to act on it.
+    trampoline.unwatch(channel._own_fd)
+    server.close(listener)
+    again = server.open(STREAM)
+    server.bind(again, name("0.0.0.0", 80))
+    assert channel.over
+
+
 def test_nothing_to_accept_and_nobody_waits(pair: Pair):
     _, server = pair
     listener = listening(server)

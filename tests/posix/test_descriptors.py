@@ -295,6 +295,20 @@ def test_dup_and_detach(net: Net) -> None:
     two.close()
 
 
+def test_a_port_is_free_once_its_descriptor_was_closed(net: Net) -> None:
+    listener = socket.socket()
+    listener.bind(("", 7001))
+    listener.listen()
+    channel = listener._channel
+    fd = listener.detach()
+    # The close is told to nobody, as if to a thread that has not come to act on it.
+    channel.loop.trampoline.unwatch(channel._own_fd)
+    os.close(fd)
+    with socket.socket() as again:
+        again.bind(("", 7001))
+    assert channel.over
+
+
 def test_reset_and_linger(net: Net) -> None:
     one, two = net.pair()
     two.sendall(b"last")

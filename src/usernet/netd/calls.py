@@ -31,6 +31,7 @@ from usernet.netd.ring import RingMemory, ring_changed, ring_descriptor
 from usernet.netd.sweep import Sweep
 from usernet.netd.transfer import receive, send
 from usernet.posix.channel import Channel, DatagramChannel, StreamChannel, open_channel
+from usernet.posix.channel.channel import Channels
 from usernet.sock.inet import InetSock
 from usernet.sock.msg import SockAddr
 from usernet.sock.optval import pack_name
@@ -303,7 +304,15 @@ class Calls(Backend):
     def bind(self, handle: int, name: bytes, done: Done) -> Pending | None:
         def work(opened: OpenSocket) -> int:
             self._catch_up(opened)
-            opened.socket.sk.bind(unpack_name(opened.socket.sk, short(name)))
+            sk = opened.socket.sk
+            address = unpack_name(sk, short(name))
+            try:
+                sk.bind(address)
+            except OSError as problem:
+                if problem.errno != errno.EADDRINUSE or not isinstance(address, SockAddr):
+                    raise
+                self.net.get(Channels).catch_up(address.port)
+                sk.bind(address)
             opened.channel.follow()
             return 0
 

@@ -14,11 +14,11 @@ import _socket
 import errno
 import os
 import socket as _standard
-import time
 from typing import Any, Final, Self, final
 
 from usernet.core.errors import UnusableStackError
 from usernet.posix.channel import Channel, channel_of, open_channel
+from usernet.posix.channel.channel import Channels
 from usernet.posix.current import current
 from usernet.sock.msg import MSG_EOR, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_MORE, MSG_OOB, MSG_ZEROCOPY
 from usernet.sockets.arguments import c_int_alone
@@ -156,13 +156,12 @@ class DescriptorSocket(_standard.socket):
             if problem.errno != errno.EADDRINUSE:
                 raise
             # Of a descriptor that was closed just now the stack may not have heard yet.
-            loop = self._channel.loop
-            time.sleep(0)  # lets the thread that is just hearing of it go on
-            loop.enter()
+            channel = self._channel
+            channel.loop.enter()
             try:
-                loop.catch_up()
+                channel.socket.net.get(Channels).catch_up(address[1])
             finally:
-                loop.leave()
+                channel.loop.leave()
             self._stack.bind(address)
 
     def listen(self, backlog: int = 128, /) -> None:

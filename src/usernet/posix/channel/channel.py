@@ -29,6 +29,7 @@ from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, E
 from usernet.net.pernet import Net
 from usernet.posix.channel.peer import is_open
 from usernet.posix.channel.single import Singles
+from usernet.sock.inet import InetSock
 from usernet.sockets.socket import Socket
 
 PAIR_BUFFER: Final = 1 << 19
@@ -52,6 +53,7 @@ class Channels:
 
     def __init__(self, net: Net) -> None:
         self.channels: set[Channel] = set()
+        self._net = net
         self._scratch: memoryview | None = None
 
     def scratch(self, size: int) -> memoryview:
@@ -60,6 +62,15 @@ class Channels:
         if self._scratch is None:
             self._scratch = memoryview(bytearray(size))
         return self._scratch
+
+    def catch_up(self, port: int) -> None:
+        """A close that nobody has acted on yet, of descriptors whose socket has that local port, has freed it. (A thread
+        may have been told of it, and be on its way here: nobody else is told.) With the lock held."""
+        for channel in tuple(self.channels):
+            sk = channel.socket.sk
+            if isinstance(sk, InetSock) and sk.num == port:
+                channel.look()
+        self._net.loop.softirq.run()
 
     def close(self) -> None:
         for channel in tuple(self.channels):
