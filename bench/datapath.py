@@ -14,23 +14,21 @@ import cProfile
 import pstats
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 
 import _net as net
 import _report as report
+from _nic import MemoryNic
 
 import usernet
 from usernet.core.malloc import tune_malloc
-from usernet.drivers.vnet_hdr import receive_header, transmit_header
-from usernet.netdevice.device import NetDevice
+from usernet.drivers.vnet_hdr import transmit_header
 from usernet.netdevice.driver import (
     ARPHRD_NONE,
     NETIF_F_HW_CSUM,
     NETIF_F_RXCSUM,
     NETIF_F_SG,
     NETIF_F_TSO,
-    Driver,
 )
 from usernet.skbuff.skbuff import SKBuff
 from usernet.wire import checksum, ipv4, tcp, virtio_net
@@ -43,27 +41,21 @@ PORT = 5001
 WINDOW = 60000
 
 
-class Peer(Driver):
-    """A NIC without a wire: `frames` are what it receives next; it remembers what was sent last."""
+class Peer(MemoryNic):
+    """The peer's side of it: what was acknowledged and sent last."""
 
     link_type = ARPHRD_NONE
     hw_features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_RXCSUM | NETIF_F_TSO
     tso_max_size = 262144
+    vnet_hdr = virtio_net.VIRTIO_NET_HDR_LEN
 
     def __init__(self) -> None:
-        self.dev: NetDevice | None = None
-        self.frames: deque[bytes] = deque()
+        super().__init__()
         self.acked = 0
         self.window = 0
         self.wscale = 0
         self.sent = 0
         """The next sequence number of the stack's, after all that it has sent."""
-
-    def open(self, dev: NetDevice) -> None:
-        self.dev = dev
-
-    def stop(self) -> None:
-        self.dev = None
 
     def xmit(self, skb: SKBuff) -> bool:
         transmit_header(skb)
@@ -78,22 +70,6 @@ class Peer(Driver):
             skb.destructor = None
             destructor(skb)
         return True
-
-    def poll(self, budget: int) -> int:
-        assert self.dev is not None
-        napi = self.dev.napi
-        frames = self.frames
-        done = 0
-        while frames and done < budget:
-            frame = frames.popleft()
-            done += 1
-            train = napi.train
-            if train is not None and train.take(frame):
-                continue
-            skb = SKBuff(frame, virtio_net.VIRTIO_NET_HDR_LEN)
-            receive_header(skb, 0)
-            napi.receive(skb)
-        return done
 
     def segment(self, seq: int, ack: int, flags: int, payload: bytes = b"", ident: int = 0) -> bytes:
         """A frame from the peer."""

@@ -17,17 +17,16 @@ import functools
 import pstats
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from time import thread_time_ns as now
 
 import _net as net
 import _report as report
+from _nic import MemoryNic
 
 import usernet
 from usernet.core.malloc import tune_malloc
-from usernet.netdevice.device import NetDevice
-from usernet.netdevice.driver import NETIF_F_GRO, NETIF_F_SG, Driver
+from usernet.netdevice.driver import NETIF_F_GRO, NETIF_F_SG
 from usernet.skbuff.skbuff import SKBuff
 from usernet.wire import checksum, ethernet, ipv4, tcp, udp
 
@@ -51,25 +50,18 @@ PASSES = 7
 PACKETS = 12_800
 
 
-class Wire(Driver):
-    """A NIC without a wire: `frames` are what it receives next; of what is sent it keeps the last."""
+class Wire(MemoryNic):
+    """Of what is sent it keeps the last."""
 
     hw_features = NETIF_F_SG
     mac = US_MAC
     plain_frames = True
 
     def __init__(self) -> None:
-        self.dev: NetDevice | None = None
-        self.frames: deque[bytes] = deque()
+        super().__init__()
         self.last = b""
         self.wscale = 0
         self.count = 0
-
-    def open(self, dev: NetDevice) -> None:
-        self.dev = dev
-
-    def stop(self) -> None:
-        self.dev = None
 
     def xmit(self, skb: SKBuff) -> bool:
         self.count += 1
@@ -92,20 +84,6 @@ class Wire(Driver):
     def window(self) -> int:
         """The bytes that TCP let us send with what it sent last."""
         return tcp.parse(self.last, 34)[6] << self.wscale
-
-    def poll(self, budget: int) -> int:
-        assert self.dev is not None
-        napi = self.dev.napi
-        frames = self.frames
-        done = 0
-        while frames and done < budget:
-            frame = frames.popleft()
-            done += 1
-            train = napi.train
-            if train is not None and train.take(frame):
-                continue
-            napi.receive(SKBuff(frame))
-        return done
 
 
 def packet(protocol: int, payload: bytes, daddr: bytes = US, ident: int = 0) -> bytes:

@@ -139,21 +139,13 @@ class SysctlTable:
         low, high: the bounds of an integer, both included. choices: gives the words a string may be made of.
         on_change: called after a value was set. read_only: it can't be, and is read anew each time.
         """
-        self.later(partial(self._register, path, holder, attribute, low, high, choices, on_change, read_only))
-
-    def _register(
-        self,
-        path: str,
-        holder: object,
-        attribute: str,
-        low: int,
-        high: int,
-        choices: Callable[[], list[str]] | None,
-        on_change: Callable[[], None] | None,
-        read_only: bool,
-    ) -> None:
         attribute = attribute or path.rpartition(".")[2]
-        self._entries[path] = SysctlEntry(path, holder, attribute, low, high, choices, on_change, read_only)
+        self.later(
+            lambda: self._add(SysctlEntry(path, holder, attribute, low, high, choices, on_change, read_only))
+        )
+
+    def _add(self, entry: SysctlEntry) -> None:
+        self._entries[entry.path] = entry
 
     def unregister(self, prefix: str) -> None:
         """Remove every entry below `prefix` (a device that goes away)."""

@@ -46,5 +46,5 @@ class LinkStats:
         self.rx_nohandler: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """All counters by Linux's names."""
+        """All counters by Linux's names, in the order of its struct."""
         return {name: getattr(self, name) for name in _LINK_STATS}

@@ -64,8 +64,8 @@ class Channels:
         return self._scratch
 
     def catch_up(self, port: int) -> None:
-        """A close that nobody has acted on yet, of descriptors whose socket has that local port, has freed it. (A thread
-        may have been told of it, and be on its way here: nobody else is told.) With the lock held."""
+        """The close of a descriptor whose socket has that local port has freed it by now, though it may have been told
+        to a thread that has not come to act on it yet: nobody else is told. With the lock held."""
         for channel in tuple(self.channels):
             sk = channel.socket.sk
             if isinstance(sk, InetSock) and sk.num == port:

@@ -107,12 +107,6 @@ _DEVCONF: Final = (
     "drop_gratuitous_arp", "bc_forwarding", "", "", "", "",
 )  # fmt: skip
 """The settings by IPV4_DEVCONF_* from 1 on; "" for those that there are none of here."""
-_COUNTERS: Final = (
-    "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped",
-    "multicast", "collisions", "rx_length_errors", "rx_over_errors", "rx_crc_errors", "rx_frame_errors",
-    "rx_fifo_errors", "rx_missed_errors", "tx_aborted_errors", "tx_carrier_errors", "tx_fifo_errors",
-    "tx_heartbeat_errors", "tx_window_errors", "rx_compressed", "tx_compressed", "rx_nohandler",
-)  # fmt: skip
 
 
 @final
@@ -180,8 +174,7 @@ class RtmLink:
             parts.append(wire.attribute(IFLA_ADDRESS, dev.mac))
             parts.append(wire.attribute(IFLA_BROADCAST, bytes(6) if loopback else dev.broadcast))
         if not ext_mask & RTEXT_FILTER_SKIP_STATS:
-            counters = dev.statistics.as_dict()
-            values = [counters[name] & 0xFFFFFFFFFFFFFFFF for name in _COUNTERS]
+            values = [value & 0xFFFFFFFFFFFFFFFF for value in dev.statistics.as_dict().values()]
             parts.append(wire.attribute(IFLA_STATS64, _STATS64.pack(*values, 0)))
             parts.append(wire.attribute(IFLA_STATS, _STATS.pack(*[value & 0xFFFFFFFF for value in values])))
         parts.append(wire.nest(IFLA_XDP, wire.u8(IFLA_XDP_ATTACHED, 0)))
