@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -63,8 +64,29 @@ def test_every_command_exists(page: str, command: str, tmp_path: Path):
             check=False,
         )
         assert done.returncode == 0, f"{page}: {command}: {done.stderr}"
+        for option in re.findall(r" (--[a-z_-]+)", command.partition(" -- ")[0]):
+            assert option == "--version" or option in done.stdout, f"{page}: {command}: {done.stdout}"
     else:
         assert words[0] in ("git", "tcpdump", "wireshark", "sudo", "python"), f"{page}: what is {command!r}?"
+
+
+BENCHMARKS = sorted(
+    {words for page in PAGES for words in re.findall(r"`(?:python )?(bench/\w[^`]*)`", page.read_text())}
+)
+
+
+@pytest.mark.parametrize("words", BENCHMARKS)
+def test_every_benchmark_exists_and_has_the_options_that_are_named(words: str):
+    program, *options = words.split()
+    assert (ROOT / program).is_file()
+    if options:
+        argv = [sys.executable, ROOT / program] if program.endswith(".py") else [ROOT / program]
+        done = subprocess.run(
+            [*argv, "--help"], env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert set(options) <= set(re.findall(r"--[a-z-]+", done.stdout)), words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])

@@ -296,7 +296,7 @@ def test_dup_and_detach(net: Net) -> None:
 
 
 def test_a_port_is_free_once_its_descriptor_was_closed(net: Net) -> None:
-    listener = socket.socket()
+    listener: Any = socket.socket()
     listener.bind(("", 7001))
     listener.listen()
     channel = listener._channel
