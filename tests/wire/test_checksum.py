@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,7 @@ def test_csum_is_the_sum_of_the_words(before: bytes, block: bytes, after: bytes)
     assert csum(memoryview(b), start, end) == naive(block)
 
 
-@pytest.mark.parametrize("size", [4095, 4096, 4097, 8191, 8192, 8193, 12288, 65160, 65535])
+@pytest.mark.parametrize("size", [640, 641, 1448, 1536, 1537, 6143, 6144, 6145, 12287, 12288, 12289, 65160, 65535])
 @pytest.mark.parametrize("start", [0, 1])
 def test_csum_of_blocks_that_are_summed_in_pieces(size: int, start: int) -> None:
     b = os.urandom(start + size + 3)
@@ -55,6 +56,12 @@ def test_csum_of_blocks_that_are_summed_in_pieces(size: int, start: int) -> None
     assert csum(memoryview(b), start, start + size, 0x1234) == naive(b"\x12\x34" + b[start : start + size])
     assert csum(b"\xff" * size + b"\0", 0, size) == naive(b"\xff" * size)
     assert csum(bytes(size), 0, size) == 0
+
+
+@given(st.integers(0, 20000), st.integers(0, 3), st.randoms(use_true_random=False), st.sampled_from([0, 1, 255, 256]))
+def test_csum_of_any_length_and_content(size: int, start: int, source: Random, kinds: int) -> None:
+    content = bytes(size) if kinds == 0 else source.randbytes(size) if kinds == 256 else bytes([kinds]) * size
+    assert csum(bytes(start) + content + b"\xff", start, start + size) == naive(content)
 
 
 @given(data, part)

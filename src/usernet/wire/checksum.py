@@ -5,7 +5,7 @@ does not vouch for the bytes. Linux: `csum_partial`, `csum_fold`, `csum_block_ad
 `csum_replace2`.
 
 A one's complement sum of 16-bit words is the number that the bytes spell, modulo 0xFFFF, because 0x10000 leaves 1. So a
-block is one `int.from_bytes` and one remainder, instead of a loop over its words: 4 µs for 1,460 bytes. The remainder
+block is one `int.from_bytes` and one remainder, instead of a loop over its words: 2 µs for 1,448 bytes. The remainder
 gives 0 where the sum of words gives 0xFFFF; the two are told apart here as RFC 1071 does: 0 only when every word is 0.
 
 A partial sum is an int of 0 to 0xFFFF. Sums may be added with a plain `+` before they go to `csum_fold`, which takes
@@ -35,9 +35,17 @@ if COMPILED:
 _WIDE: Final[bool] = _found
 """Whether `sum64` may be called."""
 
-# The remainder of a large int costs more than the conversion of the bytes. Adding blocks first leaves one remainder of
-# a small int: 64 KiB in 150 µs instead of 240. Even, so that each block starts on a word.
-_BLOCK: Final = 4096
+# The remainder of a large int costs more than the conversion of the bytes: it divides digit by digit. Adding does not,
+# so what is large is made small by adding: blocks to each other, 64 KiB in 54 µs instead of 108, and then one half to
+# the other, up to five times, 1,448 bytes in 2.0 µs instead of 2.9. Blocks and halves are whole words, which a sum may
+# be cut at.
+_BLOCK: Final = 6144
+_WORTHWHILE: Final = 640
+"""Bytes from which on folding in halves takes less time than it saves."""
+_HALF, _QUARTER, _EIGHTH, _SIXTEENTH, _LEAST = (_BLOCK * 8 >> n for n in range(1, 6))
+_HALF_MASK, _QUARTER_MASK, _EIGHTH_MASK, _SIXTEENTH_MASK, _LEAST_MASK = (
+    (1 << bits) - 1 for bits in (_HALF, _QUARTER, _EIGHTH, _SIXTEENTH, _LEAST)
+)
 
 
 if COMPILED:
@@ -119,24 +127,27 @@ else:
             The partial sum, 0 to 0xFFFF.
         """
         size = end - start
+        odd = size & 1
         if size <= _BLOCK:
             total = _from_bytes(b[start:end], "big")
+            if odd:
+                total <<= 8
         else:
-            total = 0
+            total = b[end - 1] << 8 if odd else 0
+            end -= odd
             last = end - _BLOCK
             while start < last:
                 middle = start + _BLOCK
                 total += _from_bytes(b[start:middle], "big")
                 start = middle
-            if size & 1:
-                # The blocks are whole words; only the last one, with the odd byte, is shifted below.
-                total += _from_bytes(b[start : end - 1], "big")
-                total += b[end - 1] << 8
-                size = 0
-            else:
-                total += _from_bytes(b[start:end], "big")
-        if size & 1:
-            total <<= 8
+            total += _from_bytes(b[start:end], "big")
+        if size > _WORTHWHILE:
+            if size > _BLOCK >> 2:
+                total = (total >> _HALF) + (total & _HALF_MASK)
+                total = (total >> _QUARTER) + (total & _QUARTER_MASK)
+            total = (total >> _EIGHTH) + (total & _EIGHTH_MASK)
+            total = (total >> _SIXTEENTH) + (total & _SIXTEENTH_MASK)
+            total = (total >> _LEAST) + (total & _LEAST_MASK)
         total += seed
         return total % 0xFFFF or (total and 0xFFFF)
 
