@@ -17,8 +17,16 @@ from tests.support import netns
 from usernet.core.errors import UnusableStackError
 from usernet.core.loop import Loop, Trampoline
 from usernet.drivers import host
+from usernet.drivers.host_napi import (
+    BUSY,
+    FLUSH_TIMEOUT,
+    HOLD,
+    INTERVAL,
+    THREAD_DEFER,
+    THREAD_FLUSH_TIMEOUT,
+)
 from usernet.drivers.impair import Impair
-from usernet.drivers.tuntap import ALONE, BIG_TCP_SIZE, GRO_FLUSH_TIMEOUT, Tap, Tun, TunTap
+from usernet.drivers.tuntap import ALONE, BIG_TCP_SIZE, IFF_NAPI, LOOK, Tap, Tun, TunTap
 from usernet.net.pernet import Net
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import NETIF_F_GSO_UDP_L4, NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
@@ -388,25 +396,71 @@ def test_a_full_queue_stops_and_goes_on():
         os.close(writer)
 
 
+def attribute(peer: netns.Netns, name: str, dev: str = "dut") -> int:
+    """An attribute of the host's interface."""
+    return int(peer.run("cat", f"/sys/class/net/{dev}/{name}").stdout, 0)
+
+
 @pytest.mark.parametrize(
     ("offload", "gro", "timeout"),
-    [(False, True, GRO_FLUSH_TIMEOUT), (False, False, 0), (True, True, 0)],
+    [(False, True, FLUSH_TIMEOUT), (False, False, 0), (True, True, 0)],
     ids=["plain", "without", "offload"],
 )
 def test_the_host_is_to_merge_where_there_is_no_offload(peer, offload, gro, timeout):
     tap = Tap("dut", offload=offload, gro=gro, netns=peer.name)
-    assert int(peer.run("cat", "/sys/class/net/dut/gro_flush_timeout").stdout) == timeout
-    assert int(peer.run("cat", "/sys/class/net/lo/gro_flush_timeout").stdout) == 0
+    assert attribute(peer, "gro_flush_timeout") == timeout
+    assert attribute(peer, "gro_flush_timeout", "lo") == 0
     tap.close()
 
 
-def test_where_the_host_may_not_be_told_to_merge_it_is_not(peer, monkeypatch):
+def test_where_the_host_may_not_be_told_it_is_not(peer, monkeypatch):
     def refused() -> int:
         raise PermissionError(errno.EPERM, "no")
 
     monkeypatch.setattr(host, "sysfs", refused)
-    tap = Tap("dut", offload=False, netns=peer.name)
-    assert int(peer.run("cat", "/sys/class/net/dut/gro_flush_timeout").stdout) == 0
+    tap = Tap("dut", offload=False, threaded=True, netns=peer.name)
+    assert attribute(peer, "gro_flush_timeout") == 0
+    assert not attribute(peer, "tun_flags") & IFF_NAPI
+    tap.close()
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_the_host_has_a_thread_while_much_is_moved(peer, monkeypatch, offload):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with hosted(peer, Tap, offload) as host:
+        loop = host.net.loop
+
+        def threaded(moved: int, duration: int) -> tuple[int, int, int]:
+            """After `moved` bytes in `duration` ns: whether there is a thread, and how packets are held."""
+            host.dev.statistics.rx_bytes += moved
+            loop.now += duration
+            for _ in range(LOOK):
+                host.tap.poll(64)
+            return (
+                attribute(peer, "threaded"),
+                attribute(peer, "napi_defer_hard_irqs"),
+                attribute(peer, "gro_flush_timeout"),
+            )
+
+        alone = (0, 0, 0 if offload else FLUSH_TIMEOUT)
+        busy = (1, 0, 0) if offload else (1, THREAD_DEFER, THREAD_FLUSH_TIMEOUT)
+        much = BUSY * INTERVAL // 8_000 + 1
+        assert threaded(0, INTERVAL) == alone
+        assert threaded(much, INTERVAL) == busy
+        host.send_udp(b"by the thread")
+        assert threaded(0, HOLD) == alone
+        assert threaded(much, INTERVAL) == busy
+        host.tap.stop()
+        assert threaded(0, 0) == alone
+
+
+def test_queues_are_for_as_many_cores(peer, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    tap = Tap("dut", queues=2, netns=peer.name)
+    assert not attribute(peer, "tun_flags") & IFF_NAPI
+    tap.close()
+    tap = Tap("dut", queues=2, threaded=True, netns=peer.name)
+    assert attribute(peer, "threaded") == 1
     tap.close()
 
 

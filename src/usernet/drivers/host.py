@@ -84,9 +84,9 @@ def _system_call(libc: ctypes.CDLL, number: int, *arguments: bytes | int | None)
     return result
 
 
-def set_attribute(root: int, name: str, attribute: str, value: int) -> None:
-    """Write to `/sys/class/net/NAME/ATTRIBUTE` of a `sysfs`. Raises OSError where there is none, or may not be."""
-    fd = os.open(f"class/net/{name}/{attribute}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+def set_attribute(directory: int, attribute: str, value: int) -> None:
+    """Write to an attribute in a directory of a `sysfs`. Raises OSError where there is none, or it may not be."""
+    fd = os.open(attribute, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         os.write(fd, str(value).encode())
     finally:

@@ -18,6 +18,7 @@ from typing import Any, Final, final
 
 from usernet.core.errors import error
 from usernet.drivers import host
+from usernet.drivers.host_napi import GRO_FLUSH_TIMEOUT, HostNapi
 from usernet.drivers.vnet_hdr import receive_header, transmit_header
 from usernet.netdevice.driver import (
     ARPHRD_ETHER,
@@ -57,8 +58,6 @@ TUN_F_TSO_ECN: Final = 0x08
 TUN_F_USO4: Final = 0x20
 TUN_F_USO6: Final = 0x40
 
-GRO_TIMEOUT_ATTRIBUTE: Final = "gro_flush_timeout"
-
 MAX_QUEUES: Final = 256
 """Queues that an interface may have (MAX_TAP_QUEUES)."""
 
@@ -80,10 +79,9 @@ BIG_TCP_SINCE: Final = (6, 3)
 
 ALONE: Final = 8
 """Polls after one that found a single packet that take one for all there is, before the next looks for more."""
-GRO_FLUSH_TIMEOUT: Final = 5_000_000
-"""For how long (ns) the host holds a segment that the next one may be merged with. Each write polls the interface anew,
-so without it nothing is ever merged; and a timer that is due before the tick is set anew for each packet, which costs
-more than merging saves. The last segment of what is sent has PSH, and goes up at once."""
+
+LOOK: Final = 16
+"""Polls after which it is looked at how much is moved."""
 
 IOV_MAX: Final = 1024
 """Parts that one writev(2) takes; a packet of more fragments is joined first."""
@@ -117,6 +115,7 @@ class TunTap(Driver):
         persist: bool = False,
         queues: int = 1,
         gro: bool = True,
+        threaded: bool | None = None,
     ) -> None:
         """Make the host's interface `name`, or attach to it where it is there already (`ip tuntap add`).
 
@@ -126,7 +125,9 @@ class TunTap(Driver):
         flows over them by their hash, and each process keeps one (`keep`). netns: the host's network namespace to make
         it in: a name that `ip netns` knows, or a path. gro: without `offload`, the host merges the TCP segments that it
         is sent (IFF_NAPI, gro_flush_timeout) where it lets us have it so: bulk data costs half of what it does
-        otherwise, a packet that can't be merged about a microsecond more.
+        otherwise, a packet that can't be merged about a microsecond more. threaded: the host does its work on what it
+        is sent in a thread of its own, on another core, where it lets us have it so; None: while much is moved, and the
+        interface has one queue (usernet/drivers/host_napi.py).
 
         To set up the host's side (by pyroute2): address: `"10.77.0.1/24"`, or several. up: bring it up; None: where
         anything else of it is asked for. mtu: bytes, of both sides; 0: what the interface has. routes: what the host
@@ -157,6 +158,9 @@ class TunTap(Driver):
         self._alone: int = 0
         """How many polls may still end with the first packet."""
         self._gro: bool = gro and not offload
+        self._threaded: bool | None = False if threaded is None and queues > 1 else threaded
+        self._host: HostNapi | None = None
+        self._until_look: int = LOOK
         self._vnet: bool = offload
         self._header: int = VIRTIO_NET_HDR_LEN if offload else 0
         self.plain_frames = not offload
@@ -165,10 +169,7 @@ class TunTap(Driver):
         with host.entered(netns):
             self._fd = open_device(TUN_DEVICE)
             try:
-                self._attach_merging(encoded)
-                for _ in range(1, queues):
-                    self._more.append(open_device(TUN_DEVICE))
-                    attach(self._more[-1], self.name.encode(), self._flags(), type(self).__name__)
+                self._attach_queues(encoded)
                 if persist:
                     fcntl.ioctl(self._fd, TUNSETPERSIST, 1)
                 self.mtu = mtu or self._kernel_mtu()
@@ -186,32 +187,38 @@ class TunTap(Driver):
         state = "closed" if self._fd < 0 else "offload" if self._vnet else "plain"
         return f"<{type(self).__name__} {self.name} {state}>"
 
-    def _flags(self) -> int:
+    def _flags(self, polled: bool) -> int:
         multi = IFF_MULTI_QUEUE if self.queues > 1 else 0
-        napi = IFF_NAPI if self._gro else 0
+        napi = IFF_NAPI if polled else 0
         return self._mode | IFF_NO_PI | multi | napi | (IFF_VNET_HDR if self._vnet else 0)
 
-    def _attach_merging(self, encoded: bytes) -> None:
-        """Attach, with the host's GRO where it is wanted and can be had."""
+    def _attach_queues(self, encoded: bytes) -> None:
+        """Attach, with the host polling the interface as is wanted, where that can be had."""
         root = -1
-        if self._gro:
+        polled = self._gro or self._threaded is not False
+        if polled:
             try:
                 root = host.sysfs()
             except OSError:
-                self._gro = False
+                polled = False
             else:
                 # The flag comes with the interface, before there is one to try it on.
-                self._gro = os.access(f"class/net/lo/{GRO_TIMEOUT_ATTRIBUTE}", os.W_OK, dir_fd=root)
+                polled = os.access(f"class/net/lo/{GRO_FLUSH_TIMEOUT}", os.W_OK, dir_fd=root)
         try:
-            self._attach(encoded)
-            if self._gro:
-                host.set_attribute(root, self.name, GRO_TIMEOUT_ATTRIBUTE, GRO_FLUSH_TIMEOUT)
+            self._attach(encoded, self._flags(polled))
+            for _ in range(1, self.queues):
+                self._more.append(open_device(TUN_DEVICE))
+                attach(self._more[-1], self.name.encode(), self._flags(polled), type(self).__name__)
+            if polled:
+                directory = os.open(f"class/net/{self.name}", os.O_PATH | os.O_CLOEXEC, dir_fd=root)
+                self._host = HostNapi(directory, self._gro, self._threaded)
+                self._host.start()
         finally:
             if root >= 0:
                 os.close(root)
 
-    def _attach(self, encoded: bytes) -> None:
-        self.name = attach(self._fd, encoded, self._flags(), type(self).__name__)
+    def _attach(self, encoded: bytes, flags: int) -> None:
+        self.name = attach(self._fd, encoded, flags, type(self).__name__)
         if not self._vnet:
             # An interface made persistent by another program may still have its offloads on.
             fcntl.ioctl(self._fd, TUNSETOFFLOAD, 0)
@@ -244,6 +251,8 @@ class TunTap(Driver):
         self._throw_away_stale()
         self._dev = dev
         self._napi = dev.napi
+        if self._host is not None:
+            self._host.begin(dev.net.loop.now, self._moved(dev))
 
     def _throw_away_stale(self) -> None:
         try:
@@ -255,6 +264,8 @@ class TunTap(Driver):
 
     def stop(self) -> None:
         self._dev = None
+        if self._host is not None:
+            self._host.rest()
 
     def keep(self, number: int) -> None:
         """Let go of all queues but one, from 0; the others are for other processes. Raises IndexError."""
@@ -271,6 +282,9 @@ class TunTap(Driver):
         more, self._more = self._more, []
         for other in more:
             os.close(other)
+        if self._host is not None:
+            self._host.rest()
+            self._host.close()
         fd = self._fd
         self._fd = -1
         self._dev = None
@@ -334,6 +348,17 @@ class TunTap(Driver):
             skb.drop(DropReason.LINK_FAILURE, dev.net.drops)
         return True
 
+    def _look(self, dev: Any) -> None:
+        """Let the host's thread come or go with what is moved."""
+        self._until_look = LOOK
+        if self._host is not None:
+            self._host.look(dev.net.loop.now, self._moved(dev))
+
+    @staticmethod
+    def _moved(dev: Any) -> int:
+        """Bytes that the device has received and sent."""
+        return int(dev.statistics.rx_bytes + dev.statistics.tx_bytes)
+
     def poll(self, budget: int) -> int:
         dev = self._dev
         napi = self._napi
@@ -341,6 +366,9 @@ class TunTap(Driver):
             return 0
         if dev.stopped:
             dev.wake_queue()
+        self._until_look -= 1
+        if not self._until_look:
+            self._look(dev)
         fd = self._fd
         header = self._header
         hard_header_len: int = dev.hard_header_len
