@@ -63,8 +63,8 @@ def stack(seconds: float, offload: bool = False) -> Figures:
     """The stack between two TAPs."""
     with net.namespace("left") as left, net.namespace("right") as right, usernet.Stack("router") as router:
         for number, name in ((1, left), (2, right)):
-            plain = {"gro": False, "threaded": False}
-            device = drivers.Tap("dev0", offload=offload, address=f"10.{number}.0.1/24", netns=name, **plain)
+            address = f"10.{number}.0.1/24"
+            device = drivers.Tap("dev0", offload=offload, gro=False, threaded=False, address=address, netns=name)
             router.add_device(device, f"eth{number}", f"10.{number}.0.2/24")
         router.sysctl["net.ipv4.ip_forward"] = 1
         router.add_route("10.99.0.0/16", via="10.2.0.1")
