@@ -22,6 +22,7 @@ from _nic import MemoryNic
 
 import usernet
 from usernet.core.malloc import tune_malloc
+from usernet.drivers.tuntap import BIG_TCP_SIZE
 from usernet.drivers.vnet_hdr import transmit_header
 from usernet.netdevice.driver import (
     ARPHRD_NONE,
@@ -46,7 +47,7 @@ class Peer(MemoryNic):
 
     link_type = ARPHRD_NONE
     hw_features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_RXCSUM | NETIF_F_TSO
-    tso_max_size = 262144
+    tso_max_size = BIG_TCP_SIZE
     vnet_hdr = virtio_net.VIRTIO_NET_HDR_LEN
 
     def __init__(self) -> None:

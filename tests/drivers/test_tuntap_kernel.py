@@ -469,9 +469,10 @@ def test_a_host_without_contiguous_pages_is_given_smaller_super_segments(peer):
         host.dev.set_gso_max_size(BIG_TCP_SIZE)
         skb = SKBuff(bytes(100))
         # The packet is kept, to be split when there is room again.
-        assert not host.tap._write_failed(skb, errno.ENOBUFS)
-        assert host.dev.stopped
-        assert host.dev.gso_max_size == GSO_LEGACY_MAX_SIZE
+        for size in (BIG_TCP_SIZE // 2, BIG_TCP_SIZE // 4, GSO_LEGACY_MAX_SIZE, GSO_LEGACY_MAX_SIZE):
+            assert not host.tap._write_failed(skb, errno.ENOBUFS)
+            assert host.dev.stopped
+            assert host.dev.gso_max_size == size
         host.dev.wake_queue()
         assert not host.tap._write_failed(skb, errno.EAGAIN)
         assert host.dev.gso_max_size == GSO_LEGACY_MAX_SIZE

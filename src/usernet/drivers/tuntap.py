@@ -70,9 +70,9 @@ READ_SIZE: Final = 65536 + 64
 MAX_STALE: Final = 4096
 """Packets thrown away when the device is opened: what the kernel queued while nobody listened, and no more."""
 
-BIG_TCP_SIZE: Final = 262144
-"""Bytes of a super-segment written to a host that knows BIG TCP over IPv4. The kernel holds it in 17 pieces at most
-(MAX_SKB_FRAGS), for which four contiguous pages each are enough."""
+BIG_TCP_SIZE: Final = 524280
+"""Bytes of a super-segment written to a host that knows BIG TCP over IPv4: the most that Linux makes itself
+(GSO_MAX_SIZE). The kernel holds it in 17 pieces at most (MAX_SKB_FRAGS), of up to eight contiguous pages each."""
 
 BIG_TCP_SINCE: Final = (6, 3)
 """The version of Linux that takes an IPv4 super-segment above 64 KiB, its total length 0 (iph_totlen)."""
@@ -332,8 +332,8 @@ class TunTap(Driver):
             return False
         if code in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
             if code != errno.EAGAIN and dev.gso_max_size > GSO_LEGACY_MAX_SIZE:
-                # The host has no contiguous pages left: only what needs few of them from now on.
-                dev.set_gso_max_size(GSO_LEGACY_MAX_SIZE)
+                # The host has not so many contiguous pages left: what needs half of them from now on.
+                dev.set_gso_max_size(max(dev.gso_max_size >> 1, GSO_LEGACY_MAX_SIZE))
             dev.stop_queue()
             return False
         dev.statistics.tx_errors += 1
