@@ -220,6 +220,23 @@ def test_tcp_super_segments_from_the_kernel(peer):
             assert big.csum_start == big.data + 20
 
 
+def test_the_datagrams_of_a_super_segment_count_one_by_one(peer):
+    with hosted(peer, Tap, True) as bench:
+        if not bench.tap.hw_features & NETIF_F_GSO_UDP_L4:
+            pytest.skip("the kernel has no UDP segmentation here")
+        bench.poll()
+        with peer.entered():
+            kernel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with kernel:
+            kernel.setsockopt(SOL_UDP, UDP_SEGMENT, 100)
+            for _ in range(3):
+                kernel.sendto(bytes(4000), ("10.77.0.2", 5000))
+        assert bench.tap.poll(64) >= 64
+        assert [skb.gso_segs for skb in bench.datagrams(5000)] == [40, 40]
+        assert bench.tap.poll(64) < 64
+        assert len(bench.datagrams(5000)) == 3
+
+
 def _tcp(bench: Host) -> list[SKBuff]:
     return [skb for skb in bench.up if skb.head[skb.data + 9] == 6]
 

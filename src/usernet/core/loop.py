@@ -51,8 +51,10 @@ class Trampoline:
         """A call has just left `loop`: its deadlines may have moved, and it may have given others work."""
         raise NotImplementedError
 
-    def look(self) -> None:
-        """Schedule the polling of what was told by descriptors up to now, without waiting."""
+    def look(self) -> bool:
+        """Schedule the polling of what was told by descriptors up to now, without waiting. Returns whether who drives
+        the loop has something else to do, its own call, so that a batch should end."""
+        return False
 
     def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         """Schedule `napi` whenever `fd` is readable.
@@ -81,7 +83,8 @@ class Trampoline:
 @final
 class Loop:
     """What runs one stack. `now` (ns) is the time of the current entry, for everything in the stack to read; it never
-    goes backwards. `filed`: the trampoline's, when (ns) it will look at the timers."""
+    goes backwards. The trampoline's: `filed`, when (ns) it will look at the timers; `queued`, whether the stack is
+    among those that it is about to run."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -90,6 +93,7 @@ class Loop:
         self.softirq = SoftIRQ()
         self.trampoline: Trampoline | None = None
         self.filed: int = NEVER
+        self.queued: bool = False
         self.unusable: str = ""
         self.blocked: set[Waiter] = set()
         """The calls that wait here with no thread of their own (core/deferred.py)."""
@@ -249,13 +253,12 @@ class Loop:
             self._let_go(ident)
 
     def _look(self) -> bool:
-        """In a long batch: hear of what has come meanwhile; whether something waits to be done without the lock."""
+        """In a long batch: hear of what has come meanwhile; whether something waits to be done without the lock, or by
+        the thread whose batch it is: a flood must not keep the reader who leads from reading (Linux: ksoftirqd)."""
         if self._after:
             return True
         trampoline = self.trampoline
-        if trampoline is not None:
-            trampoline.look()
-        return False
+        return trampoline is not None and trampoline.look()
 
     def schedule(self, napi: Napi) -> None:
         """Have `napi` polled soon. Safe from inside another stack and from any thread."""

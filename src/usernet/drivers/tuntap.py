@@ -34,7 +34,7 @@ from usernet.netdevice.driver import (
 )
 from usernet.netdevice.napi import NicNapi
 from usernet.skbuff.dropreason import DropReason
-from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKBuff
+from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKB_GSO_UDP_L4, SKBuff
 from usernet.wire.virtio_net import VIRTIO_NET_HDR_LEN
 
 TUN_DEVICE: Final = "/dev/net/tun"
@@ -390,6 +390,9 @@ class TunTap(Driver):
                     dev.statistics.rx_frame_errors += 1
                     skb.drop(DropReason.BAD_GSO, dev.net.drops)
                     continue
+                if skb.gso_type & SKB_GSO_UDP_L4:
+                    # No window holds datagrams back: what comes faster than it is read would only be dropped.
+                    done += skb.gso_segs
                 napi.receive(skb)
                 if alone and done == 1:
                     self._alone = alone - 1

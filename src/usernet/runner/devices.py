@@ -133,7 +133,6 @@ class Devices:
 
     def receive(self, events: Events, ready: deque[Loop]) -> None:
         """Schedule the polling of the devices that `events` tell of, and put their loops among the ready ones."""
-        last: Loop | None = None
         for fd, mask in events:
             watched = self.watched.get(fd)
             if watched is not None:
@@ -142,8 +141,8 @@ class Devices:
                     napi.interrupt(mask)
                 loop.softirq.schedule(napi)
                 # One batch serves all of a stack's.
-                if loop is not last:
-                    last = loop
+                if not loop.queued:
+                    loop.queued = True
                     ready.append(loop)
             elif fd == self._kick_fd:
                 try:

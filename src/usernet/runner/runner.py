@@ -67,6 +67,7 @@ class Runner(Trampoline):
         self._waiting: set[ThreadWaiter] = set()
         self._loops: set[Loop] = set()
         self._ready: deque[Loop] = deque()
+        """Who has work, each once (`Loop.queued`): a long batch of a stack hears again and again that there is more."""
         self._draining: set[int] = set()
         self._deadlines = Deadlines(self._loops)
         self._devices = Devices()
@@ -90,6 +91,8 @@ class Runner(Trampoline):
         try:
             with self._mutex:
                 self._loops.add(loop)
+                # Another runner may have ended with the stack in its queue.
+                loop.queued = False
                 if self._own_thread is None:
                     self._own_thread = threading.Thread(target=self._run_background, name="usernet-runner", daemon=True)
                     self._own_thread.start()
@@ -146,10 +149,17 @@ class Runner(Trampoline):
     # -- work from outside
 
     def schedule(self, loop: Loop) -> None:
-        self._ready.append(loop)
+        self._enqueue(loop)
         # Who is inside a stack runs what is ready when it leaves, and wakes the leader only for what it leaves over.
         if self._asleep and not self._inside():
             self.kick()
+
+    def _enqueue(self, loop: Loop) -> None:
+        # Its work was stored before this look, and `_drain` takes the mark back before it looks for work: whatever
+        # thread does which, none is missed.
+        if not loop.queued:
+            loop.queued = True
+            self._ready.append(loop)
 
     def _inside(self) -> bool:
         """Whether this thread is inside a stack that it leaves by `left`."""
@@ -179,8 +189,8 @@ class Runner(Trampoline):
         if earliest < loop.filed:
             self._file(loop, earliest)
         deferred = loop.softirq.deferred
-        if loop.softirq.pending and not (deferred and loop in self._ready):
-            self._ready.append(loop)
+        if loop.softirq.pending:
+            self._enqueue(loop)
         if self._ready and not deferred:
             ident = threading.get_ident()
             draining = self._draining
@@ -254,17 +264,20 @@ class Runner(Trampoline):
             except IndexError:
                 return  # another thread was faster
             limit -= 1
+            loop.queued = False
             if loop in loops and loop.try_batch(wait):
                 earliest = loop.timers.earliest_entry()
                 if earliest < loop.filed:
                     self._file(loop, earliest)
                 if loop.softirq.pending:
-                    ready.append(loop)
+                    self._enqueue(loop)
 
     # -- devices
 
-    def look(self) -> None:
+    def look(self) -> bool:
         self._devices.receive(self._devices.look(), self._ready)
+        leader = self.leader
+        return leader is not None and leader.woken and leader.ident == threading.get_ident()
 
     def watch(self, fd: int, loop: Loop, napi: Napi, edge: bool = False, quiet: bool = False) -> None:
         self._devices.watch(fd, loop, napi, edge, quiet)
@@ -448,7 +461,7 @@ class Runner(Trampoline):
 
     def _expire(self, now: int) -> int:
         """Ready the loops whose deadline has come; returns when the next comes (ns, monotonic)."""
-        return self._deadlines.expire(now, self._ready.append)
+        return self._deadlines.expire(now, self._enqueue)
 
     # -- the background thread
 
