@@ -24,8 +24,21 @@ class Train:
         raise NotImplementedError(f"{type(self).__name__} must define take()")
 
     def settle(self, statistics: Any, hard_header_len: int) -> None:
-        """The train ends: bring the packet that it was appended to, and the device's counters, up to date."""
+        """The train ends, for now: bring the packet that it was appended to, and the device's counters, up to date."""
         raise NotImplementedError(f"{type(self).__name__} must define settle()")
+
+
+class LastingTrain(Train):
+    """A train that outlives the packet that it appends to, for the next packets of the flow."""
+
+    def resume(self, held: SKBuff, skb: SKBuff, payload: int) -> bool:
+        """Append what follows to `held`, of which `skb`, its payload at `payload` of `head`, is the latest part. False
+        where it is not what this train is made for."""
+        raise NotImplementedError(f"{type(self).__name__} must define resume()")
+
+    def release(self) -> None:
+        """The packet that it was appended to goes up."""
+        raise NotImplementedError(f"{type(self).__name__} must define release()")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -59,8 +72,8 @@ class Offload:
         return False
 
     def gro_train(self, held: SKBuff, skb: SKBuff) -> Train | None:
-        """What appends to `held` the frames that are like `skb`, which has just followed it; None where the protocol
-        has no such thing, or `skb` is no model."""
+        """What appends to `held` the frames that are like `skb`, which has just followed it, or is it, for a flow that
+        has a `LastingTrain`; None where the protocol has no such thing, or `skb` is no model."""
         return None
 
     def gro_ack(self, held: SKBuff | None, skb: SKBuff) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final
 
-from usernet.net.offload import Offload, Offloads, Train
+from usernet.net.offload import LastingTrain, Offload, Offloads, Train
 from usernet.net.pernet import Net
 from usernet.skbuff.skbuff import SKBuff
 from usernet.wire import checksum
@@ -39,12 +39,12 @@ class GroControl:
     sequence number, and `next_seq`, the one that must follow; `flags`, gathered; `start`, where its payload starts,
     from `data`, and `ports`, where its header starts in `head`; `size`, its payload bytes, and `mss`, those of
     a packet on the wire; `closed`: nothing may be appended. `count`: packets so far, `first` of them in the first
-    one, which may be a super-segment of the device's.
+    one, which may be a super-segment of the device's. `train`: the flow's, where it has one.
     """
 
     __slots__ = (
         "closed", "count", "first", "fixed_id", "flags", "ident", "mss", "network", "next_seq", "ports", "same", "seq",
-        "size", "start", "transport",
+        "size", "start", "train", "transport",
     )  # fmt: skip
 
     network: int
@@ -62,6 +62,7 @@ class GroControl:
     closed: bool
     count: int
     first: int
+    train: LastingTrain | None
 
 
 def append_payload(held: SKBuff, skb: SKBuff, start: int, size: int) -> None:
@@ -95,21 +96,24 @@ def checksum_ok(skb: SKBuff, offset: int, protocol: int) -> bool:
 class Gro:
     """The merging of one device's poll. `held` maps a flow's key to the packet held for it."""
 
-    __slots__ = ("_last", "_last_offload", "_offloads", "ack", "followed", "held")
+    __slots__ = ("_last", "_last_offload", "_offloads", "_trains", "ack", "held", "train")
 
     def __init__(self, net: Net) -> None:
         self._offloads = net.get(Offloads)
         self.held: dict[bytes, tuple[SKBuff, Offload]] = {}
         self.ack: SKBuff | None = None
         """A bare acknowledgement, which the next one of its flow makes needless. Held only while nothing else is."""
+        self.train: Train | None = None
+        """What takes the frames that are like the packet just received, where there is such a thing."""
+        self._trains: dict[bytes, LastingTrain] = {}
+        """Those of flows of which nothing is held now, at most MAX_GRO_FLOWS: the oldest first."""
         # What was held last, and its network layer: the next packet is most often of the same flow.
-        self.followed: bool = False
-        """The packet just received was the very next of what is held: it may be the model of a train."""
         self._last: SKBuff | None = None
         self._last_offload: Offload | None = None
 
     def receive(self, skb: SKBuff) -> Sequence[SKBuff]:
         """Take a packet whose link header has been read; returns what is to go up now, in order."""
+        self.train = None
         ack = self.ack
         if ack is not None:
             if skb.protocol == ack.protocol and self._offloads.packet[ack.protocol].gro_ack(ack, skb):
@@ -124,7 +128,7 @@ class Gro:
         if last is not None and last.protocol == skb.protocol:
             assert self._last_offload is not None
             if self._last_offload.gro_follow(last, skb):
-                self.followed = True
+                self.train = self._last_offload.gro_train(last, skb)
                 return ()
         offload = self._offloads.packet.get(skb.protocol)
         if not held and skb.len < SMALLEST_WORTHWHILE:
@@ -142,25 +146,37 @@ class Gro:
         if entry is not None:
             if offload.gro_merge(entry[0], skb):
                 self._last = entry[0]
+                if skb.gso_size:
+                    self.train = offload.gro_train(entry[0], skb)
                 return ()
             del held[key]
-            held[key] = (skb, offload)
-            entry[1].gro_complete(entry[0])
-            return (entry[0],)
+            self._complete(key, *entry)
         held[key] = (skb, offload)
+        train = self._trains.pop(key, None)
+        if train is not None:
+            control: GroControl = skb.cb
+            control.train = train
+            self.train = offload.gro_train(skb, skb)
+        if entry is not None:
+            return (entry[0],)
         if len(held) > MAX_GRO_FLOWS:
-            first = next(iter(held))
-            oldest, its_offload = held.pop(first)
-            its_offload.gro_complete(oldest)
-            return (oldest,)
+            oldest = next(iter(held))
+            its_skb, its_offload = held.pop(oldest)
+            self._complete(oldest, its_skb, its_offload)
+            return (its_skb,)
         return ()
 
-    def train(self, skb: SKBuff) -> Train | None:
-        """A train behind `skb`, which has just followed what is held; None where it can't be a model."""
-        last = self._last
-        if last is None or self._last_offload is None:
-            return None
-        return self._last_offload.gro_train(last, skb)
+    def _complete(self, key: bytes, skb: SKBuff, offload: Offload) -> None:
+        """What is held of a flow is to go up; its train waits for more."""
+        control: GroControl = skb.cb
+        train = control.train
+        if train is not None:
+            train.release()
+            trains = self._trains
+            if len(trains) >= MAX_GRO_FLOWS:
+                del trains[next(iter(trains))]
+            trains[key] = train
+        offload.gro_complete(skb)
 
     def flush(self) -> list[SKBuff]:
         """All that is held, to go up."""
@@ -168,10 +184,10 @@ class Gro:
         if self.ack is not None:
             packets.append(self.ack)
             self.ack = None
-        for skb, offload in self.held.values():
-            offload.gro_complete(skb)
+        for key, (skb, offload) in self.held.items():
+            self._complete(key, skb, offload)
             packets.append(skb)
         self.held.clear()
         self._last = None
-        self.followed = False
+        self.train = None
         return packets

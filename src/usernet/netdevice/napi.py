@@ -72,8 +72,6 @@ class DeviceNapi(NicNapi):
             gro = self.gro
             for ready in gro.receive(skb):
                 dev.deliver(ready)
-            if gro.followed:
-                gro.followed = False
-                self.train = gro.train(skb)
+            self.train = gro.train
         else:
             skb.drop(DropReason.PKT_TOO_SMALL, dev.net.drops)

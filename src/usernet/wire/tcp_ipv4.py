@@ -198,6 +198,11 @@ class Model:
             and not words(frame[network : network + IP_HLEN]) % 0xFFFF
         )
 
+    def like(self, frame: bytes) -> bool:
+        """Whether a frame, as long as the model's headers at least, is of its flow and like it in all else."""
+        prefix, _, _, fragment, addresses, _, numbers, options = self._unpack(frame)
+        return (prefix, fragment, addresses, numbers, options) == self._expected
+
     def _follows(self, frame: bytes, ident: int, seq: int) -> bool:
         """`follows`, byte by byte: for the compiler."""
         head = self._head

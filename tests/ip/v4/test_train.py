@@ -52,15 +52,18 @@ def frame_of(skb: SKBuff, offload: bool) -> bytes:
     return skb.tobytes()
 
 
-def received(frames: list[bytes], trains: bool, offload: bool) -> tuple[list[tuple[Any, ...]], dict[str, int], int]:
+def received(
+    frames: list[bytes], trains: bool, offload: bool, per_poll: int = 1000
+) -> tuple[list[tuple[Any, ...]], dict[str, int], int]:
     """What went up, the device's counters, and how many frames a train took."""
     net = make_net()
     driver = FrameDriver(trains, offload)
     dev = make_dev(net, driver)
     up = sink(net)
-    driver.frames += frames
-    net.loop.softirq.schedule(dev.napi)
-    net.loop.softirq.run()
+    for start in range(0, len(frames), per_poll):
+        driver.frames += frames[start : start + per_poll]
+        net.loop.softirq.schedule(dev.napi)
+        net.loop.softirq.run()
     shown: list[tuple[Any, ...]] = [
         (skb.tobytes(), skb.len, skb.data_len, skb.truesize, skb.gso_size, skb.gso_segs, skb.gso_type, skb.ip_summed)
         for skb in up
@@ -90,17 +93,46 @@ def test_all_but_the_first_two_are_taken():
 
 
 def test_they_may_be_of_different_sizes():
-    sizes = [300, 300, 500, 200, 100, 900, 300]
-    frames, seq, ident = [], 1, 9
+    up, _, taken = received(in_a_row([300, 300, 500, 200, 100, 900, 300, 100]), True, True)
+    assert (len(up), taken) == (1, 5)  # the first single one is a model itself
+    assert up == received(in_a_row([300, 300, 500, 200, 100, 900, 300, 100]), False, True)[0]
+
+
+def test_a_train_of_super_segments_goes_on_in_the_next_poll():
+    frames = in_a_row([300, 300, 100, 500, 300, 100, 300, 100, 300])
+    up, _, taken = received(frames, True, True, per_poll=4)
+    assert (len(up), taken) == (3, 1 + 3 + 0)
+    frames = in_a_row([300] * 12)
+    up, _, taken = received(frames, True, True, per_poll=4)
+    assert (len(up), taken) == (3, 2 + 3 + 3)
+
+
+def test_so_does_one_behind_a_packet_that_is_full():
+    frames = in_a_row([60000] * 20)
+    up, _, taken = received(frames, True, True)
+    assert [entry[5] for entry in up] == [4800, 4800, 2400]
+    assert taken == 20 - 2 - 2
+    assert up == received(frames, False, True)[0]
+
+
+def test_trains_of_flows_that_alternate():
+    one, other = in_a_row([300] * 6), in_a_row([300] * 6, sport=1001)
+    frames = [frame for pair in zip(one, other, strict=True) for frame in pair]
+    up, _, taken = received([*frames, *in_a_row([300, 300], seq=1801, ident=27)], True, True)
+    assert [entry[5] for entry in up] == [24, 18]
+    assert taken == 1
+
+
+def in_a_row(sizes: list[int], seq: int = 1, ident: int = 9, sport: int = 1000) -> list[bytes]:
+    """Frames of so many bytes of payload each, super-segments where it is more than one segment."""
+    frames = []
     for size in sizes:
         gso_size = MSS if size > MSS else 0
-        skb = tcp_packet(bytes(size), seq=seq, ident=ident, options=STAMP, gso_size=gso_size)
+        skb = tcp_packet(bytes(size), seq=seq, ident=ident, options=STAMP, gso_size=gso_size, sport=sport)
         frames.append(frame_of(skb, True))
         seq += size
         ident += size // MSS
-    up, _, taken = received(frames, True, True)
-    assert (len(up), taken) == (1, 3)  # the one that is no super-segment ends the train
-    assert up == received(frames, False, True)[0]
+    return frames
 
 
 def test_the_identification_may_stay_the_same():
@@ -145,11 +177,17 @@ _segment = st.fixed_dictionaries(
 _larger = st.sampled_from([{"size": 200}, {"size": 300}, {"size": 700}])
 
 
-@given(st.lists(st.one_of(st.just({}), st.just({}), _larger, _segment), max_size=14), st.booleans(), st.booleans())
-@example([{}, {}, {"size": 700}, {"size": 100}, {"size": 150}, {}], True, True)
-@example([{}, {}, {}, {"flags": tcp.ACK | tcp.FIN}, {}], True, True)
-@example([{}, {}, {"size": 50}, {}], True, False)
-def test_it_makes_no_difference(changes, offload, large):
+@given(
+    st.lists(st.one_of(st.just({}), st.just({}), _larger, _segment), max_size=14),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 14),
+)
+@example([{}, {}, {"size": 700}, {"size": 100}, {"size": 150}, {}], True, True, 14)
+@example([{}, {}, {}, {"flags": tcp.ACK | tcp.FIN}, {}], True, True, 14)
+@example([{}, {}, {"size": 50}, {}], True, False, 14)
+@example([{"ident": 9}, {"ident": 9}, {"frag_off": 0, "ident": 9}, {"frag_off": 0, "ident": 9}], True, True, 2)
+def test_it_makes_no_difference(changes, offload, large, per_poll):
     frames = []
     seq, ident = 1, 9
     for change in changes:
@@ -162,7 +200,7 @@ def test_it_makes_no_difference(changes, offload, large):
         frames.append(frame_of(skb, offload))
         seq += size
         ident += -(-size // MSS)
-    with_trains, counted, _ = received(frames, True, offload)
-    without, expected, _ = received(frames, False, offload)
+    with_trains, counted, _ = received(frames, True, offload, per_poll)
+    without, expected, _ = received(frames, False, offload, per_poll)
     assert with_trains == without
     assert counted == expected

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from usernet.ip.v4.frames import tcp_frames
+from usernet.ip.v4.super_train import Ipv4SuperTrain
 from usernet.ip.v4.train import IPPROTO_TCP, Ipv4Train
 from usernet.net.offload import Offload, Offloads, Train
 from usernet.net.pernet import Net
@@ -128,6 +129,7 @@ class Ipv4Offload(Offload):
         control.fixed_id = False
         control.transport = transport
         control.count = control.first = skb.gso_segs or 1
+        control.train = None
         return saddr + daddr + ports
 
     def gro_merge(self, held: SKBuff, skb: SKBuff) -> bool:
@@ -177,7 +179,17 @@ class Ipv4Offload(Offload):
         # All of the frame must be there, in one piece, and nothing may be behind the packet (gro_follow has looked).
         if control.closed or skb.data_len or skb.tail != len(head) or head[skb.data + 9] != IPPROTO_TCP:
             return None
-        return Ipv4Train(held, skb, transport, transport + (head[transport + 12] >> 4 << 2))
+        payload = transport + (head[transport + 12] >> 4 << 2)
+        train = control.train
+        if train is not None and train.resume(held, skb, payload):
+            return train
+        if held is skb:
+            return None
+        if not skb.gso_size:
+            return Ipv4Train(held, skb, transport, payload)
+        train = control.train = Ipv4SuperTrain(skb.data, payload, control.mss)
+        train.resume(held, skb, payload)
+        return train
 
     def gro_ack(self, held: SKBuff | None, skb: SKBuff) -> bool:
         head = skb.head
