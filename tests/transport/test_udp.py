@@ -12,14 +12,22 @@ from hypothesis import strategies as st
 
 from tests.transport.hosts import Host, at, pair, run
 from usernet.drivers.veth import veth
+from usernet.ip.v4.sockglue import IP_RECVTTL, IP_TTL, SOL_IP
 from usernet.skbuff.dropreason import DropReason
-from usernet.skbuff.skbuff import CHECKSUM_COMPLETE, CHECKSUM_PARTIAL, CHECKSUM_UNNECESSARY, SKBuff
+from usernet.skbuff.skbuff import (
+    CHECKSUM_COMPLETE,
+    CHECKSUM_PARTIAL,
+    CHECKSUM_UNNECESSARY,
+    SKB_GSO_UDP_L4,
+    SKB_OVERHEAD,
+    SKBuff,
+)
 from usernet.sock.filter import Program
 from usernet.sock.inet import IP_PMTUDISC_DO
 from usernet.sock.msg import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, SockAddr
 from usernet.sock.sockopt import SO_ATTACH_REUSEPORT_CBPF, SOL_SOCKET
 from usernet.transport.udp_sock import UdpSock
-from usernet.wire import udp
+from usernet.wire import ipv4, udp
 from usernet.wire.checksum import csum, csum_fold, pseudo_sum
 
 PEER = at("10.0.0.9", 5000)
@@ -55,10 +63,12 @@ def packet(
 
 def arrive(
     host: Host, data: bytes, *, summed: int = 0, dev: str = "eth0", saddr: bytes = PEER.addr,
-    daddr: bytes = HERE.addr, total: int = 0,
+    daddr: bytes = HERE.addr, total: int = 0, gso_size: int = 0,
 ) -> SKBuff:  # fmt: skip
     """A packet behind the network layer's part."""
-    skb = SKBuff(bytes(20) + data)
+    skb = SKBuff(ipv4.build(0, 20 + len(data), 1, 0, 64, 17, saddr, daddr) + data)
+    skb.protocol = 0x0800
+    skb.gso_size, skb.gso_type = gso_size, SKB_GSO_UDP_L4 if gso_size else 0
     skb.network_header = 0
     skb.transport_header = 20
     skb.data = 20
@@ -144,6 +154,45 @@ class TestChecks:
         arrive(host, data, dev="lo")
         assert sum(host.net.drops.counts.values()) <= 1
         host.end()
+
+
+class TestSuperSegments:
+    """What a device gives whole, for a socket without UDP_GRO."""
+
+    ALL = Program(struct.pack("=HBBI", 0x06, 0, 0, 0xFFFF))
+    """A filter that lets everything through, and could have looked at any byte of it."""
+
+    @given(size=st.integers(1, 600), segment=st.integers(5, 300))
+    def test_datagrams_are_the_same_with_a_filter_and_without(self, size: int, segment: int) -> None:
+        host = Host()
+        sk = host.udp_socket("0.0.0.0", 7)
+        host.call(sk.setsockopt, SOL_IP, IP_RECVTTL, struct.pack("=i", 1))
+        payload = (bytes(range(251)) * 3)[:size]
+        got = []
+        for program in (None, self.ALL):
+            sk.filter = program
+            arrive(host, packet(payload, check=1), summed=CHECKSUM_PARTIAL, dev="lo", gso_size=segment)
+            got.append([host.receive(sk) for _ in range(sk.receive_queue.qlen)])
+            assert sk.rmem_alloc == 0
+        for datagrams in got:
+            assert [data for data, _ in datagrams] == [payload[n : n + segment] for n in range(0, size, segment)]
+            for _, msg in datagrams:
+                assert isinstance(msg.name, SockAddr)
+                assert (msg.name.addr, msg.name.port) == (PEER.addr, 5000)
+                assert msg.control == [(SOL_IP, IP_TTL, struct.pack("=i", 64))]
+        assert host.net.mib.udp.InDatagrams == 2 * len(got[0])
+        host.close(sk)
+        host.end()
+
+    def test_what_has_no_room_is_not_split(self, host: Host) -> None:
+        sk = host.udp_socket("0.0.0.0", 7)
+        sk.rcvbuf = 2 * (SKB_OVERHEAD + 10)
+        for _ in range(2):
+            arrive(host, packet(b"0123456789" * 4 + b"x", check=1), summed=CHECKSUM_PARTIAL, gso_size=10)
+        assert [skb.len for skb in sk.receive_queue] == [10, 10]
+        mib = host.net.mib.udp
+        # Datagrams, and packets that ended here.
+        assert (mib.RcvbufErrors, mib.InErrors, sk.drops, host.drops(DropReason.SOCKET_RCVBUFF)) == (8, 8, 8, 2)
 
 
 class TestLookup:

@@ -19,6 +19,7 @@ from usernet.skbuff.skbuff import (
     CHECKSUM_PARTIAL,
     CHECKSUM_UNNECESSARY,
     PACKET_HOST,
+    SKB_OVERHEAD,
     SKBuff,
 )
 from usernet.sock.datagram import icmp_error
@@ -148,10 +149,13 @@ class UdpProtocol(NetProtocol):
         return True
 
     def _queue(self, sk: UdpSock, skb: SKBuff) -> None:
-        """Give a datagram to its socket (Linux: udp_queue_rcv_skb, __udp_enqueue_schedule_skb)."""
+        """Give a datagram to its socket (Linux: udp_queue_rcv_skb)."""
         if skb.gso_size and not sk.gro:
-            for segment in self._split(skb):
-                self._queue(sk, segment)
+            if skb.data_len or sk.filter is not None:
+                for segment in self._split(skb):
+                    self._queue(sk, segment)
+            else:
+                self._queue_parts(sk, skb)
             return
         if sk.filter is not None:
             keep = sk.filter.run(skb)
@@ -162,6 +166,10 @@ class UdpProtocol(NetProtocol):
             skb.trim(max(keep, UDP_HLEN))
         skb.data += UDP_HLEN
         skb.len -= UDP_HLEN
+        self._enqueue(sk, skb)
+
+    def _enqueue(self, sk: UdpSock, skb: SKBuff) -> None:
+        """The end of `_queue`, `data` at the payload (Linux: __udp_enqueue_schedule_skb)."""
         skb.seq = sk.drops
         wanted = sk.rmem_alloc + skb.truesize
         if wanted > sk.reserved and sk.rmem_alloc < sk.rcvbuf and not sk.reserve(wanted):
@@ -173,6 +181,45 @@ class UdpProtocol(NetProtocol):
         if reason is not None:
             self._mib.RcvbufErrors += 1
             self._bad(skb, reason)
+
+    def _queue_parts(self, sk: UdpSock, skb: SKBuff) -> None:
+        """Queue the datagrams of a super-segment for a socket that takes single ones, and as many as it has room for.
+
+        Each is a part of the same bytes, behind the same headers: what is read of a header from here on (ports,
+        addresses, TTL, …) is the same in all of them. Where a filter may look at more, `_split` makes real ones.
+        """
+        head = skb.head
+        size = skb.gso_size
+        start = skb.data + UDP_HLEN
+        end = skb.tail
+        while start < end:
+            if sk.rmem_alloc >= sk.rcvbuf:
+                lost = (end - start + size - 1) // size
+                sk.drops += lost
+                self._mib.RcvbufErrors += lost
+                self._mib.InErrors += lost
+                skb.drop(DropReason.SOCKET_RCVBUFF, self._drops)
+                return
+            stop = min(start + size, end)
+            part = SKBuff(head, start)
+            part.tail = stop
+            part.len = stop - start
+            part.truesize = part.len + SKB_OVERHEAD
+            part.mac_header = skb.mac_header
+            part.network_header = skb.network_header
+            part.transport_header = skb.transport_header
+            part.protocol = skb.protocol
+            part.pkt_type = skb.pkt_type
+            part.ip_summed = CHECKSUM_UNNECESSARY
+            part.dev = skb.dev
+            part.af = skb.af
+            part.saddr = skb.saddr
+            part.daddr = skb.daddr
+            part.tstamp = skb.tstamp
+            part.mark = skb.mark
+            self._enqueue(sk, part)
+            start = stop
+        skb.consume()
 
     def _split(self, skb: SKBuff) -> list[SKBuff]:
         try:
