@@ -187,6 +187,8 @@ _larger = st.sampled_from([{"size": 200}, {"size": 300}, {"size": 700}])
 @example([{}, {}, {}, {"flags": tcp.ACK | tcp.FIN}, {}], True, True, 14)
 @example([{}, {}, {"size": 50}, {}], True, False, 14)
 @example([{"ident": 9}, {"ident": 9}, {"frag_off": 0, "ident": 9}, {"frag_off": 0, "ident": 9}], True, True, 2)
+@example([{}, {}, {"ttl": 63, "size": 100}, {}], True, True, 2)
+@example([{"flags": tcp.ACK | tcp.PSH}] * 2 + [{"size": 100}] * 2 + [{"flags": tcp.ACK | tcp.PSH}], True, True, 3)
 def test_it_makes_no_difference(changes, offload, large, per_poll):
     frames = []
     seq, ident = 1, 9

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, final
 from usernet.net.offload import LastingTrain
 from usernet.netdevice.gro import GRO_MAX_SIZE, GroControl
 from usernet.skbuff.skbuff import CHECKSUM_NONE, SKB_OVERHEAD, SKBuff
-from usernet.wire import ipv4
+from usernet.wire.ipv4 import IP_HLEN
+from usernet.wire.ipv4 import parse as _parse
+from usernet.wire.tcp import PSH
 from usernet.wire.tcp_ipv4 import Model
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ class Ipv4SuperTrain(LastingTrain):
     """The train of one flow: TCP over IPv4. What it takes is in the held packet from `settle` on."""
 
     __slots__ = (
-        "_bytes", "_frags", "_held", "_ident", "_mss", "_network", "_payload", "_room", "_segs", "_seq", "_single",
-        "_size", "_step", "_super", "_verify",
+        "_bytes", "_frags", "_held", "_ident", "_mss", "_network", "_payload", "_push", "_room", "_segs", "_seq",
+        "_single", "_size", "_step", "_super", "_verify",
     )  # fmt: skip
 
     def __init__(self, network: int, payload: int, mss: int) -> None:
@@ -37,6 +39,8 @@ class Ipv4SuperTrain(LastingTrain):
         self._held: SKBuff | None = None
         self._frags: list[Payload] = []
         self._super: Model | None = None
+        self._push: int = 0
+        """Of super-segments. A single one that has it ends what is held, and is no model."""
         self._single: Model | None = None
         self._step: int = 1
         self._ident = self._seq = self._room = 0
@@ -52,17 +56,21 @@ class Ipv4SuperTrain(LastingTrain):
         model = self._super if skb.gso_size else self._single
         if model is None or not model.like(head):
             model = Model(head, network, payload)
+            if held is skb:
+                # What was known before is of no use any more.
+                self._super = self._single = None
+                self._step = 1
             if skb.gso_size:
                 self._super = model
+                self._push = head[network + IP_HLEN + 13] & PSH
             else:
                 self._single = model
-            self._step = 1
         # Where nobody vouches for a model's checksum, each packet's is looked at.
         self._verify = self._verify or skb.ip_summed == CHECKSUM_NONE
         if control.count > control.first:
             self._step = 0 if control.fixed_id else 1
         self._held = held
-        self._ident = ipv4.parse(head, network)[3] + self._step * (skb.gso_segs or 1) & 0xFFFF
+        self._ident = _parse(head, network)[3] + self._step * (skb.gso_segs or 1) & 0xFFFF
         self._seq = control.next_seq
         self._room = GRO_MAX_SIZE - held.len
         return True
@@ -107,6 +115,8 @@ class Ipv4SuperTrain(LastingTrain):
         control.next_seq = self._seq
         control.count += self._segs
         control.fixed_id = not self._step
+        if self._segs > len(frags):
+            control.flags |= self._push
         statistics.rx_packets += self._segs
         statistics.rx_bytes += self._bytes - len(frags) * (self._network - hard_header_len)
         self._frags = []
