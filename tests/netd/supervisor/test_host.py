@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 
 import dns.flags
@@ -47,6 +49,16 @@ def raw(stack: usernet.Stack, data: bytes) -> bytes:
         while part := sock.recv(65536):
             got += part
     return got
+
+
+def test_it_leads_nowhere_else_and_says_so(stack):
+    before = time.monotonic()
+    for number in range(20):
+        with stack.socket() as sock, pytest.raises(OSError) as caught:
+            sock.settimeout(10)
+            sock.connect(("192.0.2.9", 80 + number))
+        assert caught.value.errno == errno.ENETUNREACH
+    assert time.monotonic() - before < 5
 
 
 class TestPage:

@@ -81,7 +81,7 @@ class TestHost:
 
     def test_nothing_else_is_in_reach(self):
         code = "import socket; socket.create_connection(('192.0.2.1', 80), 5)"
-        assert re.search(r"(unreachable|No route to host|timed out)", python(code).stderr)
+        assert "Network is unreachable" in python(code).stderr
 
     def test_the_hosts_loopback_is_not_the_stacks(self):
         import socket

@@ -1,7 +1,7 @@
 """`host.usernet`: the small host at the other end of the cable, where a command's stack has no other network.
 
 10.0.2.2, a stack of its own in the same process, with a web server (TCP 80), a nameserver (UDP and TCP 53) and echo
-(UDP and TCP 7). It answers for the names of its network, and leads nowhere else.
+(UDP and TCP 7). It answers for the names of its network, and leads nowhere else: as a router, it says so.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Host:
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {NAME: [ADDRESS], GUEST_NAME: [GUEST]}
         self.stack = Stack(NAME)
+        # What is for elsewhere is answered at once: a router without a route (RFC 1812 section 5.2.7.1).
+        self.stack.sysctl["net.ipv4.ip_forward"] = 1
+        for limit in ("icmp_ratelimit", "route.error_cost"):
+            self.stack.sysctl[f"net.ipv4.{limit}"] = 0
         self.stack.start()
         self._tasks = Tasks(self.stack)
         self._near: list[Tasks] = []
