@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from tests.support import netns
 from usernet.cli import tools
 from usernet.cli.app import cli
+from usernet.cli.demo import called
 from usernet.cli.stage import sparkline
 
 
@@ -35,6 +36,21 @@ def test_a_person_sees_every_step(tmp_path: Path):
     assert "\x1b" not in text
     dropped = tools.tcpdump(None, "-r", str(path), "tcp").count("[dropped: IMPAIRED]")
     assert dropped > 0
+
+
+def test_what_it_says_to_type_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "bin" / "usernet"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert called() == "bin/usernet"
+    monkeypatch.setenv("PATH", f"/nowhere:{program.parent}")
+    assert called() == "usernet"
+    monkeypatch.setattr(sys, "argv", ["main.py", "demo"])
+    assert called() == "usernet"
 
 
 @pytest.mark.parametrize("args", [("--loss", "0", "--delay", "0", "--rate", "0"), ("--loss", "20%", "--size", "100k")])

@@ -9,8 +9,12 @@ from __future__ import annotations
 import hashlib
 import http.client
 import http.server
+import os
 import random
+import shlex
+import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -305,6 +309,15 @@ def summary(show: Show, settings: Settings, result: Result, expected: str, lost:
     return rows
 
 
+def called() -> str:
+    """What to type for `usernet`: the path by which it was called, where the shell would not find it by its name."""
+    name = "usernet"
+    path = sys.argv[0]
+    if os.path.basename(path) != name or shutil.which(name) is not None:
+        return name
+    return shlex.quote(os.path.relpath(path))
+
+
 def closing(show: Show, settings: Settings, good: bool, spent: float) -> int:
     """Say how it went, and how to look further. Returns the exit status."""
     stage = show.stage
@@ -316,13 +329,14 @@ def closing(show: Show, settings: Settings, good: bool, spent: float) -> int:
     stage.step("Look further")
     where = "server" if show.peer is not None else "stack"
     stage.say(f"the capture is {settings.capture}: what the {where} saw; what the cable lost has that as comment")
+    itself = called()
     for command, what in (
-        (f"usernet tcpdump -r {settings.capture} -c 20", "its first packets, without another tool"),
+        (f"{itself} tcpdump -r {settings.capture} -c 20", "its first packets, without another tool"),
         (f"tcpdump -n -r {settings.capture}", "the same with tcpdump"),
         (f"wireshark {settings.capture}", "try the filter: tcp.analysis.flags or pkt_comment"),
-        ("usernet demo --loss 5% --delay 50ms", "a worse cable"),
-        (f"usernet demo --seed {settings.seed + 1}", "the same with other chances; one seed: the same bytes"),
-        ("sudo usernet demo --tap", "the same with the Linux kernel on the other end"),
+        (f"{itself} demo --loss 5% --delay 50ms", "a worse cable"),
+        (f"{itself} demo --seed {settings.seed + 1}", "the same with other chances; one seed: the same bytes"),
+        (f"sudo {itself} demo --tap", "the same with the Linux kernel on the other end"),
     ):
         stage.say(f"  {command:<50} {what}")
     stage.say("")

@@ -146,7 +146,8 @@ def _served(exits: ExitStack, name: str, more: RunOptions) -> tuple[Backend, Nam
     except (ServiceError, ValueError) as problem:
         if not name:
             return None
-        raise RunError(f"--stack {name}: {problem}") from None
+        told = problem.strerror if isinstance(problem, ServiceError) else ""
+        raise RunError(f"--stack {name}: {told or problem}") from None
     hosts.update(more.hosts)
     return backend, NameFiles(hosts, list(more.nameservers) or nameservers, search, settings, own)
 
