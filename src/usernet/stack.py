@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
 from usernet.core.clock import Clock, ManualClock, MonotonicClock
+from usernet.core.errors import check_type
 from usernet.core.loop import Loop
 from usernet.core.mib import Mib
 from usernet.core.sysctl import SysctlTable
@@ -21,7 +22,7 @@ from usernet.core.trace import Trace
 from usernet.drivers.loopback import Loopback
 from usernet.ip.fib import format_address
 from usernet.ip.metrics import route_metrics
-from usernet.ip.text import parse_address, parse_interface, parse_prefix
+from usernet.ip.text import parse_address, parse_interface, parse_nameserver, parse_prefix
 from usernet.ip.v4.devinet import Devinet
 from usernet.ip.v4.ipv4 import Ipv4
 from usernet.ip.v4.route import Ipv4Routes
@@ -67,6 +68,7 @@ class Stack:
     """
 
     def __init__(self, name: str = "", *, clock: Clock | None = None, seed: int | None = None) -> None:
+        check_type("name", name, str, "a str")
         self._own_clock = clock is None
         self._polled = False
         source = random.SystemRandom() if seed is None else random.Random(seed)
@@ -120,11 +122,15 @@ class Stack:
 
     @property
     def nameservers(self) -> list[str]:
-        """Whom to ask for other names: "10.0.0.53" or "10.0.0.53:5353"."""
+        """Whom to ask for other names: "10.0.0.53" or "10.0.0.53:5353". Setting it raises ValueError for what is none,
+        TypeError for what is no list."""
         return self.names.nameservers
 
     @nameservers.setter
     def nameservers(self, servers: list[str]) -> None:
+        check_type("nameservers", servers, (list, tuple), "a list of addresses")
+        for server in servers:
+            parse_nameserver(server)
         self.names.nameservers = servers
 
     @property
@@ -187,6 +193,7 @@ class Stack:
         Returns the next deadline (ns), or None where nothing is planned. Raises ValueError when `now` lies before an
         earlier one, RuntimeError on a started stack, which drives itself.
         """
+        check_type("now", now, int, "nanoseconds, an int")
         loop = self.net.loop
         if loop.trampoline is not None:
             raise RuntimeError("this stack is started, and drives itself: poll() is for one that is not")
@@ -245,9 +252,13 @@ class Stack:
         """A new device on `driver`, with `addresses` ("10.0.0.1/24"), usable at once.
 
         mac: instead of the driver's own. mtu: in bytes. up: whether to bring it up.
-        Raises ValueError for a name, address or number that is none, OSError where the driver can't be opened, or for
-        an address of a family that the stack doesn't have (EAFNOSUPPORT); then there is no device.
+        Raises ValueError for a name, address or number that is none, or a driver that is a device's already, OSError
+        where the driver can't be opened, or for an address of a family that the stack doesn't have (EAFNOSUPPORT);
+        then there is no device.
         """
+        check_type("driver", driver, Driver, "a driver such as drivers.Tap(), or one end of drivers.veth()")
+        if mtu is not None:
+            check_type("mtu", mtu, int, "bytes, an int")
         parsed = [parse_interface(text) for text in addresses]
         with self._entered():
             dev = self.devices.register(driver, name)
@@ -299,6 +310,7 @@ class Stack:
 
     def set_mtu(self, dev: NetDevice | str, mtu: int) -> None:
         """mtu: in bytes. Raises ValueError out of the driver's bounds."""
+        check_type("mtu", mtu, int, "bytes, an int")
         with self._entered():
             self.devices.set_mtu(self._device(dev), mtu)
 
@@ -445,19 +457,21 @@ class Stack:
     def capture(
         self,
         path: str | os.PathLike[str],
-        devices: Iterable[NetDevice | str] | None = None,
+        devices: NetDevice | str | Iterable[NetDevice | str] | None = None,
         *,
         snaplen: int = 0,
         drops: bool = True,
     ) -> Capture:
-        """Write what `devices` (all where None) receive and send to a pcapng file, for Wireshark, until `stop()` or
-        the end of the `with` block.
+        """Write what `devices` (one, several, all where None) receive and send to a pcapng file, for Wireshark, until
+        `stop()` or the end of the `with` block.
 
         snaplen: bytes of each packet to keep, 0 for all. drops: also write dropped packets, with the reason as
         comment. Raises OSError where the file can't be written.
         """
         from usernet.drivers.capture import Capture
 
+        if isinstance(devices, (str, NetDevice)):
+            devices = [devices]
         chosen = None if devices is None else [self._device(dev) for dev in devices]
         capture = Capture(self.net, path, chosen, snaplen=snaplen, drops=drops)
         self._captures.append(capture)

@@ -214,8 +214,11 @@ def test_reverse_names(stack: Stack) -> None:
 
 @pytest.mark.parametrize("server", ["nowhere", "10.0.0.256", "10.0.0.1:", "10.0.0.1:99999", "::g"])
 def test_a_wrong_nameserver_is_named(stack: Stack, server: str) -> None:
-    stack.nameservers = [server]
-    with pytest.raises(ValueError, match=f"nameserver: expected an address, or address:port, not '{server}'"):
+    says = f"nameserver: expected an address, or address:port, not '{server}'"
+    with pytest.raises(ValueError, match=says):
+        stack.nameservers = [server]
+    stack.nameservers.append(server)
+    with pytest.raises(ValueError, match=says):
         socket.gethostbyname("host.example")
 
 

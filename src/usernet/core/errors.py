@@ -21,6 +21,15 @@ def error(code: int, message: str = "") -> OSError:
     return OSError(code, message or os.strerror(code))
 
 
+def check_type(what: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raises TypeError, which names the argument `what` and says what was `expected`, for a `value` not of `kind`.
+
+    For what people give: deeper down a wrong type would show as something else.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{what}: expected {expected}, not {value!r}")
+
+
 def report(problem: BaseException) -> None:
     """Tell of an exception that a timer, a poll or a callback let out, by `threading.excepthook`.
 

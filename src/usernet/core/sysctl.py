@@ -61,7 +61,7 @@ class SysctlEntry:
 
     def _check(self, value: Any) -> Value:
         if isinstance(self.default, tuple):
-            if isinstance(value, int):
+            if not isinstance(value, (str, tuple, list)):
                 raise ValueError(f"{self.path}: expected {len(self.default)} integers, not {value!r}")
             numbers = tuple(self._check_int(part) for part in (value.split() if isinstance(value, str) else value))
             if len(numbers) != len(self.default):
@@ -155,9 +155,9 @@ class SysctlTable:
         for path in [p for p in self._entries if p.startswith(prefix)]:
             del self._entries[path]
 
-    def _entry(self, path: str) -> SysctlEntry:
+    def _entry(self, path: object) -> SysctlEntry:
         entries = self._all()
-        entry = entries.get(path) or entries.get(path.replace("/", "."))
+        entry = entries.get(path) or entries.get(path.replace("/", ".")) if isinstance(path, str) else None
         if entry is None:
             raise KeyError(f"no sysctl named {path!r}")
         return entry

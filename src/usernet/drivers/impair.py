@@ -17,6 +17,7 @@ import random
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, final
 
+from usernet.core.errors import check_type
 from usernet.drivers.pipe import Impairment, Pipe
 from usernet.net.offload import Offloads
 from usernet.net.pernet import Net
@@ -117,6 +118,7 @@ class Impair(Driver):
 
         Raises ValueError for a value out of its bounds, naming it.
         """
+        check_type("driver", driver, Driver, "the driver that the link is put in front of")
         self.driver = driver
         self.sending: bool = send
         self.receiving: bool = receive

@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from typing import Final, final
 
 from usernet.core.clock import NSEC_PER_SEC
+from usernet.core.errors import check_type
 from usernet.core.timer import Timer
 from usernet.net.pernet import Net
 from usernet.netdevice.ecn import set_ce
@@ -41,6 +42,12 @@ class Impairment:
     ) -> None:  # fmt: skip
         """Raises ValueError for a value out of its bounds, naming it, with `delay` and `jitter` in s, `rate` in
         bit/s."""
+        for name, value in (
+            ("delay", delay), ("jitter", jitter), ("rate", rate), ("loss", loss), ("duplicate", duplicate),
+            ("corrupt", corrupt), ("reorder", reorder), ("limit", limit), ("buffer", buffer),
+            ("ecn_threshold", ecn_threshold),
+        ):  # fmt: skip
+            check_type(name, value, (int, float), "a number")
         for name, value in (("delay", delay), ("jitter", jitter), ("rate", rate)):
             if not (value >= 0 and math.isfinite(value)):
                 unit = "bits per second (0: no limit)" if name == "rate" else "seconds"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final, final
 
-from usernet.core.errors import error
+from usernet.core.errors import check_type, error
 from usernet.drivers import host
 from usernet.drivers.host_napi import GRO_FLUSH_TIMEOUT, HostNapi
 from usernet.drivers.vnet_hdr import receive_header, transmit_header
@@ -138,6 +138,7 @@ class TunTap(Driver):
         attached, EINVAL where the interface is of the other kind; ModuleNotFoundError without pyroute2 where it is
         needed.
         """
+        check_type("name", name, str, "a str")
         encoded = name.encode()
         if len(encoded) >= IFNAMSIZ or "/" in name or any(char.isspace() for char in name) or name in (".", ".."):
             raise ValueError(f"name: expected at most {IFNAMSIZ - 1} characters, no slash, no space, not {name!r}")

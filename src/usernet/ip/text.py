@@ -7,9 +7,12 @@ knows the others, and what is wrong with what is none.
 from __future__ import annotations
 
 import errno
+from typing import Final
 
-from usernet.core.errors import error
+from usernet.core.errors import check_type, error
 from usernet.wire import ipv4
+
+DNS_PORT: Final = 53
 
 
 def _plain(text: str) -> tuple[bytes, int] | None:
@@ -30,6 +33,7 @@ def parse_interface(text: str) -> tuple[bytes, int]:
 
     Raises ValueError for what is none, OSError EAFNOSUPPORT for a family the stack doesn't have.
     """
+    check_type("address", text, str, "a str such as '10.0.0.1/24'")
     plain = _plain(text)
     if plain is not None:
         return plain
@@ -45,6 +49,7 @@ def parse_interface(text: str) -> tuple[bytes, int]:
 
 def parse_prefix(text: str) -> tuple[bytes, int]:
     """A destination: "default", "10.0.0.0/8" or one address. Raises ValueError, also for bits behind the prefix."""
+    check_type("destination", text, str, "a str such as 'default' or '10.0.0.0/8'")
     if text == "default":
         return bytes(4), 0
     plain = _plain(text)
@@ -67,6 +72,7 @@ def _require_ipv4(what: str, text: str, version: int) -> None:
 
 def parse_address(what: str, text: str) -> bytes:
     """One address, packed. Raises ValueError, which names it `what`."""
+    check_type(what, text, str, "an IP address, a str")
     try:
         return ipv4.parse_addr(text)
     except ValueError:
@@ -79,3 +85,21 @@ def parse_address(what: str, text: str) -> bytes:
         raise ValueError(f"{what}: expected an IP address, not {text!r}") from None
     _require_ipv4(what, text, address.version)
     return address.packed
+
+
+def parse_nameserver(text: str) -> tuple[str, int]:
+    """A nameserver's address and port: "10.0.0.53", "10.0.0.53:5353". Raises ValueError."""
+    check_type("nameserver", text, str, "a str such as '10.0.0.53'")
+    import ipaddress
+
+    host, port = text, DNS_PORT
+    if text.count(":") == 1:
+        host, _, number = text.partition(":")
+        if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
+            raise ValueError(f"nameserver: expected an address, or address:port, not {text!r}")
+        port = int(number)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"nameserver: expected an address, or address:port, not {text!r}") from None
+    return host, port

@@ -52,6 +52,9 @@ class Driver:
     plain_frames: bool = False
     """The NIC takes a frame as bytes, by `write_frame`, and does so rather than many small packets."""
 
+    claimed: bool = False
+    """It is a device's: `add_device` says so, for it can only be one's."""
+
     kind: str = "driver"
     """What `ip -d link` says of it."""
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
+from usernet.core.errors import check_type
 from usernet.net.pernet import Net
 from usernet.netdevice.device import (
     IFNAMSIZ,
@@ -69,6 +70,7 @@ class DeviceNamespace:
             notifier(event, dev)
 
     def _check_name(self, name: str) -> None:
+        check_type("device name", name, str, "a str")
         wrong = not name or len(os.fsencode(name)) >= IFNAMSIZ or name in (".", "..")
         if wrong or any(char in "/:\0" or char.isspace() for char in name):  # Linux: dev_valid_name
             raise ValueError(
@@ -78,17 +80,22 @@ class DeviceNamespace:
             raise ValueError(f"device name: {name!r} is taken")
 
     def register(self, driver: Driver, name: str) -> NetDevice:
-        """A new device, down, on `driver`. Raises ValueError for a name that is taken or no name (IFNAMSIZ)."""
+        """A new device, down, on `driver`. Raises ValueError for a name that is taken or no name (IFNAMSIZ), and for a
+        driver that is a device's already."""
         self._check_name(name)
+        if driver.claimed:
+            raise ValueError(f"driver of {name}: {driver!r} is another device's already")
         dev = NetDevice(self._net, driver, name, self._next_index)
         self._next_index += 1
         self._by_name[name] = dev
         self._by_index[dev.index] = dev
+        driver.claimed = True
         try:
             self.notify(NETDEV_REGISTER, dev)
         except BaseException:
             del self._by_name[name]
             del self._by_index[dev.index]
+            driver.claimed = False
             raise
         return dev
 
@@ -131,6 +138,7 @@ class DeviceNamespace:
         self.set_down(dev)
         self.notify(NETDEV_UNREGISTER, dev)
         dev.driver.close()
+        dev.driver.claimed = False
         del self._by_name[dev.name]
         del self._by_index[dev.index]
 

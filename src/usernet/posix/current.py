@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
+from usernet.core.errors import check_type
+
 if TYPE_CHECKING:
     from usernet.stack import Stack
 
@@ -39,12 +41,20 @@ PROCESS: Final = ProcessStacks()
 _context: Final[ContextVar[Chosen | None]] = ContextVar("usernet_stack", default=None)
 
 
+def _check(stack: object) -> None:
+    from usernet.stack import Stack
+
+    check_type("stack", stack, Stack, "a usernet.Stack")
+
+
 def use(stack: Stack | None, *, descriptors: bool = False) -> None:
     """Make `stack` the process's network namespace, for `usernet.socket`, in every thread; None for none.
 
     descriptors: make stream sockets real descriptors, for code that works on those (ssl, child processes, C), at the
     price of a system call for each send and receive. See docs/descriptors.md.
     """
+    if stack is not None:
+        _check(stack)
     if descriptors:
         _serve_ssl()
     PROCESS.used = None if stack is None else Chosen(stack, descriptors)
@@ -53,6 +63,7 @@ def use(stack: Stack | None, *, descriptors: bool = False) -> None:
 @contextmanager
 def using(stack: Stack, *, descriptors: bool = False) -> Iterator[Stack]:
     """Make `stack` the running context's network namespace for the `with` block. descriptors: as for `use`."""
+    _check(stack)
     if descriptors:
         _serve_ssl()
     token = _context.set(Chosen(stack, descriptors))

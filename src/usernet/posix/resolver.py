@@ -12,6 +12,7 @@ from _socket import gaierror
 from typing import TYPE_CHECKING, Any, Final
 
 from usernet.core.errors import UnusableStackError
+from usernet.ip.text import parse_nameserver
 from usernet.ip.v4.devinet import Devinet
 from usernet.net.families import Families
 from usernet.net.pernet import Net
@@ -28,7 +29,6 @@ MAXNS: Final = 3
 """How many nameservers are asked (resolv.conf(5))."""
 MAXDNSRCH: Final = 6
 """How many suffixes are tried."""
-DNS_PORT: Final = 53
 MAX_UDP: Final = 65535
 MAX_CHAIN: Final = 16
 """How many aliases (CNAME) are followed within an answer."""
@@ -170,24 +170,9 @@ def _read(answer: Message, name: str, kind: str) -> list[str]:
     return []
 
 
-def _address(server: str) -> tuple[str, int]:
-    """A nameserver's address and port. Raises ValueError."""
-    host, port = server, DNS_PORT
-    if server.count(":") == 1:
-        host, _, text = server.partition(":")
-        if not text.isdecimal() or not 0 < int(text) < 65536:
-            raise ValueError(f"nameserver: expected an address, or address:port, not {server!r}")
-        port = int(text)
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        raise ValueError(f"nameserver: expected an address, or address:port, not {server!r}") from None
-    return host, port
-
-
 def _exchange(net: Net, query: Message, server: str, timeout: float) -> Message | None:
     """One question to one nameserver; None where no answer came within `timeout` seconds."""
-    address = _address(server)
+    address = parse_nameserver(server)
     try:
         answer = _ask_udp(net, query, address, timeout)
         if answer is not None and _is_cut(answer):

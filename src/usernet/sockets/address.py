@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final, final
 
-from usernet.core.errors import error
+from usernet.core.errors import check_type, error
 from usernet.net.pernet import Net
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.sock.msg import Name, NetlinkAddr, PacketAddr, SockAddr
@@ -140,7 +140,7 @@ def hosts_lookup(names: Names, name: str, family: int) -> list[bytes] | None:
     """The addresses of `name` in the hosts table; None where it isn't there.
 
     Names are compared without regard to case, and to a dot at the end. Raises gaierror where the table has the name,
-    but no address of `family`.
+    but no address of `family`, ValueError or TypeError where what it has is no list of addresses.
     """
     wanted = name.rstrip(".").lower()
     entry = names.hosts.get(name)
@@ -151,6 +151,7 @@ def hosts_lookup(names: Names, name: str, family: int) -> list[bytes] | None:
                 break
         else:
             return None
+    check_type(f"hosts table: {name!r}", entry, (list, tuple), "a list of addresses")
     found: list[bytes] = []
     for text in entry:
         packed = packed_address(AF_INET6 if ":" in text else AF_INET, text)

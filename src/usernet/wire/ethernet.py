@@ -149,6 +149,8 @@ def parse_mac(text: str) -> bytes:
     Raises:
         ValueError: the text is no such thing.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"MAC address: expected a str such as '02:00:00:00:00:01', not {text!r}")
     pairs = text.split("-" if "-" in text else ":")
     if len(pairs) == 6 and all(len(pair) == 2 and pair.isascii() and pair.isalnum() for pair in pairs):
         try:

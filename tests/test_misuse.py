@@ -1,0 +1,94 @@
+"""What people get wrong: each mistake is told at once, by an error that names what was wrong and what was expected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import usernet
+from usernet import drivers
+from usernet.core.compiled import COMPILED
+
+
+@pytest.fixture
+def stack() -> Iterator[Any]:
+    """Typed as anything, so that it can be used wrongly."""
+    made = usernet.Stack("misused")
+    made.add_device(drivers.veth()[0], "eth0", "10.0.0.1/24")
+    yield made
+    made.close()
+
+
+def end() -> Any:
+    return drivers.veth()[0]
+
+
+WRONG: list[tuple[str, Callable[[Any], object], type[Exception], str]] = [
+    ("stack-name", lambda _: usernet.Stack(5), TypeError, "name: expected a str, not 5"),  # type: ignore[arg-type]
+    ("no-driver", lambda s: s.add_device(None, "e"), TypeError, "driver: expected a driver .*, not None"),
+    ("class", lambda s: s.add_device(drivers.Loopback, "e"), TypeError, "driver: expected a driver .*, not <class"),
+    ("both-ends", lambda s: s.add_device(drivers.veth(), "e"), TypeError, r"driver: expected .* one end of .*, not \("),
+    ("device-name", lambda s: s.add_device(end(), b"e"), TypeError, "device name: expected a str, not b'e'"),
+    ("taken-name", lambda s: s.add_device(end(), "eth0"), ValueError, "device name: 'eth0' is taken"),
+    ("mtu", lambda s: s.add_device(end(), "e", mtu="9"), TypeError, "mtu: expected bytes, an int, not '9'"),
+    ("set-mtu", lambda s: s.set_mtu("eth0", "9"), TypeError, "mtu: expected bytes, an int, not '9'"),
+    ("mac", lambda s: s.add_device(end(), "e", mac=b"\2"), TypeError, "MAC address: expected a str such as .*, not b"),
+    ("address", lambda s: s.add_device(end(), "e", b"::"), TypeError, "address: expected a str such as .*, not b'::'"),
+    ("to", lambda s: s.add_route(None, via="10.0.0.2"), TypeError, "destination: expected a str such as .*, not None"),
+    ("via", lambda s: s.add_route("default", via=5), TypeError, "via: expected an IP address, a str, not 5"),
+    ("neighbour", lambda s: s.add_neighbour("eth0", 5, ""), TypeError, "address: expected an IP address, .* not 5"),
+    ("poll-text", lambda s: s.poll("1"), TypeError, "now: expected nanoseconds, an int, not '1'"),
+    ("poll-float", lambda s: s.poll(1.5), TypeError, "now: expected nanoseconds, an int, not 1.5"),
+    ("sysctl", lambda s: s.sysctl[5], KeyError, "no sysctl named 5"),
+    ("row", lambda s: s.sysctl.__setitem__("net.ipv4.tcp_rmem", 5.5), ValueError, "tcp_rmem: expected 3 integers, not"),
+    ("nameservers", lambda s: setattr(s, "nameservers", "10.0.0.1"), TypeError, "nameservers: expected a list of addr"),
+    ("nameserver", lambda s: setattr(s, "nameservers", ["x"]), ValueError, "nameserver: expected an address, .*'x'"),
+    ("port", lambda s: setattr(s, "nameservers", ["10.0.0.1:0"]), ValueError, "expected .* address:port, not"),
+    ("capture", lambda s: s.capture("x", "nope"), KeyError, "no device named 'nope'; there are: lo, eth0"),
+    ("rate", lambda _: drivers.veth(rate="1gbit"), TypeError, "rate: expected a number, not '1gbit'"),  # type: ignore[arg-type]
+    ("impaired", lambda _: drivers.Impair(None), TypeError, "driver: expected the driver .*, not None"),  # type: ignore[arg-type]
+    ("tap", lambda _: drivers.Tap(b"t"), TypeError, "name: expected a str, not b't'"),  # type: ignore[arg-type]
+    ("use", lambda _: usernet.use(5), TypeError, "stack: expected a usernet.Stack, not 5"),  # type: ignore[arg-type]
+    ("using", lambda _: usernet.using("a").__enter__(), TypeError, "stack: expected a usernet.Stack, not 'a'"),  # type: ignore[arg-type]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("misuse", "kind", "says"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
+def test_a_wrong_argument_is_named(stack: Any, misuse: Callable[[Any], object], kind: type[Exception], says: str):
+    with pytest.raises(kind) as caught:
+        misuse(stack)
+    # What is compiled has checked types by itself, before.
+    assert (COMPILED and kind is TypeError) or re.search(says, str(caught.value)), str(caught.value)
+    assert list(stack.devices) == ["lo", "eth0"]
+
+
+def test_a_name_with_one_address_that_is_no_list(stack: Any):
+    stack.hosts["there"] = "10.0.0.2"
+    with stack.socket(type=2) as sock, pytest.raises(TypeError, match="hosts table: 'there': expected a list of addr"):
+        sock.sendto(b"", ("there", 9))
+
+
+def test_a_driver_is_one_devices_alone(stack: Any):
+    one, other = drivers.veth()
+    stack.add_device(one, "eth1")
+    with pytest.raises(ValueError, match=r"driver of eth2: .* is another device's already"):
+        stack.add_device(one, "eth2")
+    elsewhere = usernet.Stack("elsewhere")
+    with pytest.raises(ValueError, match=r"driver of eth0: .* is another device's already"):
+        elsewhere.add_device(one, "eth0")
+    # It did not come to that where something else was wrong.
+    with pytest.raises(ValueError, match="mtu"):
+        elsewhere.add_device(other, "eth0", mtu=5)
+    elsewhere.close()
+
+
+def test_one_device_is_captured_by_its_name(stack: Any, tmp_path: Path):
+    with stack.capture(tmp_path / "one.pcapng", "eth0"):
+        pass
+    with stack.capture(tmp_path / "other.pcapng", stack.devices["eth0"]):
+        pass
+    assert (tmp_path / "one.pcapng").stat().st_size and (tmp_path / "other.pcapng").stat().st_size
