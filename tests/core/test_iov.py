@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usernet.core.iov import BytesIter, CollectIter, IovIter, SinkIter, SourceIter
+from usernet.core.iov import BufferIter, BytesIter, CollectIter, IovIter, SinkIter, SourceIter
 
 
 def _in_a(kind: str, data: bytes) -> bytes | bytearray | memoryview:
@@ -127,6 +127,18 @@ def test_a_sink_is_filled_in_order(sizes, pieces, views):
         written += piece[:done]
         assert sink.length == room - len(written)
     assert b"".join(buffers) == written + bytes(room - len(written))
+
+
+@given(st.integers(0, 60), st.lists(st.binary(max_size=40), max_size=6), st.booleans())
+def test_one_buffer_is_filled_as_a_row_of_it_is(size, pieces, view):
+    buffer, other = bytearray(size), bytearray(size)
+    sink, row = BufferIter(memoryview(buffer) if view else buffer), SinkIter([other])
+    for piece in pieces:
+        assert sink.write(piece) == row.write(piece)
+        assert sink.length == row.length
+    assert buffer == other
+    with pytest.raises(OSError, match="can't be sent from"):
+        sink.read(1)
 
 
 @given(st.integers(0, 60), st.lists(st.binary(max_size=40), max_size=6))

@@ -147,8 +147,32 @@ class SourceIter(IovIter):
         self._offset -= size
 
 
+class BufferIter(IovIter):
+    """Received data into one writable buffer."""
+
+    def __init__(self, buffer: bytearray | memoryview) -> None:
+        """buffer: of bytes, not of anything larger."""
+        self._view = memoryview(buffer)
+        self._offset: int = 0
+        self.length: int = len(buffer)
+
+    def read(self, size: int) -> Payload:
+        raise error(errno.EFAULT, "memory to receive into can't be sent from")
+
+    def write(self, data: Payload) -> int:
+        size = len(data)
+        if size > self.length:
+            size = self.length
+            data = memoryview(data)[:size]
+        start = self._offset
+        self._offset = end = start + size
+        self._view[start:end] = data
+        self.length -= size
+        return size
+
+
 class SinkIter(IovIter):
-    """Received data into writable Python buffers."""
+    """Received data into a row of writable Python buffers."""
 
     def __init__(self, buffers: Iterable[bytearray | memoryview]) -> None:
         self._views = [memoryview(buffer).cast("B") for buffer in buffers]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
-from usernet.core.iov import BytesIter, IovIter, SinkIter, SourceIter
+from usernet.core.iov import BufferIter, BytesIter, IovIter, SinkIter, SourceIter
 from usernet.sock.msg import Control
 
 INT_MAX: Final = 2**31 - 1
@@ -117,17 +117,17 @@ def _writable(buffer: Any, otherwise: str) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
-def sink(buffer: Any, nbytes: Any, call: str, too_small: str) -> SinkIter:
+def sink(buffer: Any, nbytes: Any, call: str, too_small: str) -> BufferIter:
     """One buffer to receive up to `nbytes` into, 0 for all it holds. Raises TypeError, ValueError."""
     if type(buffer) is bytearray and type(nbytes) is int and not nbytes:
-        return SinkIter((buffer,))
+        return BufferIter(buffer)
     view = _writable(
         buffer, f"{call}() argument 1 must be read-write bytes-like object, not {type(buffer).__name__}"
     )
     wanted = size(nbytes, f"negative buffersize in {call}")
     if wanted > len(view):
         raise ValueError(too_small)
-    return SinkIter((view[:wanted] if wanted else view,))
+    return BufferIter(view[:wanted] if wanted else view)
 
 
 def sinks(buffers: Any) -> SinkIter:

@@ -36,7 +36,7 @@ from usernet.transport.tcp.const import (
     after,
 )
 from usernet.transport.tcp.transmit import send_ack
-from usernet.transport.tcp.window import choose_window, rcv_space_adjust, receive_window
+from usernet.transport.tcp.window import choose_window, rcv_space_adjust
 from usernet.wire.tcp import FIN
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def cleanup_rbuf(sk: TcpSock, copied: int) -> None:
         ):
             send = True
     if copied > 0 and not send and not sk.shutdown_mask & RCV_SHUTDOWN:
-        window = receive_window(sk)
+        window = (sk.rcv_wup + sk.rcv_wnd - sk.rcv_nxt) & SEQ_MASK
+        if window & 0x80000000:
+            window = 0
         # Only a window that doubles is worth a segment of its own.
         if 2 * window <= sk.window_clamp:
             new = choose_window(sk)
@@ -76,6 +78,39 @@ def cleanup_rbuf(sk: TcpSock, copied: int) -> None:
                 send = True
     if send:
         send_ack(sk)
+
+
+def _move(sk: TcpSock, sink: IovIter, wanted: int) -> tuple[int, int, bool]:
+    """`_copy` from `copied_seq` on, for a call and a socket with nothing out of the ordinary."""
+    queue = sk.receive_queue
+    seq = sk.copied_seq
+    left = wanted
+    try:
+        while left and (skb := queue.first) is not None:
+            offset = (seq - skb.seq) & SEQ_MASK
+            length = skb.len - offset
+            if length > left:
+                _copy_out(sink, skb, offset, left)
+                # What was read is let go of at once: its memory, still in the cache, serves for what comes next.
+                skb.pull_front(offset + left)
+                queue.resized(-offset - left)
+                skb.seq = seq = (seq + left) & SEQ_MASK
+                return wanted, seq, False
+            if length > 0:
+                _copy_out(sink, skb, offset, length)
+                seq = (seq + length) & SEQ_MASK
+                left -= length
+            queue.popleft()
+            skb.consume()
+            if skb.tcp_flags & FIN:
+                sk.copied_seq = seq
+                return wanted - left, (seq + 1) & SEQ_MASK, True
+    except OSError:
+        if left == wanted:
+            raise
+        # The application's memory ends here (EFAULT). What it has got counts.
+        return wanted - left, seq, True
+    return wanted - left, seq, False
 
 
 def _copy(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int, seq: int) -> tuple[int, int, bool]:
@@ -192,7 +227,10 @@ def _take(sk: TcpSock, msg: MsgHdr, flags: int, wanted: int) -> tuple[int, bool]
         if sk.peek_off >= 0:
             sk.peek_off += copied
         return copied, stop
-    copied, seq, stop = _copy(sk, msg, flags, wanted, sk.copied_seq)
+    if flags & MSG_TRUNC or sk.urg_data or sk.rcvtstamp or sk.tsflags or not wanted:
+        copied, seq, stop = _copy(sk, msg, flags, wanted, sk.copied_seq)
+    else:
+        copied, seq, stop = _move(sk, msg.iter, wanted)
     sk.copied_seq = seq
     if copied:
         rcv_space_adjust(sk)
