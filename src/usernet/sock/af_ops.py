@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from usernet.core.iov import Payload
 from usernet.core.native import mypyc_attr
 from usernet.net.dst import Dst
 from usernet.skbuff.skbuff import SKBuff
@@ -136,6 +135,10 @@ class AddressFamily:
     def getsockopt(self, sk: InetSock, option: int, length: int) -> bytes:
         raise NotImplementedError
 
+    def getsockopt_from(self, sk: InetSock, option: int, value: bytes) -> bytes:
+        """As `getsockopt`, for the few options that read the buffer first, which holds `value`."""
+        raise NotImplementedError
+
     def source_of(self, skb: SKBuff) -> bytes:
         """The source address in the header of a packet whose `network_header` is set."""
         raise NotImplementedError
@@ -160,8 +163,3 @@ class AddressFamily:
     def format(self, addr: bytes) -> str:
         """The address as people write it."""
         raise NotImplementedError
-
-
-def payload_length(parts: list[Payload]) -> int:
-    """Bytes in a row of payload parts."""
-    return sum(len(part) for part in parts)

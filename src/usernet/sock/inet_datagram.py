@@ -355,6 +355,11 @@ class DatagramSock(InetSock):
             raise error(errno.ENOPROTOOPT)
         return self.af.getsockopt(self, option, length)
 
+    def getsockopt_from(self, level: int, option: int, value: bytes) -> bytes:
+        if level != self.sol():
+            return self.getsockopt(level, option, len(value))
+        return self.af.getsockopt_from(self, option, value)
+
     def sol(self) -> int:
         """The level of the family's own options."""
         return SOL_IP if self.af.addr_len == 4 else SOL_IPV6

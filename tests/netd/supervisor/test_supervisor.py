@@ -560,6 +560,23 @@ def test_options_of_the_descriptor_and_filters(bed: Bed):
     bed.run(work)
 
 
+def test_a_source_filter_can_be_read(bed: Bed):
+    def work() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            group, here = socket.inet_aton("239.1.2.3"), socket.inet_aton("10.0.0.1")
+            sources = socket.inet_aton("192.0.2.1") + socket.inet_aton("192.0.2.2")
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + here)
+            sock.setsockopt(socket.IPPROTO_IP, 41, group + here + struct.pack("=II", 1, 2) + sources)
+            # struct ip_msfilter, with room for one of the two
+            room = ctypes.create_string_buffer(group + here + struct.pack("=II", 0, 1), 20)
+            size = ctypes.c_int(20)
+            assert libc().getsockopt(sock.fileno(), socket.IPPROTO_IP, 41, room, ctypes.byref(size)) == 0
+            assert room.raw[: size.value] == group + here + struct.pack("=II", 1, 2) + sources[:4]
+            assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 64
+
+    bed.run(work)
+
+
 def test_sigpipe_comes_with_a_broken_pipe(bed: Bed):
     with bed.listener():
 

@@ -95,6 +95,9 @@ class Ipv4Family(AddressFamily):
     def getsockopt(self, sk: InetSock, option: int, length: int) -> bytes:
         return self.sockglue.getsockopt(sk, option, length)
 
+    def getsockopt_from(self, sk: InetSock, option: int, value: bytes) -> bytes:
+        return self.sockglue.getsockopt_from(sk, option, value)
+
     def source_of(self, skb: SKBuff) -> bytes:
         at = skb.network_header + 12
         return skb.head[at : at + 4]

@@ -14,7 +14,7 @@ from usernet.core.errors import error
 from usernet.ip.v4.devinet import Devinet
 from usernet.ip.v4.fib4 import ANY, Fib4
 from usernet.ip.v4.forward import Ip4Forward
-from usernet.ip.v4.multicast import MEMBERSHIP_OPTIONS, Multicast
+from usernet.ip.v4.multicast import IP_MSFILTER, MCAST_MSFILTER, MEMBERSHIP_OPTIONS, Multicast
 from usernet.ip.v4.options import OptionsInput, compute_spec_dst
 from usernet.ip.v4.output import Ip4Output
 from usernet.ip.v4.tos import tos_priority
@@ -337,9 +337,11 @@ class SockGlue:
             return encode_int(number, length)
         return encode_int_or_byte(number, length)
 
-    def getsockopt_filter(self, sk: InetSock, option: int, request: bytes) -> bytes:
-        """IP_MSFILTER and MCAST_MSFILTER: options whose caller hands in what it asks about."""
-        return self._multicast.getsockopt(sk, option, request)
+    def getsockopt_from(self, sk: InetSock, option: int, value: bytes) -> bytes:
+        """As `getsockopt`, into a buffer that holds `value`: IP_MSFILTER and MCAST_MSFILTER read it first."""
+        if option in (IP_MSFILTER, MCAST_MSFILTER):
+            return self._multicast.getsockopt(sk, option, value)
+        return self.getsockopt(sk, option, len(value))
 
     @staticmethod
     def _packet_options(sk: InetSock) -> bytes:

@@ -24,6 +24,9 @@ SO_ATTACH_REUSEPORT_CBPF: Final = 51
 SO_RCVTIMEO_NEW: Final = 66
 SO_SNDTIMEO_NEW: Final = 67
 SO_ERROR: Final = 4
+SOL_IP: Final = 0
+IP_MSFILTER: Final = 41
+MCAST_MSFILTER: Final = 48
 SOL_TCP: Final = 6
 SOL_PACKET: Final = 263
 PACKET_HDRLEN: Final = 11
@@ -33,7 +36,12 @@ TCP_AO_GET_KEYS: Final = 41
 OF_THE_DESCRIPTOR: Final = frozenset({SO_RCVLOWAT, SO_OOBINLINE, SO_PEEK_OFF})
 TIMEOUTS: Final = frozenset({SO_RCVTIMEO, SO_SNDTIMEO, SO_RCVTIMEO_NEW, SO_SNDTIMEO_NEW})
 FILTERS: Final = frozenset({SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF})
-READ_FIRST: Final = frozenset({(SOL_TCP, TCP_AO_INFO), (SOL_TCP, TCP_AO_GET_KEYS), (SOL_PACKET, PACKET_HDRLEN)})
+READ_FIRST: Final = frozenset(
+    {
+        (SOL_IP, IP_MSFILTER), (SOL_IP, MCAST_MSFILTER), (SOL_TCP, TCP_AO_INFO), (SOL_TCP, TCP_AO_GET_KEYS),
+        (SOL_PACKET, PACKET_HDRLEN),
+    }
+)  # fmt: skip
 """Options whose getsockopt reads the buffer."""
 
 VALUE_MAX: Final = 1 << 16
