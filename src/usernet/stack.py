@@ -78,7 +78,7 @@ class Stack:
         self._captures: list[Capture] = []
         net = self.net
         self.devices = net.get(DeviceNamespace)
-        self._ipv4 = net.get(Ipv4)
+        net.get(Ipv4)
         self._addresses = net.get(Devinet)
         self._routes = net.get(Ipv4Routes)
         self._neighbours = net.get(Arp).table

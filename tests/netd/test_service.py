@@ -276,4 +276,3 @@ def test_where_sockets_are(monkeypatch: pytest.MonkeyPatch):
             places.socket_path(wrong)
     monkeypatch.delenv("USERNET_RUNTIME_DIR")
     assert places.directory() == "/run/usernet" if os.getuid() == 0 else f"{os.getuid()}" in places.directory()
-

@@ -410,4 +410,3 @@ class TestOptions:
 def test_names_of_other_families_are_refused(hosts: tuple[Host, Host]) -> None:
     left, _ = hosts
     assert code(left.send, make(left), bytes(20), SockAddr(2, bytes(4), 1)) == errno.EINVAL
-

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from usernet.stack import Stack
 
 RUN_BY_SERVICE: Final = ("ip", "ss", "sysctl", "nstat")
-RUN_HERE: Final = ("ping", "traceroute", "nc")
 
 _LOOKING: Final = frozenset({"show", "list", "ls", "lst", "get"})
 

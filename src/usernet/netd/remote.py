@@ -24,7 +24,6 @@ __all__ = ["EBADFD", "RemoteSocket", "accepted", "names", "of_given", "opened_fd
 _BY_CALL: Final = 0x2001 | 0x8000 | 0x4000000 | 0x20000000
 """MSG_ERRQUEUE, MSG_OOB, MSG_MORE, MSG_ZEROCOPY, MSG_FASTOPEN: flags that the descriptor knows nothing of."""
 
-_EINPROGRESS: Final = 115
 EBADFD: Final = 77
 """The socket's descriptor is spent, with a connection that failed: it takes another one (`Renew`)."""
 _EMSGSIZE: Final = 90

@@ -198,9 +198,6 @@ class Session(Napi):
         self._forget(number)
         return self.send(message, fd)
 
-    def is_under_way(self, number: int) -> bool:
-        return number in self._under_way
-
     # -- the service's calls
 
     def call(self, number: int, finish: Finish, call: Callable[..., Pending | None], *args: Any) -> None:

@@ -342,7 +342,6 @@ class Udp:
     destination_port: int = 0
 
 
-ECHOED_NONE: Final = ""
 ECHOED_TCP: Final = "tcp"
 ECHOED_UDP: Final = "udp"
 ECHOED_RAW: Final = "raw"

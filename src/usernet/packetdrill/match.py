@@ -33,7 +33,6 @@ from usernet.packetdrill.parse_packet import options_length
 from usernet.packetdrill.pretty import flags_text, option_text
 from usernet.wire import tcp, udp
 
-ECN_FLAGS: Final = tcp.ECE | tcp.CWR | tcp.AE
 _U32_PAIR: Final = Struct("!II")
 
 

@@ -22,18 +22,6 @@ def decode_int(value: bytes) -> int:
     return number
 
 
-def decode_int_or_byte(value: bytes) -> int:
-    """As `decode_int`, but one to three bytes are taken as one unsigned byte: the options of SOL_IP (do_ip_setsockopt).
-
-    Raises OSError EINVAL for an empty value.
-    """
-    if len(value) >= 4:
-        return decode_int(value)
-    if not value:
-        raise error(errno.EINVAL, "option value: expected an int or a byte, not 0 bytes")
-    return value[0]
-
-
 def encode_int(value: int, length: int) -> bytes:
     """An int as getsockopt returns it into `length` bytes. Raises OSError EINVAL for a negative length."""
     if length < 0:

@@ -414,4 +414,3 @@ def header_length(value: bytes) -> int:
     if not TPACKET_V1 <= version <= TPACKET_V3:
         raise error(errno.EINVAL, f"PACKET_HDRLEN: there is no version {version}")
     return SIZEOF_HDR[version]
-

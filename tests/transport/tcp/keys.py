@@ -164,4 +164,3 @@ def md5_signed(peer: Peer, key: bytes, flags: int, seq: int, ack: int | None = N
     """A segment of the peer's with a right signature of TCP MD5."""
     packet = segment(peer, flags, seq, ack, data, options=MD5_OPTION)
     return with_code(packet, 44, md5_of(packet, key))
-

@@ -573,4 +573,3 @@ class TestIpOptions:
         peer.settle()
         peer.expect(length(1))
         assert LOCAL in ip_options(peer.last)
-

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn, final
+from typing import Any, NoReturn, final
 
 from usernet.netd.command import Text as Text
 from usernet.netd.command import UsageError as UsageError
@@ -14,8 +14,6 @@ from usernet.netdevice.device import NetDevice
 from usernet.stack import Stack
 
 Out = Callable[[str], None]
-
-EXIT_USAGE: Final = 2
 
 
 @final

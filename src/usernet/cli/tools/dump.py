@@ -22,7 +22,6 @@ PORTS: Final = {
 }  # fmt: skip
 DIRECTION: Final = 3
 """The bits of a packet's flags in a capture that say it."""
-LINKTYPE_NAMES: Final = {pcapng.LINKTYPE_ETHERNET: "EN10MB (Ethernet)", pcapng.LINKTYPE_RAW: "RAW (Raw IP)"}
 
 
 def tcpdump(stack: Stack | None, *args: str, out: Out | None = None, duration: float | None = None) -> Text:

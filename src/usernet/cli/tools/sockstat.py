@@ -244,6 +244,3 @@ def _summary(rows: list[Row]) -> str:
     for kind, name in (("raw", "RAW"), ("udp", "UDP"), ("tcp", "TCP")):
         lines.append(f"{name:<9} {sum(row.kind == kind for row in rows)}")
     return "\n".join(lines)
-
-
-

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from usernet.net.pernet import Net
 
 IP_DEFRAG_LOCAL_DELIVER: Final = 0
-IP_DEFRAG_CALL_RA_CHAIN: Final = 1
-IP_DEFRAG_CONNTRACK_IN: Final = 2
 IP_DEFRAG_AF_PACKET: Final = 3
 
 QUEUE_OVERHEAD: Final = 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from typing import Final, final
+from typing import final
 
 
 @final
@@ -34,7 +34,3 @@ def of_this_machine() -> Abi:
 
         return abi_aarch64.ABI
     raise NotImplementedError(f"programs are supervised on x86_64 and aarch64, not on {machine}")
-
-
-SIZEOF_LONG: Final = 8
-"""Both are LP64, and little-endian."""

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
 
 
-
 def connect_init(sk: TcpSock) -> None:
     """Prepare the variables of an active open (Linux: tcp_connect_init)."""
     tcp = sk.tcp

@@ -29,12 +29,6 @@ if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
 
 
-
-def in_quickack_mode(sk: TcpSock) -> bool:
-    """Whether each segment is acknowledged at once (Linux: tcp_in_quickack_mode)."""
-    return sk.dst_quick_ack or (sk.ack_quick > 0 and not sk.in_pingpong())
-
-
 def incr_quickack(sk: TcpSock, limit: int) -> None:
     """Acknowledge the next segments at once: half a window of them, at most `limit` (Linux: tcp_incr_quickack)."""
     count = sk.rcv_wnd // (2 * sk.rcv_mss) or 2

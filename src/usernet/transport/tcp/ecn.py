@@ -361,5 +361,3 @@ def spurious_retransmission(sk: TcpSock, skb: SKBuff) -> None:
     state = sk.ecn
     if state is not None and mode_accecn(sk.ecn_flags) and state.dsack_start == skb.seq:
         state.fail_mode |= accecn.TCP_ACCECN_OPT_FAIL_SEND
-
-

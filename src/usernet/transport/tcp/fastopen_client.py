@@ -257,5 +257,3 @@ def _remember(sk: TcpSock, options: TcpOptions, cookie: bytes | None, lost: bool
         entry.last_syn_loss = sk.loop.now
     else:
         entry.syn_loss = 0
-
-

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from usernet.wire.tcp import TcpHeader
 
 
-
 def finish_connect(sk: TcpSock) -> None:
     """The handshake of an active open is done (Linux: tcp_finish_connect)."""
     sk.set_state(TCP_ESTABLISHED)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from usernet.transport.tcp.sock import TcpSock
 
 
-
 def _check_urg(sk: TcpSock, skb: SKBuff, urg_ptr: int) -> None:
     """A segment with an urgent pointer (RFC 6093; Linux: tcp_check_urg): it points behind the urgent byte."""
     pointer = urg_ptr

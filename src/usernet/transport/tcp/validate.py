@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from usernet.transport.tcp.timewait import TimeWaitSock
 
 
-
 def replace_ts_recent(sk: TcpSock, seq: int) -> int:
     """Keep the time stamp of a segment at the left edge (RFC 7323 section 4.3; Linux: tcp_replace_ts_recent).
 
