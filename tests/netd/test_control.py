@@ -13,6 +13,7 @@ import pytest
 from tests.netd.serving import Served, serving
 from tests.support.stacks import until
 from usernet.netd import protocol
+from usernet.netd.client import ServiceError
 from usernet.netd.control import ServedCommand
 
 
@@ -45,6 +46,18 @@ def test_commands_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 def _serve(served: Served, run: Any) -> None:
     served.server.control._commands = {"slow": ServedCommand(run, lambda words: True)}
+
+
+def test_a_fault_of_the_service_ends_the_client_that_met_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[object] = []
+    monkeypatch.setattr("threading.excepthook", lambda args: told.append(args.exc_type))
+    with serving(tmp_path, privileged=lambda uid: False) as served, served.client() as other:
+        bad = ServedCommand(lambda stack, *words: "", lambda words: bool(1 // len(words)))
+        served.server.control._commands = {"bad": bad}
+        with served.client() as client, pytest.raises(ServiceError, match=r"Command came upon a fault .*ZeroDivision"):
+            client.command("bad")
+        assert told == [ZeroDivisionError]
+        assert other.command("bad", "word") == ""
 
 
 def test_a_command_that_fails_tells_its_client_alone(tmp_path: Path):

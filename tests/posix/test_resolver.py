@@ -235,6 +235,6 @@ def test_without_dnspython_the_error_says_what_to_install(stack: Stack, monkeypa
     for name in [name for name in sys.modules if name == "dns" or name.startswith("dns.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "dns", None)
-    with pytest.raises(ModuleNotFoundError, match=r"install usernet\[dns\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'usernet\[dns\]'"):
         socket.gethostbyname("host.example")
     assert socket.gethostbyname("localhost") == "127.0.0.1"

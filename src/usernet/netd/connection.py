@@ -146,7 +146,7 @@ class Connection:
                 poller.register(self._wire.fileno(), select.POLLOUT)
                 poller.poll()
             except OSError as problem:
-                if problem.errno in (9, 22):
+                if problem.errno in (errno.EBADF, errno.EINVAL):
                     raise
                 raise ServiceError(problem.errno, f"{self.path}: the service is gone: {problem.strerror}") from None
 

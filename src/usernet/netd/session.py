@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
-from usernet.core.errors import UnusableStackError, error
+from usernet.core.errors import UnusableStackError, error, report
 from usernet.core.softirq import Napi
 from usernet.netd import protocol, rights
 from usernet.netd.interface import Opened, Pending, Received
@@ -115,6 +115,10 @@ class Session(Napi):
         self.requests += 1
         try:
             self._take(request, fds)
+        except Exception as problem:
+            # A fault of ours: without an answer the client would wait for ever.
+            report(problem)
+            self.reject(f"{type(request).__name__} came upon a fault of the service: {problem!r}")
         finally:
             close_all(fds)
         self._inbox = None

@@ -126,7 +126,7 @@ def _answers(net: Net, name: str, kind: str) -> list[str]:
         import dns.message
         import dns.rcode
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("names are asked for with dnspython: install usernet[dns]") from None
+        raise ModuleNotFoundError("names are asked for with dnspython: pip install 'usernet[dns]'") from None
     try:
         query = dns.message.make_query(name, kind, use_edns=False)
     except dns.exception.DNSException:
