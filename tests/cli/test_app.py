@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,6 +92,10 @@ def test_capture_of_a_command(tmp_path: Path):
     assert "ICMP echo reply" in lines[-1]
 
 
+def python(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, "python", *args], capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_python_runs_a_script_on_a_stack(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -106,16 +111,70 @@ def test_python_runs_a_script_on_a_stack(tmp_path: Path):
         "    thread.join()\n"
         "sys.exit(7)\n"
     )
-    result = invoke("python", str(script), "--tap", "-x")
-    assert result.output == "usernet.socket ['--tap', '-x'] __main__\n"
-    assert result.exit_code == 7
+    done = python(script, "--tap", "-x")
+    assert done.stdout == "usernet.socket ['--tap', '-x'] __main__\n"
+    assert (done.returncode, done.stderr) == (7, "")
 
 
-@pytest.fixture(autouse=True)
-def unchanged_interpreter(monkeypatch: pytest.MonkeyPatch):
-    """`usernet python` takes the interpreter over, as a command may; a test gives it back."""
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+@pytest.mark.parametrize(
+    "text", [
+        "pass", "import sys; sys.exit()", "import sys; sys.exit('a message')", "raise SystemExit(3)", "1 // 0",
+        "raise EOFError('no more')", "import os; os.close(os.pipe()[0]); raise BrokenPipeError(32, 'Broken pipe')",
+        "def f(", "import sys; sys.excepthook = lambda *what: print('hook', what[0]); 1 // 0",
+        "import click; raise click.UsageError('its own')",
+    ],
+)  # fmt: skip
+def test_a_program_ends_as_it_does_under_python(tmp_path: Path, text: str):
+    script = tmp_path / "script.py"
+    script.write_text(text + "\n")
+    plain = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    done = python(script)
+    assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+
+
+def test_the_stack_is_there_until_the_program_is_over(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import atexit, socket, threading, time\n"
+        "def fetch(what):\n"
+        "    with socket.create_server(('127.0.0.1', 80)) as server:\n"
+        "        with socket.create_connection(('127.0.0.1', 80)) as client, server.accept()[0] as connection:\n"
+        "            connection.sendall(what.encode())\n"
+        "            print(client.recv(100).decode(), flush=True)\n"
+        "def later():\n"
+        "    time.sleep(0.2)\n"
+        "    fetch('in a thread')\n"
+        "atexit.register(fetch, 'at the exit')\n"
+        "threading.Thread(target=later).start()\n"
+        "fetch('in the program')\n"
+    )
+    done = python(script)
+    assert (done.stdout, done.stderr, done.returncode) == ("in the program\nin a thread\nat the exit\n", "", 0)
+
+
+def test_python_runs_a_module():
+    done = python("-m", "json.tool", "/dev/null")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Expecting value")
+
+
+def test_ctrl_c_ends_a_program(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, socket\n"
+        "with socket.create_server(('127.0.0.1', 80)) as server:\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.1)\n"
+        "    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
+        "    server.accept()\n"
+    )
+    done = python(script)
+    assert done.returncode == 130
+    assert done.stderr.startswith("Traceback") and done.stderr.endswith("KeyboardInterrupt\n")
+
+
+def test_a_device_with_an_r_in_its_name_is_no_capture_file():
+    result = invoke("tcpdump", "-iveth-r", "-c", "1")
+    assert result.output.endswith("-i: expected one of lo, not 'veth-r'\n")
 
 
 def test_packetdrill_counts(tmp_path: Path):

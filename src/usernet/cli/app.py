@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import runpy
+import re
 import sys
 from typing import Any, Final
 
@@ -176,8 +176,9 @@ def _client(stack: str) -> Any:
 
 
 def _reads_capture(args: tuple[str, ...]) -> bool:
-    """Whether -r is among tcpdump's options, alone or behind others: `-r FILE`, `-nr FILE`, `-rFILE`."""
-    return any(arg[:1] == "-" and "r" in arg.partition("w")[0] for arg in args)
+    """Whether -r is among tcpdump's options, alone or behind others: `-r FILE`, `-nr FILE`, `-rFILE`. What is behind
+    -w, -i, -c and -s is their own."""
+    return any(re.match(r"-[^-wics]*r", arg) for arg in args)
 
 
 def _add_tool(tool: str, about: str) -> None:
@@ -219,7 +220,7 @@ def python(options: StackOptions, module: str, args: tuple[str, ...]) -> None:
 
     Options of the stack go before SCRIPT; what follows is the program's own.
     """
-    from usernet.posix import patched
+    from usernet.cli.python import run_program
 
     if not module and not args:
         raise click.BadParameter("expected a file, or -m MODULE", param_hint="SCRIPT")
@@ -227,14 +228,7 @@ def python(options: StackOptions, module: str, args: tuple[str, ...]) -> None:
         raise click.BadParameter(f"expected a file, and there is no {args[0]}", param_hint="SCRIPT")
     if options.only_named():
         raise click.BadParameter("the stack of a service is another process's; use `usernet run`", param_hint="--stack")
-    with options.open("python") as stack, patched(stack):
-        sys.argv = [module, *args] if module else list(args)
-        if module:
-            sys.path.insert(0, os.getcwd())
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        else:
-            sys.path.insert(0, os.path.dirname(os.path.abspath(args[0])))
-            runpy.run_path(args[0], run_name="__main__")
+    run_program(options, module, args)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
@@ -300,11 +294,10 @@ def run(
 
 
 def main() -> int:
-    """Run the command line that the process was started with; returns the exit status."""
+    """Run the command line that the process was started with. Ends by SystemExit; returns a status where the output is
+    not wanted any more."""
     try:
         cli.main(prog_name="usernet", standalone_mode=True)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
     except BrokenPipeError:
         # Whoever read the output has enough, as `head` does.
         sys.stderr.close()
