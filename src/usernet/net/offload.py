@@ -76,10 +76,20 @@ class Offload:
         has a `LastingTrain`; None where the protocol has no such thing, or `skb` is no model."""
         return None
 
-    def gro_ack(self, held: SKBuff | None, skb: SKBuff) -> bool:
-        """Whether `skb`, with `data` at this network layer's header, is a bare acknowledgement that may be held; with
-        `held`, whether it says all that `held` says and more, which then takes its bytes (Linux: tcp_add_backlog)."""
+    def gro_ack_flow(self, skb: SKBuff) -> bytes | None:
+        """The key of the flow of a bare acknowledgement that may be held, with `data` at this network layer's header;
+        None for anything else."""
+        return None
+
+    def gro_ack(self, held: SKBuff, skb: SKBuff) -> bool:
+        """Whether the acknowledgement `skb` says all that `held` of its flow says and more; `held` then takes its bytes
+        (Linux: tcp_add_backlog)."""
         return False
+
+    def gro_ack_train(self, acks: dict[bytes, SKBuff], skb: SKBuff) -> Train | None:
+        """What does likewise with frames, where they are laid out as that of `skb` was. acks: those that are held, by
+        the keys of their flows."""
+        return None
 
     def gro_complete(self, held: SKBuff) -> None:
         """Make the merged packet's header and gso fields right before it goes up."""

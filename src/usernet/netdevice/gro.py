@@ -96,13 +96,15 @@ def checksum_ok(skb: SKBuff, offset: int, protocol: int) -> bool:
 class Gro:
     """The merging of one device's poll. `held` maps a flow's key to the packet held for it."""
 
-    __slots__ = ("_last", "_last_offload", "_offloads", "_trains", "ack", "held", "train")
+    __slots__ = ("_ack_train", "_last", "_last_offload", "_offloads", "_trains", "acks", "held", "train")
 
     def __init__(self, net: Net) -> None:
         self._offloads = net.get(Offloads)
         self.held: dict[bytes, tuple[SKBuff, Offload]] = {}
-        self.ack: SKBuff | None = None
-        """A bare acknowledgement, which the next one of its flow makes needless. Held only while nothing else is."""
+        self.acks: dict[bytes, SKBuff] = {}
+        """Bare acknowledgements by flow, each of which the next one makes needless, at most MAX_GRO_FLOWS. Held only
+        while nothing else is."""
+        self._ack_train: Train | None = None
         self.train: Train | None = None
         """What takes the frames that are like the packet just received, where there is such a thing."""
         self._trains: dict[bytes, LastingTrain] = {}
@@ -114,13 +116,39 @@ class Gro:
     def receive(self, skb: SKBuff) -> Sequence[SKBuff]:
         """Take a packet whose link header has been read; returns what is to go up now, in order."""
         self.train = None
-        ack = self.ack
-        if ack is not None:
-            if skb.protocol == ack.protocol and self._offloads.packet[ack.protocol].gro_ack(ack, skb):
-                return ()
-            self.ack = None
-            return [ack, *self._receive(skb)]
+        if not self.held and skb.len < SMALLEST_WORTHWHILE:
+            return self._receive_ack(skb)
+        if self.acks:
+            return [*self._flush_acks(), *self._receive(skb)]
         return self._receive(skb)
+
+    def _receive_ack(self, skb: SKBuff) -> Sequence[SKBuff]:
+        """A packet so small that it may be a bare acknowledgement."""
+        offload = self._offloads.packet.get(skb.protocol)
+        key = offload.gro_ack_flow(skb) if offload is not None else None
+        acks = self.acks
+        if key is None or offload is None:
+            return [*self._flush_acks(), skb] if acks else (skb,)
+        if self._ack_train is None:
+            self._ack_train = offload.gro_ack_train(acks, skb)
+        self.train = self._ack_train
+        held = acks.get(key)
+        if held is None:
+            if len(acks) >= MAX_GRO_FLOWS:
+                oldest = acks.pop(next(iter(acks)))
+                acks[key] = skb
+                return (oldest,)
+            acks[key] = skb
+            return ()
+        if offload.gro_ack(held, skb):
+            return ()
+        acks[key] = skb
+        return (held,)
+
+    def _flush_acks(self) -> list[SKBuff]:
+        packets = list(self.acks.values())
+        self.acks.clear()
+        return packets
 
     def _receive(self, skb: SKBuff) -> Sequence[SKBuff]:
         held = self.held
@@ -131,11 +159,6 @@ class Gro:
                 self.train = self._last_offload.gro_train(last, skb)
                 return ()
         offload = self._offloads.packet.get(skb.protocol)
-        if not held and skb.len < SMALLEST_WORTHWHILE:
-            if offload is not None and offload.gro_ack(None, skb):
-                self.ack = skb
-                return ()
-            return (skb,)
         key = offload.gro_flow(skb, skb.data) if offload is not None else None
         if key is None or offload is None:
             # It may belong to a flow that is held (a FIN, a reset): order within the flow must hold.
@@ -180,10 +203,7 @@ class Gro:
 
     def flush(self) -> list[SKBuff]:
         """All that is held, to go up."""
-        packets: list[SKBuff] = []
-        if self.ack is not None:
-            packets.append(self.ack)
-            self.ack = None
+        packets = self._flush_acks()
         for key, (skb, offload) in self.held.items():
             self._complete(key, skb, offload)
             packets.append(skb)

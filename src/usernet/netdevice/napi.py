@@ -49,7 +49,7 @@ class DeviceNapi(NicNapi):
         if self.train is not None:
             self._end_train()
         gro = self.gro
-        if gro.held or gro.ack is not None:
+        if gro.held or gro.acks:
             for skb in gro.flush():
                 dev.deliver(skb)
         return done

@@ -5,44 +5,21 @@ What is behind the header is the transport's business, found by protocol number 
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
+from usernet.ip.v4.acks import SIMPLE_HEADER, Ipv4AckTrain, ack_flow, merge_ack
 from usernet.ip.v4.frames import tcp_frames
 from usernet.ip.v4.super_train import Ipv4SuperTrain
 from usernet.ip.v4.train import IPPROTO_TCP, Ipv4Train
 from usernet.net.offload import Offload, Offloads, Train
 from usernet.net.pernet import Net
-from usernet.netdevice.gro import GroControl, checksum_ok
-from usernet.skbuff.skbuff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, SKBuff
+from usernet.netdevice.gro import GroControl
+from usernet.skbuff.skbuff import SKBuff
 from usernet.wire import ipv4
 from usernet.wire.checksum import words
 from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MF, IP_OFFSET
 from usernet.wire.ipv4 import parse as _parse
-
-_from_bytes: Final = int.from_bytes
-
-_TSTAMP: Final = b"\1\1\x08\x0a"
-"""How the options of a segment with a time stamp and no more start: two NOPs, kind 8, length 10."""
-
-SIMPLE_HEADER: Final = 0x45
-"""Version 4 and five words: without options, the only header whose packets are merged."""
-
-
-def _ack_sums_up(skb: SKBuff) -> bool:
-    """Whether the checksums of a bare acknowledgement, `data` at its IPv4 header, are right: a broken one must not take
-    the place of one that is not."""
-    head = skb.head
-    at = skb.data
-    if words(head[at : at + IP_HLEN]) % 0xFFFF:
-        return False
-    if skb.ip_summed == CHECKSUM_NONE:
-        skb.saddr = head[at + 12 : at + 16]
-        skb.daddr = head[at + 16 : at + 20]
-        if not checksum_ok(skb, at + IP_HLEN, IPPROTO_TCP):
-            return False
-        skb.ip_summed = CHECKSUM_UNNECESSARY
-    return True
 
 
 @final
@@ -191,52 +168,14 @@ class Ipv4Offload(Offload):
         train.resume(held, skb, payload)
         return train
 
-    def gro_ack(self, held: SKBuff | None, skb: SKBuff) -> bool:
-        head = skb.head
-        at = skb.data
-        if held is None:
-            # Without options or fragments, and TCP with nothing but ACK, and no payload.
-            if skb.len < 40 or head[at] != SIMPLE_HEADER or head[at + 9] != 6 or skb.data_len:
-                return False
-            return (
-                head[at + 33] == 0x10
-                and int.from_bytes(head[at + 2 : at + 4], "big") == skb.len == 20 + (head[at + 32] >> 4) * 4
-                and not (head[at + 6] & 0x3F or head[at + 7])
-                and _ack_sums_up(skb)
-            )
-        old = held.head
-        start = held.data
-        size = skb.len
-        if (
-            size != held.len
-            # Version, length, flow, our next sequence number, and flags are the same; so are the kinds of options …
-            or old[start : start + 4] != head[at : at + 4]
-            or old[start + 6 : start + 10] != head[at + 6 : at + 10]
-            or old[start + 12 : start + 28] != head[at + 12 : at + 28]
-            or old[start + 32 : start + 34] != head[at + 32 : at + 34]
-            or not _ack_sums_up(skb)
-        ):
-            return False
-        # … and it acknowledges more, so that what the older one says of the window and the time is out of date. A
-        # duplicate says something of its own, and so does a SACK.
-        before = _from_bytes(old[start + 28 : start + 32], "big")
-        if not 0 < _from_bytes(head[at + 28 : at + 32], "big") - before < 1 << 31:
-            return False
-        if size > 40 and old[start + 40 : start + size] != head[at + 40 : at + size]:
-            if size != 52 or head[at + 40 : at + 44] != _TSTAMP or old[start + 40 : start + 44] != _TSTAMP:
-                return False
-            earlier = _from_bytes(old[start + 44 : start + 48], "big")
-            if _from_bytes(head[at + 44 : at + 48], "big") - earlier & 0x80000000:
-                return False
-        held.head = head
-        held.data = held.network_header = at
-        held.mac_header = skb.mac_header
-        held.tail = skb.tail
-        held.transport_header = skb.transport_header
-        held.csum_start = skb.csum_start
-        held.ip_summed = skb.ip_summed
-        held.gso_segs = (held.gso_segs or 1) + 1
-        return True
+    def gro_ack_flow(self, skb: SKBuff) -> bytes | None:
+        return ack_flow(skb)
+
+    def gro_ack(self, held: SKBuff, skb: SKBuff) -> bool:
+        return merge_ack(held, skb)
+
+    def gro_ack_train(self, acks: dict[bytes, SKBuff], skb: SKBuff) -> Train | None:
+        return Ipv4AckTrain(acks, skb.data)
 
     def gro_complete(self, held: SKBuff) -> None:
         control: GroControl = held.cb

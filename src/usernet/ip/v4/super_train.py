@@ -28,7 +28,7 @@ class Ipv4SuperTrain(LastingTrain):
 
     __slots__ = (
         "_bytes", "_frags", "_held", "_ident", "_mss", "_network", "_payload", "_push", "_room", "_segs", "_seq",
-        "_single", "_size", "_step", "_super", "_verify",
+        "_single", "_size", "_step", "_super", "_verify", "count",
     )  # fmt: skip
 
     def __init__(self, network: int, payload: int, mss: int) -> None:
@@ -46,6 +46,8 @@ class Ipv4SuperTrain(LastingTrain):
         self._ident = self._seq = self._room = 0
         self._verify: bool = False
         self._size = self._bytes = self._segs = 0
+        self.count: int = 0
+        """Packets taken since the last `settle`."""
 
     def resume(self, held: SKBuff, skb: SKBuff, payload: int) -> bool:
         control: GroControl = held.cb
@@ -99,28 +101,30 @@ class Ipv4SuperTrain(LastingTrain):
         self._size += size
         self._bytes += length
         self._segs += segments
+        self.count += 1
         return True
 
     def settle(self, statistics: LinkStats, hard_header_len: int) -> None:
-        frags = self._frags
+        count = self.count
         held = self._held
-        if not frags or held is None:
+        if not count or held is None:
             return
+        frags = self._frags
         size = self._size
         held.frags = frags if held.frags is None else held.frags + frags
         held.len += size
         held.data_len += size
-        held.truesize += self._bytes + len(frags) * SKB_OVERHEAD
+        held.truesize += self._bytes + count * SKB_OVERHEAD
         control: GroControl = held.cb
         control.next_seq = self._seq
         control.count += self._segs
         control.fixed_id = not self._step
-        if self._segs > len(frags):
+        if self._segs > count:
             control.flags |= self._push
         statistics.rx_packets += self._segs
-        statistics.rx_bytes += self._bytes - len(frags) * (self._network - hard_header_len)
+        statistics.rx_bytes += self._bytes - count * (self._network - hard_header_len)
         self._frags = []
-        self._size = self._bytes = self._segs = 0
+        self._size = self._bytes = self._segs = self.count = 0
 
     def release(self) -> None:
         self._held = None
