@@ -62,6 +62,9 @@ LARGE_GOAL: Final = 49152
 """Bytes. Segments that the window keeps smaller are sent as Linux does, each at once: there a single one counts."""
 
 
+GATHER_BEYOND: Final = 262144
+"""Bytes under way, at least, while bulk data waits for a full super-segment. As much as waits must be, too."""
+
 GATHER_WITHIN: Final = 4000
 """µs of round trip up to which bulk data waits for a full super-segment."""
 
@@ -90,7 +93,7 @@ def _push(sk: TcpSock, flags: int, mss: int, nonagle: int, goal: int) -> None:
             sk.net.mib.tcp_ext.TCPAutoCorking += 1
             sk.tsq_throttled = True
         return
-    gather = goal > GSO_LEGACY_MAX_SIZE and skb.len < goal and not flags & (MSG_OOB | MSG_EOR) and _gathers(sk, goal)
+    gather = goal > GSO_LEGACY_MAX_SIZE and skb.len < goal and not flags & (MSG_OOB | MSG_EOR) and _gathers(sk, skb.len)
     if gather and skb is sk.write_queue.first:
         return
     if write_xmit(sk, mss, TCP_NAGLE_CORK if flags & MSG_MORE else nonagle, 0, gather):
@@ -108,12 +111,12 @@ def _should_autocork(sk: TcpSock, skb: SKBuff, goal: int) -> bool:
     )
 
 
-def _gathers(sk: TcpSock, goal: int) -> bool:
-    """Whether a super-segment that is not full may wait for the next call or the next acknowledgement, as corked data
-    waits for a device's queue that a TUN/TAP doesn't have: while more than another one is under way, and comes back
-    within a tick of Linux's clock."""
+def _gathers(sk: TcpSock, size: int) -> bool:
+    """Whether a super-segment that is not full, of `size` bytes up to now, may wait for the next call or the next
+    acknowledgement, as corked data waits for a device's queue that a TUN/TAP doesn't have: while as much is under way,
+    and comes back within a tick of Linux's clock."""
     return (
-        (sk.snd_nxt - sk.snd_una) & SEQ_MASK >= goal
+        (sk.snd_nxt - sk.snd_una) & SEQ_MASK >= max(size, GATHER_BEYOND)
         and sk.srtt_us < GATHER_WITHIN << 3
         and not sk.nonagle & TCP_NAGLE_OFF
         and bool(sk.tcp.tcp_autocorking)
