@@ -189,9 +189,9 @@ def clean_rtx_queue(
             last_ackt = tx.mstamp
             if not first_ackt:
                 first_ackt = last_ackt
-            if before(start, reord):
+            if (start - reord) & 0x80000000:
                 reord = start
-            if not after(skb.end_seq, sk.high_seq):
+            if not (sk.high_seq - skb.end_seq) & 0x80000000:
                 flag |= FLAG_ORIG_SACK_ACKED
         if sacked & TCPCB_SACKED_ACKED:
             sk.sacked_out -= count
@@ -199,7 +199,7 @@ def clean_rtx_queue(
             state.delivered_bytes -= skb.len
         elif is_sack:
             sk.delivered += count
-            if not skb_spurious_retrans(sk, skb):
+            if not sacked & TCPCB_RETRANS or not skb_spurious_retrans(sk, skb):
                 rack_advance(sk, sacked, skb.end_seq, tx.mstamp)
         if sacked & TCPCB_LOST:
             sk.lost_out -= count

@@ -64,7 +64,7 @@ class CwndValidation:
             return -1
         if sk.loop.now - self._sampled > self._period(sk):
             return 0
-        return self._pipe.get()
+        return self._pipe.value
 
     def validated(self, sk: TcpSock) -> bool:
         """Whether at least half the window is in use (section 4.3)."""

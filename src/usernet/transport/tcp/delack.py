@@ -145,5 +145,5 @@ def event_data_recv(sk: TcpSock, skb: SKBuff) -> None:
         from usernet.transport.tcp.ecn import data_check
 
         data_check(sk, skb)
-    if skb.len >= 128:
+    if skb.len >= 128 and sk.rcv_ssthresh < sk.window_clamp:
         grow_window(sk, skb, True)

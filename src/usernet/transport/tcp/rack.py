@@ -65,7 +65,7 @@ def sent_after(time1: int, time2: int, seq1: int, seq2: int) -> bool:
 def rack_advance(sk: TcpSock, sacked: int, end_seq: int, xmit_time: int) -> None:
     """A segment was delivered (RFC 8985 section 6.2 step 2; Linux: tcp_rack_advance)."""
     rtt_us = (sk.loop.now - xmit_time) // 1000
-    if rtt_us < sk.min_rtt_us() and sacked & TCPCB_RETRANS:
+    if sacked & TCPCB_RETRANS and rtt_us < sk.min_rtt_us():
         # Faster than the path allows: the original was delivered, not this retransmission.
         return
     sk.rack_advanced = True

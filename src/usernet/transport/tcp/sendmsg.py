@@ -62,7 +62,7 @@ LARGE_GOAL: Final = 49152
 """Bytes. Segments that the window keeps smaller are sent as Linux does, each at once: there a single one counts."""
 
 
-GATHER_BEYOND: Final = 262144
+GATHER_BEYOND: Final = 250_000
 """Bytes under way, at least, while bulk data waits for a full super-segment. As much as waits must be, too."""
 
 GATHER_WITHIN: Final = 4000

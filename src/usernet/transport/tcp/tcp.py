@@ -203,13 +203,10 @@ class Tcp(TcpSettings):
         return state == TCP_ESTABLISHED
 
     def _checksum_bad(self, skb: SKBuff) -> bool:
-        """Whether the checksum is wrong, as far as anyone must look (skbuff.py: the offload contract)."""
-        summed = skb.ip_summed
-        if summed != CHECKSUM_NONE and summed != CHECKSUM_COMPLETE:
-            return False
+        """Whether the checksum is wrong of a packet that nobody vouches for (skbuff.py: the offload contract)."""
         length = skb.len
         total: int = skb.af.pseudo_sum(skb.saddr, skb.daddr, IPPROTO_TCP, length)
-        if summed == CHECKSUM_COMPLETE:
+        if skb.ip_summed == CHECKSUM_COMPLETE:
             total += skb.csum
         else:
             total += checksum.csum(skb.head, skb.data, skb.tail)
@@ -238,7 +235,8 @@ class Tcp(TcpSettings):
             mib.InErrs += 1
             skb.drop(DropReason.PKT_TOO_SMALL, net.drops)
             return
-        if self._checksum_bad(skb):
+        summed = skb.ip_summed
+        if summed in (CHECKSUM_NONE, CHECKSUM_COMPLETE) and self._checksum_bad(skb):
             mib.InCsumErrors += 1
             mib.InErrs += 1
             if net.trace.tcp_bad_csum.probes:

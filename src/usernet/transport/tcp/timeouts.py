@@ -35,7 +35,7 @@ class TcpTimeouts(TcpState):
 
     def min_rtt_us(self) -> int:
         """The smallest round trip (µs) of the last tcp_min_rtt_wlen seconds."""
-        return -self.rtt_min.get()
+        return -self.rtt_min.value
 
     def update_min_rtt(self, rtt_us: int, delayed: bool) -> None:
         """Take a sample into the minimum (Linux: tcp_update_rtt_min)."""

@@ -84,10 +84,10 @@ def test_it_restarts_at_the_known_rate_after_idleness():
                 sock.sendall(bytes(2_000_000))
                 lab.sleep(3)
                 assert ca.mode == BBR_PROBE_BW
-                known = ca.bw.get()
+                known = ca.bw.value
                 sock.sendall(bytes(100_000))
                 assert ca.idle_restart
-                assert ca.bw.get() == known
+                assert ca.bw.value == known
                 assert sk.pacing_rate == ca._pacing_rate(sk, known, BBR_UNIT)
                 assert sk.snd_cwnd > 20  # no slow start after idle for one that rules alone
                 done.append(sock.getsockopt(socket.IPPROTO_TCP, 26, 20))

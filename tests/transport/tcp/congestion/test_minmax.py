@@ -17,7 +17,7 @@ def test_the_largest_leaves_with_the_window():
     assert best.update(10, 12, 10) == 30
     assert best.update(10, 30, 1) == 1
     best.reset(31, 5)
-    assert best.get() == 5
+    assert best.value == 5
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1000)), min_size=1, max_size=60))
@@ -31,6 +31,6 @@ def test_never_below_the_newest_nor_above_the_window(samples):
         found = best.update(window, time, value)
         true = max(v for t, v in seen if t >= time - window)
         assert value <= found <= true
-        assert found == best.get()
+        assert found == best.value
         if value == true:
             assert found == true

@@ -95,7 +95,7 @@ class Bbr(BbrModel):
     # -- the model's figures
 
     def _bw(self) -> int:
-        return self.lt_bw if self.lt_use_bw else self.bw.get()
+        return self.lt_bw if self.lt_use_bw else self.bw.value
 
     def _quantize(self, sk: TcpSock, cwnd: int) -> int:
         """Room for a super-segment in each of: the sender's queue, its NIC, the receiver's GRO. Even, so that the last
@@ -155,7 +155,7 @@ class Bbr(BbrModel):
         if gain == BBR_UNIT:
             return full_length
         packets = self._packets_in_net_at_edt(sk, sample.prior_in_flight)
-        bw = self.bw.get()
+        bw = self.bw.value
         if gain > BBR_UNIT:
             # Until there is as much in flight as was to be tried, or it did not fit.
             return full_length and (sample.losses > 0 or packets >= self._inflight(sk, bw, gain))
@@ -182,8 +182,8 @@ class Bbr(BbrModel):
         nothing). Three, for the receiver's window may have to grow first."""
         if self.full_bw_reached or not self.round_start or sample.is_app_limited:
             return
-        if self.bw.get() >= self.full_bw * FULL_BW_THRESH >> BBR_SCALE:
-            self.full_bw = self.bw.get()
+        if self.bw.value >= self.full_bw * FULL_BW_THRESH >> BBR_SCALE:
+            self.full_bw = self.bw.value
             self.full_bw_cnt = 0
             return
         self.full_bw_cnt += 1
@@ -192,10 +192,10 @@ class Bbr(BbrModel):
     def _check_drain(self, sk: TcpSock) -> None:
         if self.mode == BBR_STARTUP and self.full_bw_reached:
             self.mode = BBR_DRAIN
-            sk.snd_ssthresh = self._inflight(sk, self.bw.get(), BBR_UNIT)
+            sk.snd_ssthresh = self._inflight(sk, self.bw.value, BBR_UNIT)
         if self.mode == BBR_DRAIN:
             packets = in_flight(sk)
-            if self._packets_in_net_at_edt(sk, packets) <= self._inflight(sk, self.bw.get(), BBR_UNIT):
+            if self._packets_in_net_at_edt(sk, packets) <= self._inflight(sk, self.bw.value, BBR_UNIT):
                 self._enter_probe_bw(sk)
 
     def _probe_rtt_done(self, sk: TcpSock) -> None:
@@ -244,7 +244,7 @@ class Bbr(BbrModel):
         self._lt_bw_sampling(sk, sample)
         bw = sample.delivered * BW_UNIT * 1000 // sample.interval
         # What the application limits is no measure of the path, unless it is better than what was measured.
-        if not sample.is_app_limited or bw >= self.bw.get():
+        if not sample.is_app_limited or bw >= self.bw.value:
             self.bw.update(BW_RTTS, self.rtt_cnt, bw)
 
     def cong_control(self, sk: TcpSock, ack: int, flag: int, sample: RateSample) -> None:

@@ -14,7 +14,7 @@ from typing import final
 class WindowedMax:
     """A running maximum. Times are in any unit that only grows: rounds, or ns."""
 
-    __slots__ = ("_time", "_time2", "_time3", "_value", "_value2", "_value3")
+    __slots__ = ("_time", "_time2", "_time3", "_value2", "_value3", "value")
 
     def __init__(self, time: int, value: int) -> None:
         self.reset(time, value)
@@ -22,19 +22,16 @@ class WindowedMax:
     def reset(self, time: int, value: int) -> None:
         """Forget all samples but this one."""
         self._time: int = time
-        self._value: int = value
+        self.value: int = value
+        """The largest in the window."""
         self._time2: int = time
         self._value2: int = value
         self._time3: int = time
         self._value3: int = value
 
-    def get(self) -> int:
-        """The largest value in the window."""
-        return self._value
-
     def update(self, window: int, time: int, value: int) -> int:
         """Take a sample in; returns the largest value of the last `window`."""
-        if value >= self._value or time - self._time3 > window:
+        if value >= self.value or time - self._time3 > window:
             self.reset(time, value)
             return value
         if value >= self._value2:
@@ -55,12 +52,12 @@ class WindowedMax:
         elif self._time3 == self._time2 and age > window // 2:
             self._time3 = time
             self._value3 = value
-        return self._value
+        return self.value
 
     def _advance(self, time: int, value: int) -> None:
         """The best sample has left the window."""
         self._time = self._time2
-        self._value = self._value2
+        self.value = self._value2
         self._time2 = self._time3
         self._value2 = self._value3
         self._time3 = time
