@@ -54,6 +54,18 @@ WRONG: list[tuple[str, Callable[[Any], object], type[Exception], str]] = [
     ("tap", lambda _: drivers.Tap(b"t"), TypeError, "name: expected a str, not b't'"),  # type: ignore[arg-type]
     ("use", lambda _: usernet.use(5), TypeError, "stack: expected a usernet.Stack, not 5"),  # type: ignore[arg-type]
     ("using", lambda _: usernet.using("a").__enter__(), TypeError, "stack: expected a usernet.Stack, not 'a'"),  # type: ignore[arg-type]
+    ("clock", lambda _: usernet.Stack("a", clock=5), TypeError, "clock: expected a Clock, or None, not 5"),  # type: ignore[arg-type]
+    ("device", lambda s: s.set_up(5), TypeError, "dev: expected a device, or its name, not 5"),
+    ("group", lambda s: s.add_address("eth0", "224.0.0.1/24"), ValueError, "expected an IPv4 unicast .*not 224.0.0.1"),
+    ("metric", lambda s: s.add_route("10.1.0.0/16", via="10.0.0.2", metric="5"), TypeError, "metric: expected an int"),
+    ("below-0", lambda s: s.add_route("10.1.0.0/16", via="10.0.0.2", metric=-5), ValueError, "metric: expected 0 to"),
+    ("metrics", lambda s: s.add_route("10.1.0.0/16", via="10.0.0.2", mtu="5"), TypeError, "mtu: expected an int, not"),
+    ("congctl", lambda s: s.add_route("10.1.0.0/16", dev="eth0", congctl="x"), ValueError, "congctl: expected .*'x'"),
+    ("no-neighbour", lambda s: s.remove_neighbour("eth0", "10.0.0.7"), OSError, "no neighbour 10.0.0.7 on eth0"),
+    ("hosts", lambda s: setattr(s, "hosts", None), TypeError, "hosts: expected a dict of names .*, not None"),
+    ("probe", lambda s: s.trace.kfree_skb.attach(5), TypeError, "kfree_skb: expected a function, not 5"),
+    ("callback", lambda s: s.call_later(5), TypeError, "callback: expected a function, not 5"),
+    ("workers", lambda _: usernet.workers(end(), print), TypeError, "device: expected a drivers.Tap or drivers.Tun"),
 ]  # fmt: skip
 
 
@@ -84,6 +96,19 @@ def test_a_driver_is_one_devices_alone(stack: Any):
     with pytest.raises(ValueError, match="mtu"):
         elsewhere.add_device(other, "eth0", mtu=5)
     elsewhere.close()
+
+
+def test_the_device_of_another_stack(stack: Any):
+    other = usernet.Stack("other")
+    theirs = other.add_device(end(), "eth0")
+    for call in (
+        lambda: stack.set_mtu(theirs, 1400), lambda: stack.add_route("10.1.0.0/16", dev=theirs),
+        lambda: stack.remove_device(theirs), lambda: stack.capture("x", theirs),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"dev: <NetDevice eth0 .*> is not one of this stack's"):
+            call()
+    assert theirs.mtu == 1500
+    other.close()
 
 
 def test_one_device_is_captured_by_its_name(stack: Any, tmp_path: Path):

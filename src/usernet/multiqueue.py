@@ -26,6 +26,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Final, Self, final
 
+from usernet.core.errors import check_type
 from usernet.core.softirq import Napi
 from usernet.drivers.tuntap import TunTap
 from usernet.net.hooks import NF_ACCEPT, NF_STOLEN, Hooks
@@ -270,5 +271,8 @@ def workers(device: TunTap, main: Main, *addresses: str, mac: str | None = None,
 
     device: `drivers.Tap("tap0", queues=4)`, which belongs to the workers from now on. addresses: of all of them
     together ("10.0.0.2/24"). mac: theirs; a random one by default. A worker ends when its `main` returns.
+
+    Raises TypeError for a device without queues.
     """
+    check_type("device", device, TunTap, "a drivers.Tap or drivers.Tun")
     return Workers(device, main, addresses, mac, name)

@@ -6,6 +6,7 @@ where people type them, nanoseconds in `poll`.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -14,14 +15,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
 from usernet.core.clock import Clock, ManualClock, MonotonicClock
-from usernet.core.errors import check_type
+from usernet.core.errors import check_type, error
 from usernet.core.loop import Loop
 from usernet.core.mib import Mib
 from usernet.core.sysctl import SysctlTable
 from usernet.core.trace import Trace
 from usernet.drivers.loopback import Loopback
 from usernet.ip.fib import format_address
-from usernet.ip.metrics import route_metrics
+from usernet.ip.metrics import check_number, route_metrics
 from usernet.ip.text import parse_address, parse_interface, parse_nameserver, parse_prefix
 from usernet.ip.v4.devinet import Devinet
 from usernet.ip.v4.ipv4 import Ipv4
@@ -38,6 +39,7 @@ from usernet.sock.sock import SockNet
 from usernet.sockets.address import Names
 from usernet.sockets.inet import InetFamily
 from usernet.sockets.modules import provide_modules
+from usernet.transport.tcp.congestion.base import available as congestion_controls
 from usernet.transport.tcp.tcp import Tcp
 from usernet.transport.udp import Udp
 from usernet.transport.udplite import UdpLite
@@ -69,6 +71,7 @@ class Stack:
 
     def __init__(self, name: str = "", *, clock: Clock | None = None, seed: int | None = None) -> None:
         check_type("name", name, str, "a str")
+        check_type("clock", clock, (Clock, type(None)), "a Clock, or None")
         self._own_clock = clock is None
         self._polled = False
         source = random.SystemRandom() if seed is None else random.Random(seed)
@@ -118,6 +121,7 @@ class Stack:
 
     @hosts.setter
     def hosts(self, table: dict[str, list[str]]) -> None:
+        check_type("hosts", table, dict, "a dict of names to lists of addresses")
         self.names.hosts = table
 
     @property
@@ -257,8 +261,6 @@ class Stack:
         then there is no device.
         """
         check_type("driver", driver, Driver, "a driver such as drivers.Tap(), or one end of drivers.veth()")
-        if mtu is not None:
-            check_type("mtu", mtu, int, "bytes, an int")
         parsed = [parse_interface(text) for text in addresses]
         with self._entered():
             dev = self.devices.register(driver, name)
@@ -277,7 +279,13 @@ class Stack:
         return dev
 
     def _device(self, dev: NetDevice | str) -> NetDevice:
-        return self.devices[dev] if isinstance(dev, str) else dev
+        """Raises KeyError for a name that no device has, ValueError for a device that is not this stack's."""
+        if isinstance(dev, str):
+            return self.devices[dev]
+        check_type("dev", dev, NetDevice, "a device, or its name")
+        if self.devices.by_index(dev.index) is not dev:
+            raise ValueError(f"dev: {dev!r} is not one of this stack's")
+        return dev
 
     def remove_device(self, dev: NetDevice | str) -> None:
         """Take a device away, with its addresses, routes and neighbours."""
@@ -310,7 +318,6 @@ class Stack:
 
     def set_mtu(self, dev: NetDevice | str, mtu: int) -> None:
         """mtu: in bytes. Raises ValueError out of the driver's bounds."""
-        check_type("mtu", mtu, int, "bytes, an int")
         with self._entered():
             self.devices.set_mtu(self._device(dev), mtu)
 
@@ -371,7 +378,10 @@ class Stack:
         if kind not in ROUTE_KINDS:
             raise ValueError(f"kind: expected one of {', '.join(ROUTE_KINDS)}, not {kind!r}")
         locked = frozenset(locked)
+        check_number("metric", metric)
         numbers = route_metrics(metrics, locked)
+        if congctl and congctl not in congestion_controls():
+            raise ValueError(f"congctl: expected one of {', '.join(congestion_controls())}, not {congctl!r}")
         with self._entered():
             self._routes.add(
                 prefix,
@@ -419,7 +429,8 @@ class Stack:
         """Take an entry out of the neighbour table. Raises OSError ENOENT where there is none."""
         packed = parse_address("address", address)
         with self._entered():
-            self._neighbours.remove(self._device(dev), packed)
+            if not self._neighbours.remove(self._device(dev), packed):
+                raise error(errno.ENOENT, f"no neighbour {address} on {dev if isinstance(dev, str) else dev.name}")
 
     # -- sockets
 
@@ -470,9 +481,8 @@ class Stack:
         """
         from usernet.drivers.capture import Capture
 
-        if isinstance(devices, (str, NetDevice)):
-            devices = [devices]
-        chosen = None if devices is None else [self._device(dev) for dev in devices]
+        several = [devices] if isinstance(devices, (str, NetDevice)) else devices
+        chosen = None if several is None else [self._device(dev) for dev in several]
         capture = Capture(self.net, path, chosen, snaplen=snaplen, drops=drops)
         self._captures.append(capture)
         capture.on_stop(lambda: self._captures.remove(capture))
@@ -480,6 +490,8 @@ class Stack:
 
     def call_later(self, callback: Callable[[], None]) -> None:
         """Call `callback` once the stack's lock is next released: for probes, which must not call the stack."""
+        if not callable(callback):
+            raise TypeError(f"callback: expected a function, not {callback!r}")
         self.net.loop.after(callback)
 
     def sockets(self) -> list[Any]:

@@ -57,6 +57,9 @@ class Tracepoint:
         self.probes: Sequence[Callable[..., None]] = _NONE
 
     def attach(self, probe: Callable[..., None]) -> None:
+        """Have `probe` called from now on, with the stack's lock held. Raises TypeError where it can't be called."""
+        if not callable(probe):
+            raise TypeError(f"{self.name}: expected a function, not {probe!r}")
         probes = self.probes
         if isinstance(probes, list):
             probes.append(probe)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from usernet.core.errors import check_type
 from usernet.net.dst import (
     RTAX_ADVMSS,
     RTAX_CWND,
@@ -50,19 +51,30 @@ ROUTE_METRICS: Final = {
 
 ROUTE_FEATURES: Final = {"ecn": RTAX_FEATURE_ECN, "tcp_usec_ts": RTAX_FEATURE_TCP_USEC_TS}
 
+UINT_MAX: Final = 0xFFFFFFFF
+
 TIMES: Final = frozenset({"rtt", "rttvar", "rto_min"})
 """Metrics that are times, in ms."""
+
+
+def check_number(name: str, value: int) -> None:
+    """Raises TypeError and ValueError, which name it, for a number that a route can't have (32 bits, unsigned)."""
+    check_type(name, value, int, "an int")
+    if not 0 <= value <= UINT_MAX:
+        raise ValueError(f"{name}: expected 0 to {UINT_MAX}, not {value}")
 
 
 def route_metrics(values: Mapping[str, int], locked: Iterable[str] = ()) -> dict[int, int]:
     """The metrics of a route from names and values. `rto_min` counts as locked, as iproute2 has it.
 
-    Raises ValueError for a name that isn't known.
+    Raises ValueError for a name that isn't known, and a number out of its bounds; TypeError for what is no int.
     """
     locked = frozenset(locked)
     for name in (*values, *locked):
         if name not in ROUTE_METRICS:
             raise ValueError(f"route metric: expected one of {', '.join(ROUTE_METRICS)}, not {name!r}")
+    for name, value in values.items():
+        check_number(name, value)
     metrics = {ROUTE_METRICS[name]: value for name, value in values.items()}
     locks = sum([1 << ROUTE_METRICS[name] for name in {*locked, "rto_min"} if name in values])
     if locks:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import Any, Final, final
 
-from usernet.core.errors import error
+from usernet.core.errors import check_type, error
 from usernet.net.packet_type import PacketTypes
 from usernet.net.pernet import Net
 from usernet.netdevice.driver import (
@@ -186,6 +186,7 @@ class NetDevice:
 
     def set_mtu(self, mtu: int) -> None:
         """Raises ValueError out of the driver's bounds, OSError where the driver refuses."""
+        check_type("mtu", mtu, int, "bytes, an int")
         nic: Any = self.driver
         low, high = nic.min_mtu, nic.max_mtu
         if not low <= mtu <= high:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -341,7 +342,8 @@ def _neighbour(stack: Stack, words: Words, form: Format) -> str:
     if command == "flush":
         for entry in entries:
             if entry["state"] != ["PERMANENT"]:
-                stack.remove_neighbour(entry["dev"], entry["dst"])
+                with suppress(FileNotFoundError):  # it may have gone meanwhile
+                    stack.remove_neighbour(entry["dev"], entry["dst"])
         return ""
     if form.json:
         return to_json(entries, form.pretty)

@@ -136,7 +136,8 @@ class Devinet:
         Raises ValueError for no unicast address or prefix length, OSError EEXIST where `dev` has it already.
         """
         if len(addr) != 4 or addr[0] & 0xF0 == 0xE0 or addr == BROADCAST or addr[0] == 0:
-            raise ValueError(f"address: expected an IPv4 unicast address, not {addr.hex(':')}")
+            shown = format_addr(addr) if len(addr) == 4 else addr.hex(":")
+            raise ValueError(f"address: expected an IPv4 unicast address, not {shown}")
         if not 0 <= prefixlen <= 32:
             raise ValueError(f"prefix length of {format_addr(addr)}: expected 0 to 32, not {prefixlen}")
         in_dev = self._devices.get(dev)

@@ -16,7 +16,6 @@ which it could pass it, waits for an answer to be had from that very descriptor.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
@@ -27,6 +26,7 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, Self, final
 
 from usernet.netd.supervisor import namespaces
+from usernet.netd.supervisor.process import PidFd
 from usernet.netd.supervisor.resolve import EMPTY, NameFiles, scratch
 
 LARGEST: Final = 65536
@@ -35,9 +35,6 @@ FAILED: Final = 125
 CANNOT_EXECUTE: Final = 126
 NOT_FOUND: Final = 127
 """Exit statuses as of env(1): the fault lies here, the command can't be executed, it isn't there."""
-SYS_PIDFD_GETFD: Final = 438
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class LaunchError(Exception):
@@ -100,7 +97,12 @@ class Command:
         told = self._hear()
         self.problems += told["problems"]
         number: int = told["notify"]
-        return _take(self.pidfd, number) if number >= 0 else -1
+        if number < 0:
+            return -1
+        try:
+            return PidFd(self.pid).get_fd(number)
+        except OSError as problem:
+            raise LaunchError(FAILED, f"pidfd_getfd: the filter can't be had: {problem.strerror}") from None
 
     def go(self) -> None:
         """Have it executed. Raises LaunchError where it can't be."""
@@ -224,12 +226,3 @@ def _read(fd: int) -> dict[str, Any]:
         raise EOFError
     message: dict[str, Any] = json.loads(data)
     return message
-
-
-def _take(pidfd: int, number: int) -> int:
-    """A duplicate of another process's descriptor (pidfd_getfd(2)). Raises LaunchError."""
-    fd: int = _libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise LaunchError(FAILED, f"the filter's descriptor can't be had (pidfd_getfd): {os.strerror(code)}")
-    return fd
