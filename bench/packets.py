@@ -69,10 +69,10 @@ class Wire(MemoryNic):
         skb.consume()
         return True
 
-    def write_frame(self, frame: bytes) -> bool:
-        self.count += 1
-        self.last = frame
-        return True
+    def write_frames(self, frames: list[bytes], start: int) -> int:
+        self.count += len(frames) - start
+        self.last = frames[-1]
+        return len(frames)
 
     @property
     def sent(self) -> int:

@@ -386,33 +386,6 @@ def test_the_runner_receives_what_becomes_readable(peer):
         net.loop.enter()
 
 
-def test_a_full_queue_stops_and_goes_on():
-    """With a pipe for the device file, for the kernel's own never fills."""
-    reader, writer = os.pipe2(os.O_NONBLOCK)
-    try:
-        with netns.Netns("pipe") as namespace:
-            tap = Tap("dut", offload=False, netns=namespace.name)
-            real, tap._fd = tap._fd, writer
-            net = make_net()
-            dev = make_dev(net, tap)
-            packet = SKBuff(bytes(40_000))
-            sent = 0
-            while not dev.stopped:
-                dev.queue_xmit(packet.clone())
-                sent += 1
-            assert dev.qdisc.qlen == 1
-            os.read(reader, 1 << 20)
-            dev.driver.poll(1)
-            assert not dev.stopped
-            assert dev.qdisc.qlen == 0
-            assert dev.statistics.tx_packets == sent
-            tap._fd = real
-            net.get(DeviceNamespace).remove(dev)
-    finally:
-        os.close(reader)
-        os.close(writer)
-
-
 def attribute(peer: netns.Netns, name: str, dev: str = "dut") -> int:
     """An attribute of the host's interface."""
     return int(peer.run("cat", f"/sys/class/net/{dev}/{name}").stdout, 0)

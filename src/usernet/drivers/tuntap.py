@@ -320,12 +320,16 @@ class TunTap(Driver):
             destructor(skb)
         return True
 
-    def write_frame(self, frame: bytes) -> bool:
+    def write_frames(self, frames: list[bytes], start: int) -> int:
+        fd = self._fd
+        at = start
         try:
-            _write(self._fd, frame)
+            for frame in frames[start:] if start else frames:
+                _write(fd, frame)
+                at += 1
         except OSError as problem:
-            return self._write_failed(SKBuff(frame), problem.errno or 0)
-        return True
+            self._write_failed(SKBuff(frames[at]), problem.errno or 0)
+        return at
 
     def _write_failed(self, skb: SKBuff, code: int) -> bool:
         dev = self._dev

@@ -50,7 +50,7 @@ class Driver:
     queue_length: int = 1000
 
     plain_frames: bool = False
-    """The NIC takes a frame as bytes, by `write_frame`, and does so rather than many small packets."""
+    """The NIC takes frames as bytes, by `write_frames`, and does so rather than many small packets."""
 
     claimed: bool = False
     """It is a device's: `add_device` says so, for it can only be one's."""
@@ -82,9 +82,14 @@ class Driver:
         """
         raise NotImplementedError(f"{type(self).__name__} must define xmit()")
 
-    def write_frame(self, frame: bytes) -> bool:
-        """As `xmit` for a frame with all checksums filled in. Only called with `plain_frames`."""
-        raise NotImplementedError(f"{type(self).__name__} has no write_frame()")
+    def write_frames(self, frames: list[bytes], start: int) -> int:
+        """As `xmit` for frames with all checksums filled in, from `frames[start]` on. Only called with `plain_frames`.
+
+        Returns how many of `frames` are done with, those before `start` among them. Where that is not all, the next one
+        found no room, as with `xmit`, or, an error of the device's statistics more, was refused and is not to come
+        again.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no write_frames()")
 
     def poll(self, budget: int) -> int:
         """Receive up to `budget` packets, each into `dev.napi.receive(skb)`; returns how many (Linux: napi poll)."""

@@ -179,24 +179,25 @@ class Transmit:
     def _write_frames(self) -> bool:
         dev = self._dev
         frames = self._frames
-        driver = dev.driver
         statistics = dev.statistics
         failed = statistics.tx_dropped + statistics.tx_errors
-        packets = size = 0
         at = self._written
         count = len(frames)
-        while at < count:
-            frame = frames[at]
-            if dev.stopped or not driver.write_frame(frame):
-                break
-            at += 1
-            if statistics.tx_dropped + statistics.tx_errors == failed:
-                packets += 1
+        while at < count and not dev.stopped:
+            end = dev.driver.write_frames(frames, at)
+            size = 0
+            for frame in frames[at:end]:
                 size += len(frame)
-            else:
+            statistics.tx_packets += end - at
+            statistics.tx_bytes += size
+            at = end
+            if at < count:
+                before = failed
                 failed = statistics.tx_dropped + statistics.tx_errors
-        statistics.tx_packets += packets
-        statistics.tx_bytes += size
+                if failed == before:
+                    break
+                # This one was refused; the others go on.
+                at += 1
         if at < count:
             self._written = at
             return False

@@ -30,7 +30,17 @@ IPPROTO_TCP: Final = 6
 SIMPLE: Final = 0x4500
 """The first word of an IPv4 header without options, but for its traffic class."""
 
-_from_bytes: Final = int.from_bytes
+_found = False
+if COMPILED:
+    try:
+        from usernet.wire.wide import Template
+
+        _found = True
+    except (ImportError, ValueError):
+        pass  # there is no librt, or not the one that the compiler knew
+
+_WIDE: Final[bool] = _found
+"""Whether there is `Template`."""
 
 
 @lru_cache(maxsize=64)
@@ -69,8 +79,8 @@ def split(head: bytes, data: int, network: int, payload: bytes, mss: int, once: 
         The frames. The identification rises by one from each to the next.
     """
     transport = network + IP_HLEN
-    _, tos, _, ident, _, _, _, _, saddr, daddr = _parse_ip(head, network)
-    _, _, seq, ack, header_len, flags, window, _, _ = _parse_tcp(head, transport)
+    _, tos, _, first_ident, _, _, _, _, saddr, daddr = _parse_ip(head, network)
+    _, _, first_seq, ack, header_len, flags, window, _, _ = _parse_tcp(head, transport)
     prefix = head[data : network + 2]
     fragment = head[network + 6 : network + 10]
     addresses = head[network + 12 : transport + 4]
@@ -79,50 +89,49 @@ def split(head: bytes, data: int, network: int, payload: bytes, mss: int, once: 
     # but the length in the pseudo header, the sequence number, flags and payload.
     network_sum = SIMPLE + tos + words(fragment) + words(saddr + daddr)
     transport_sum = words(addresses) + IPPROTO_TCP + ack + window + words(rest)
-    pack = None if COMPILED else _built(network - data, header_len - TCP_HLEN).pack
-    offset = header_len << 10
-    middle = flags & ~(FIN | PSH)
-    numbers = b""
-    numbers_flags = -1
+    pack = _built(network - data, header_len - TCP_HLEN).pack
     frames: list[bytes] = []
     size = len(payload)
-    at = 0
-    while at < size:
-        end = at + mss
-        if end >= size:
-            end = size
-            middle = flags & ~once if at else flags
-        length = header_len + end - at
-        doff_flags = offset | middle
-        if numbers_flags != doff_flags:
-            numbers_flags = doff_flags
-            numbers = (ack << 32 | doff_flags << 16 | window).to_bytes(8, "big")
-        total = IP_HLEN + length
-        check = -(network_sum + total + ident) % 0xFFFF
-        tcp_check = -(transport_sum + length + seq + doff_flags + csum(payload, at, end)) % 0xFFFF
-        if pack is None:
-            frames.append(
-                b"%b%b%b%b%b%b%b%b%b%b"
-                % (
-                    prefix,
-                    (total << 16 | ident).to_bytes(4, "big"),
-                    fragment,
-                    check.to_bytes(2, "big"),
-                    addresses,
-                    seq.to_bytes(4, "big"),
-                    numbers,
-                    tcp_check.to_bytes(2, "big"),
-                    rest,
-                    payload[at:end],
-                )
-            )
-        else:
-            header = pack(prefix, total, ident, fragment, check, addresses, seq, numbers, tcp_check, rest)
-            frames.append(header + payload[at:end])
-        ident = ident + 1 & 0xFFFF
-        seq = seq + mss & 0xFFFFFFFF
-        middle &= ~once
-        at = end
+    last = (size - 1) // mss * mss
+    middle = flags & ~(FIN | PSH)
+    ip: i64 = network - data
+    step: i64 = mss
+    ident: i64 = first_ident
+    seq: i64 = first_seq
+    at: i64 = 0
+    # The first frame, those between and the last: in each of these runs, length and flags are the same.
+    for end, length, own in (
+        (min(last, mss), mss, middle),
+        (last, mss, middle & ~once),
+        (size, size - last, flags & ~once if last else flags),
+    ):
+        stop: i64 = end
+        if at >= stop:
+            continue
+        total = IP_HLEN + header_len + length
+        doff_flags = header_len << 10 | own
+        numbers = (ack << 32 | doff_flags << 16 | window).to_bytes(8, "big")
+        network_own: i64 = network_sum + total
+        transport_own: i64 = transport_sum + header_len + length + doff_flags
+        first = pack(prefix, total, 0, fragment, 0, addresses, 0, numbers, 0, rest)
+        template = Template(first) if _WIDE else None
+        while at < stop:
+            piece = payload[at : at + step]
+            check = -(network_own + ident) % 0xFFFF
+            tcp_check = 0xFFFF - csum(piece, 0, length, transport_own + seq)
+            if template is not None:
+                template.put(ip + 4, ident)
+                template.put(ip + 10, check)
+                template.put(ip + 24, seq >> 16)
+                template.put(ip + 26, seq)
+                template.put(ip + 36, tcp_check)
+                header = template.value()
+            else:
+                header = pack(prefix, total, ident, fragment, check, addresses, seq, numbers, tcp_check, rest)
+            frames.append(header + piece)
+            ident = ident + 1 & 0xFFFF
+            seq = seq + step & 0xFFFFFFFF
+            at += step
     return frames
 
 

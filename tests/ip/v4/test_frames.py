@@ -23,20 +23,21 @@ class PlainDriver(FakeDriver):
     def __init__(self, room: int = 1 << 30) -> None:
         super().__init__(NETIF_F_SG, room)
         self.frames: list[bytes] = []
-        self.broken = 0
+        self.refused: set[int] = set()
+        """Which frames of a super-segment are refused, by number."""
 
-    def write_frame(self, frame: bytes) -> bool:
+    def write_frames(self, frames: list[bytes], start: int) -> int:
         assert self.dev is not None
-        if self.room <= 0:
-            self.dev.stop_queue()
-            return False
-        self.room -= 1
-        if self.broken:
-            self.broken -= 1
-            self.dev.statistics.tx_errors += 1
-            return True
-        self.frames.append(frame)
-        return True
+        for at in range(start, len(frames)):
+            if self.room <= 0:
+                self.dev.stop_queue()
+                return at
+            self.room -= 1
+            if at in self.refused:
+                self.dev.statistics.tx_errors += 1
+                return at
+            self.frames.append(frames[at])
+        return len(frames)
 
 
 def super_segment(payload: bytes | list[bytes], size: int = 400, accecn: bool = False, **kwargs: object) -> SKBuff:
@@ -122,12 +123,16 @@ def test_what_still_waits_when_the_device_goes_down_is_dropped_and_the_account_g
     assert len(driver.frames) == 1
 
 
-def test_a_frame_that_the_nic_refuses_is_an_error_and_not_counted_as_sent():
+@pytest.mark.parametrize("refused", [{0}, {1}, {2}, {0, 1}, {0, 1, 2}])
+def test_a_frame_that_the_nic_refuses_is_an_error_and_not_counted_as_sent(refused):
     dev = make_dev(make_net(), driver := PlainDriver())
-    driver.broken = 1
+    driver.refused = set(refused)
     dev.queue_xmit(super_segment(b"p" * 1000))
-    assert len(driver.frames) == 2
-    assert (dev.statistics.tx_packets, dev.statistics.tx_errors) == (2, 1)
+    every = packet_by_packet(super_segment(b"p" * 1000))
+    assert driver.frames == [frame for number, frame in enumerate(every) if number not in refused]
+    assert not dev.transmit.waiting
+    assert (dev.statistics.tx_packets, dev.statistics.tx_errors) == (3 - len(refused), len(refused))
+    assert dev.statistics.tx_bytes == sum(map(len, driver.frames))
 
 
 @pytest.mark.parametrize("observer", ["tap", "probe"])
