@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Final
 
 import pytest
@@ -20,7 +20,8 @@ import usernet
 from tests.interop.bed import HOST, KERNEL, Bed, stack_bed
 from tests.support import netns
 from usernet import drivers
-from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE
+from usernet.net.hooks import NF_ACCEPT, Hooks
+from usernet.skbuff.skbuff import GSO_LEGACY_MAX_SIZE, SKBuff
 
 pytestmark = netns.INTEROP
 
@@ -148,15 +149,23 @@ def test_an_mtu_other_than_ethernets(mtu, offload):
                 assert tcp_info(ours)["snd_mss"] == tcp_info(kernel)["snd_mss"] == mtu - 52
 
 
-def test_super_segments_above_64_kib():
-    with stack_bed() as bed, connected(bed, passive=False) as (ours, kernel):
-        dev = bed.stack.devices["eth0"]
-        if dev.gso_max_size <= GSO_LEGACY_MAX_SIZE:
+@pytest.mark.parametrize("captured", [False, True], ids=["", "captured"])
+@pytest.mark.parametrize("offload", [True, False], ids=["offload", "plain"])
+def test_super_segments_above_64_kib(offload, captured, tmp_path):
+    with stack_bed(offload=offload) as bed, connected(bed, passive=False) as (ours, kernel):
+        largest = bed.stack.devices["eth0"].gso_max_size
+        if largest <= GSO_LEGACY_MAX_SIZE:
             pytest.skip("this kernel takes no IPv4 super-segment above 64 KiB")
         sizes: list[int] = []
-        bed.stack.net.trace.net_dev_xmit.attach(lambda skb, accepted: sizes.append(skb.len))
-        exchange(ours, kernel, 20_000_000)
-        assert GSO_LEGACY_MAX_SIZE < max(sizes) <= dev.gso_max_size + 14
+
+        def watch(skb: SKBuff, indev: object, outdev: object) -> int:
+            sizes.append(skb.len)
+            return NF_ACCEPT
+
+        bed.stack.net.get(Hooks).post_routing.register(watch)
+        with bed.stack.capture(tmp_path / "file") if captured else nullcontext():
+            exchange(ours, kernel, 20_000_000)
+        assert GSO_LEGACY_MAX_SIZE < max(sizes) <= largest
 
 
 @pytest.mark.parametrize("bridged", [False, True], ids=["routed", "bridged"])

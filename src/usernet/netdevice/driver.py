@@ -36,7 +36,7 @@ class Driver:
     NETIF_F_HW_CSUM, with checksums filled in; without NETIF_F_TSO (…), no super-segments.
     link_type: ARPHRD_ETHER (packets have Ethernet headers), ARPHRD_LOOPBACK (likewise) or ARPHRD_NONE (bare IP).
     mac: the address the NIC comes with (6 bytes), b"" to be given a random one. mtu: likewise, 0 for the default.
-    tso_max_size: bytes, from its network header on, of the largest super-segment the NIC takes.
+    tso_max_size: bytes, from its network header on, of the largest super-segment the NIC takes, or has split for it.
     queue_length: packets the device's queue holds (0: it has no queue, the driver takes all it is given).
     """
 
