@@ -176,6 +176,16 @@ def test_the_oldest_flow_goes_up_when_too_many_are_held(bench):
     assert len(bench.up) == MAX_GRO_FLOWS + 1
 
 
+def test_a_packet_that_is_alone_goes_up_at_once(bench):
+    napi = bench.dev.napi
+    bench.driver.dev = bench.dev
+    napi.receive_alone(row(1)[0])
+    assert not napi.gro.held
+    (skb,) = bench.up
+    assert (skb.len, skb.gso_size) == (140, 0)
+    assert bench.dev.statistics.rx_packets == 1
+
+
 def test_a_frame_too_short_for_a_link_header_is_dropped(bench):
     bench.feed(as_received(b"\2\0\0\0"))
     assert bench.net.drops.counts == {DropReason.PKT_TOO_SMALL: 1}

@@ -404,10 +404,11 @@ class TunTap(Driver):
                 if skb.gso_type & SKB_GSO_UDP_L4:
                     # No window holds datagrams back: what comes faster than it is read would only be dropped.
                     done += skb.gso_segs
-                napi.receive(skb)
                 if alone and done == 1:
                     self._alone = alone - 1
+                    napi.receive_alone(skb)
                     return done
+                napi.receive(skb)
         except OSError as problem:
             if done:
                 self._alone = ALONE if done == 1 else 0

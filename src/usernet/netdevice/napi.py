@@ -29,6 +29,10 @@ class NicNapi(Napi):
         """A packet from the driver, `data` at its link header (at the network header where there is none)."""
         raise NotImplementedError(f"{type(self).__name__} must define receive()")
 
+    def receive_alone(self, skb: SKBuff) -> None:
+        """As `receive`, for the first packet of a poll that gives no other: there is nothing to merge it with."""
+        self.receive(skb)
+
 
 @final
 class DeviceNapi(NicNapi):
@@ -75,3 +79,6 @@ class DeviceNapi(NicNapi):
             self.train = gro.train
         else:
             skb.drop(DropReason.PKT_TOO_SMALL, dev.net.drops)
+
+    def receive_alone(self, skb: SKBuff) -> None:
+        self.dev.receive(skb)
