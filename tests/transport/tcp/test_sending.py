@@ -133,6 +133,26 @@ class TestNagle:
         peer.send(ACK, 1, 2)
         peer.expect(payload(b"bc"))
 
+    def test_the_first_write_of_a_segment_is_referenced_and_the_others_are_gathered(self, peer: Peer) -> None:
+        sock = peer.active()
+        first, second = b"a" * 10, bytearray(b"b" * 10)
+        sock.send(first)
+        sock.send(second)
+        second[:] = b"!" * 10
+        sock.send(b"c")
+        sock.send(b"d")
+        peer.settle()
+        peer.expect(payload(first))
+        queue = sock_of(sock).write_queue
+        assert queue.first is not None
+        assert [bytes(frag) for frag in queue.first.frags or ()] == [b"b" * 10, b"cd"]
+        sent = sock_of(sock).rtx_queue.first
+        assert sent is not None
+        assert sent.frags == [first]
+        assert (sent.frags or [b""])[0] is first
+        peer.send(ACK, 1, 11)
+        peer.expect(payload(b"b" * 10 + b"cd"))
+
     def test_a_small_rest_behind_full_segments_goes_at_once(self, peer: Peer) -> None:
         sock = peer.active()
         sock.send(b"x" * (MSS + 1))

@@ -54,7 +54,8 @@ def send_delayed_ack(sk: TcpSock) -> None:
             longest = min(longest, max((sk.srtt_us >> 3) * 1000, TCP_ATO_MIN))
         ato = min(ato, longest)
     # Before the peer's own least time-out could be over (Linux: tcp_delack_max).
-    ato = min(ato, sk.params.delack_max, max(sk.rto_min_us() * 1000, 2 * MSEC) - MSEC)
+    ato = min(ato, max(sk.rto_min_us() * 1000, 2 * MSEC) - MSEC)
+    ato = min(ato, sk.params.delack_max)
     timeout = now + ato
     timer = sk.delack_timer
     if timer.pending:

@@ -373,7 +373,8 @@ def write_xmit(sk: TcpSock, mss: int, nonagle: int, push_one: int, gather: bool 
             quota = 1
         else:
             # At most half the window in one go, so that there is always something to be acknowledged.
-            quota = min(max(cwnd >> 1, 1), cwnd - in_flight, max_segs)
+            quota = min(max(cwnd >> 1, 1), cwnd - in_flight)
+            quota = min(quota, max_segs)
         if length < quota * mss and skb.next is not None:
             grow(sk, queue, skb, quota * mss - length, mss)
             length = skb.len

@@ -130,7 +130,12 @@ def push_now(sk: TcpSock) -> None:
 
 
 def _small(sk: TcpSock, skb: SKBuff, data: Payload) -> None:
-    """Append a small write by way of the socket's page, extending the last fragment where it ends there."""
+    """Append a small write by way of the socket's page, extending the last fragment where it ends there. The first of a
+    segment is referenced where nobody can change it: a request or an answer most often stays alone."""
+    if type(data) is bytes and not skb.len:
+        skb.add_frag(data)
+        skb.cb = -1
+        return
     size = len(data)
     page = sk.page
     if page is None or sk.page_used + size > PAGE_SIZE:
