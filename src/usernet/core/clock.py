@@ -15,6 +15,8 @@ NSEC_PER_SEC: Final = 1_000_000_000
 NSEC_PER_MSEC: Final = 1_000_000
 NSEC_PER_USEC: Final = 1_000
 
+_monotonic_ns: Final = time.monotonic_ns
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Clock:
@@ -39,7 +41,7 @@ class MonotonicClock(Clock):
         super().__init__(time.time_ns() - time.monotonic_ns())
 
     def now(self) -> int:
-        return time.monotonic_ns()
+        return _monotonic_ns()
 
 
 @final

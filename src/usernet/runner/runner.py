@@ -53,7 +53,7 @@ DRAIN_ROUNDS: Final = 16
 DRAIN_LIMIT: Final = 64
 """How many batches of other stacks a call runs on its way out before it leaves the rest to the leader."""
 
-_monotonic_ns = time.monotonic_ns
+_monotonic_ns: Final = time.monotonic_ns
 
 
 @final
