@@ -15,7 +15,7 @@ from usernet.core.interrupts import DeferredHandler
 from usernet.core.loop import ENTERED, INTERRUPTS, Loop, Trampoline
 from usernet.core.softirq import Napi
 from usernet.core.timer import NEVER, Timer
-from usernet.core.wait import EPOLLIN, Blocking, Wait, Waiter, WaitQueue
+from usernet.core.wait import EPOLLIN, Blocked, BlockedCall, Blocking, Wait, Waiter, WaitQueue
 
 
 class Recording(Trampoline):
@@ -425,7 +425,34 @@ def _until(loop: Loop, queue: WaitQueue, ready: list[object], log: list[str]) ->
         log.append(f"ends, inside: {loop.inside}")
 
 
-def test_a_call_waits_without_the_lock_and_goes_on_with_it(loop):
+class Until(BlockedCall[object]):
+    """`_until` as an object."""
+
+    def __init__(self, loop: Loop, queue: WaitQueue, ready: list[object], log: list[str]) -> None:
+        self.loop, self.queue, self.ready, self.log = loop, queue, ready, log
+
+    def resume(self) -> Wait | None:
+        if not self.ready:
+            self.log.append("waits")
+            return Wait((self.queue,), EPOLLIN, NEVER)
+        self.result = self.ready.pop()
+        return None
+
+    def close(self) -> None:
+        self.log.append(f"ends, inside: {self.loop.inside}")
+
+
+Call = Callable[[Loop, WaitQueue, list[object], list[str]], Blocked[object]]
+
+
+@pytest.fixture(params=[_until, Until])
+def until(request) -> Call:
+    """The two forms of a call that has to wait."""
+    found: Call = request.param
+    return found
+
+
+def test_a_call_waits_without_the_lock_and_goes_on_with_it(loop, until):
     ready: list[object] = []
     log: list[str] = []
     queue = WaitQueue()
@@ -440,11 +467,46 @@ def test_a_call_waits_without_the_lock_and_goes_on_with_it(loop):
     loop.trampoline = trampoline = Recording(meanwhile)
     loop.enter()
     loop.leave()
-    assert loop.run_blocked(_until(loop, queue, ready, log)) == "it"
+    assert loop.run_blocked(until(loop, queue, ready, log)) == "it"
     assert log == ["waits", "ends, inside: True"]
     assert trampoline.log == ["left", "wait", "left", "left", "left"]
     assert not queue.active
     assert not loop.inside
+
+
+def test_a_call_that_blocks_holds_the_lock_but_while_it_waits(loop, until):
+    ready: list[object] = []
+    log: list[str] = []
+    queue = WaitQueue()
+
+    def meanwhile() -> None:
+        assert not loop.inside
+        ready.append("it")
+
+    loop.trampoline = trampoline = Recording(meanwhile)
+    loop.enter()
+    assert loop.block(until(loop, queue, ready, log)) == "it"
+    assert loop.inside
+    assert log == ["waits", "ends, inside: True"]
+    assert trampoline.log == ["wait", "left"]
+    assert not queue.active
+    loop.leave()
+
+
+def test_a_call_that_blocks_on_a_stack_that_ends_still_holds_the_lock(loop, until):
+    def meanwhile() -> None:
+        loop.enter()
+        loop.close("closed meanwhile")
+        loop.leave()
+
+    loop.trampoline = Recording(meanwhile)
+    log: list[str] = []
+    loop.enter()
+    with pytest.raises(UnusableStackError, match="closed meanwhile"):
+        loop.block(until(loop, WaitQueue(), [], log))
+    assert log[-1] == "ends, inside: True"
+    assert loop.inside
+    loop.leave()
 
 
 def test_what_came_between_the_attempt_and_the_wait_is_seen(loop):
@@ -475,19 +537,37 @@ def test_what_the_attempts_own_softirq_brought_is_seen(loop):
     assert "wait" not in trampoline.log
 
 
-def test_a_call_on_a_stack_that_nothing_drives_raises(loop):
+def test_an_object_that_waits_is_told_too_of_what_came_in_between(loop):
+    class Late(Until):
+        def resume(self) -> Wait | None:
+            wait = super().resume()
+            self.ready.append("in between")
+            return wait
+
+    loop.trampoline = trampoline = Recording()
+    loop.enter()
+    log: list[str] = []
+    call = Late(loop, WaitQueue(), [], log)
+    loop.leave()
+    loop.try_batch()
+    assert loop.run_blocked(call) == "in between"
+    assert log == ["waits", "ends, inside: True"]
+    assert "wait" not in trampoline.log
+
+
+def test_a_call_on_a_stack_that_nothing_drives_raises(loop, until):
     log: list[str] = []
     with pytest.raises(UnusableStackError, match="nothing drives the stack: start it"):
-        loop.run_blocked(_until(loop, WaitQueue(), [], log))
+        loop.run_blocked(until(loop, WaitQueue(), [], log))
     assert log[-1] == "ends, inside: True"
     assert not loop.inside
 
 
-def test_a_call_that_need_not_wait_after_all_needs_nobody(loop):
-    assert loop.run_blocked(_until(loop, WaitQueue(), ["there"], [])) == "there"
+def test_a_call_that_need_not_wait_after_all_needs_nobody(loop, until):
+    assert loop.run_blocked(until(loop, WaitQueue(), ["there"], [])) == "there"
 
 
-def test_a_stack_that_ends_while_a_call_waits(loop):
+def test_a_stack_that_ends_while_a_call_waits(loop, until):
     def meanwhile() -> None:
         loop.enter()
         loop.close("closed meanwhile")
@@ -496,14 +576,14 @@ def test_a_stack_that_ends_while_a_call_waits(loop):
     loop.trampoline = Recording(meanwhile)
     log: list[str] = []
     with pytest.raises(UnusableStackError, match="closed meanwhile"):
-        loop.run_blocked(_until(loop, WaitQueue(), [], log))
+        loop.run_blocked(until(loop, WaitQueue(), [], log))
     assert log[-1] == "ends, inside: True"
     assert not ENTERED
     with pytest.raises(UnusableStackError, match="closed meanwhile"):
-        loop.run_blocked(_until(loop, WaitQueue(), [], log))
+        loop.run_blocked(until(loop, WaitQueue(), [], log))
 
 
-def test_a_call_that_is_interrupted_cleans_up_under_the_lock(loop):
+def test_a_call_that_is_interrupted_cleans_up_under_the_lock(loop, until):
     def meanwhile() -> None:
         raise KeyboardInterrupt
 
@@ -511,7 +591,7 @@ def test_a_call_that_is_interrupted_cleans_up_under_the_lock(loop):
     log: list[str] = []
     queue = WaitQueue()
     with pytest.raises(KeyboardInterrupt):
-        loop.run_blocked(_until(loop, queue, [], log))
+        loop.run_blocked(until(loop, queue, [], log))
     assert log[-1] == "ends, inside: True"
     assert not queue.active
     assert not ENTERED

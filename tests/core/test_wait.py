@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usernet.core.timer import NEVER
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Wait, Waiter, WaitQueue
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, BlockedCall, Wait, Waiter, WaitQueue
 
 
 class Recorder(Waiter):
@@ -128,3 +128,46 @@ def test_a_wait_says_what_for():
     queue = WaitQueue()
     wait = Wait((queue,), EPOLLIN, NEVER)
     assert (wait.queues, wait.mask, wait.deadline, wait.exclusive) == ((queue,), EPOLLIN, NEVER, False)
+
+
+class Countdown(BlockedCall[str]):
+    """Waits so many times."""
+
+    def __init__(self, waits: int) -> None:
+        self.waits = waits
+        self.log: list[str] = []
+
+    def resume(self) -> Wait | None:
+        if self.waits:
+            self.waits -= 1
+            return Wait((), EPOLLIN, NEVER)
+        self.result = "over"
+        return None
+
+    def close(self) -> None:
+        self.log.append("closed")
+
+
+def test_a_blocked_call_must_be_defined():
+    with pytest.raises(NotImplementedError, match="must define resume"):
+        BlockedCall[int]().resume()
+
+
+def test_a_blocked_call_is_a_generator_to_who_wants_one():
+    call = Countdown(2)
+    generator = iter(call)
+    assert isinstance(next(generator), Wait)
+    assert isinstance(next(generator), Wait)
+    assert call.log == []
+    with pytest.raises(StopIteration) as stop:
+        next(generator)
+    assert stop.value.value == "over"
+    assert call.log == ["closed"]
+
+
+def test_giving_the_generator_up_closes_the_blocked_call():
+    call = Countdown(2)
+    generator = iter(call)
+    next(generator)
+    generator.close()
+    assert call.log == ["closed"]

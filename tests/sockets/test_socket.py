@@ -10,6 +10,7 @@ import pytest
 from tests.sockets.fake import FakeSock
 from tests.sockets.virtual import SECOND, Virtual
 from usernet.core.iov import CollectIter, SourceIter
+from usernet.core.wait import EPOLLIN, Blocking, Wait
 from usernet.net.pernet import Net
 from usernet.sock.msg import MsgHdr, SockAddr
 from usernet.sockets.socket import SOCK_CLOEXEC, SOCK_NONBLOCK, Socket
@@ -55,10 +56,9 @@ def test_so_rcvtimeo_is_the_deadline(virtual: Virtual) -> None:
     socket.sk.rcvtimeo = 2 * SECOND
     call = socket.recvmsg(MsgHdr(CollectIter(1)), 0)
     assert not isinstance(call, int)
-    socket.get()
-    net.loop.leave()
     with pytest.raises(BlockingIOError):
-        socket.run(call)
+        socket.block(call)
+    socket.leave()
     assert virtual.seconds == 2
     assert socket.references == 1
     socket.release()
@@ -84,6 +84,46 @@ def test_the_last_to_let_go_closes(inside: Net) -> None:
     assert not sk.closed
     socket.put()
     assert sk.closed
+
+
+def test_a_socket_closed_while_a_call_waits_lives_until_that_returns(virtual: Virtual) -> None:
+    net = virtual.net
+    net.loop.enter()
+    socket = Socket.create(net, 2, 1, 0)
+    sk = socket.sk
+    assert isinstance(sk, FakeSock)
+    left: list[int] = []
+
+    def wait() -> Blocking[str]:
+        yield Wait((sk.wait,), EPOLLIN, SECOND)
+        left.append(socket.references)
+        assert not sk.closed
+        return "done"
+
+    virtual.at(0.5, lambda: socket.release())
+    assert socket.block(wait()) == "done"
+    assert left == [1]
+    assert sk.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        socket.check_open()
+    socket.leave()
+
+
+@pytest.mark.parametrize(("timeout", "raised"), [(-1, BlockingIOError), (0, BlockingIOError), (1, TimeoutError)])
+def test_whose_time_out_it_was_that_ended_a_call(virtual: Virtual, timeout: int, raised: type[OSError]) -> None:
+    def give_up() -> Blocking[str]:
+        yield Wait((socket.sk.wait,), EPOLLIN, SECOND)
+        raise BlockingIOError(errno.EAGAIN, "no more")
+
+    net = virtual.net
+    net.loop.enter()
+    socket = Socket.create(net, 2, 1, 0)
+    with pytest.raises(raised) as caught:
+        socket.block(give_up(), timeout)
+    assert type(caught.value) is raised
+    assert socket.references == 1
+    socket.put()
+    socket.leave()
 
 
 def test_a_finaliser_lets_go_later(virtual: Virtual) -> None:

@@ -14,7 +14,7 @@ from typing import Any, final
 from usernet.core.errors import UnusableStackError
 from usernet.core.loop import Loop
 from usernet.core.timer import NEVER, Timer
-from usernet.core.wait import Blocking, Wait, Waiter
+from usernet.core.wait import Blocked, Blocking, Wait, Waiter
 
 Done = Callable[[Any, BaseException | None], None]
 """`done(result, problem)`: what the call returned, or what it raised."""
@@ -24,7 +24,7 @@ Done = Callable[[Any, BaseException | None], None]
 class Deferred(Waiter):
     """A call under way. `over`: it has ended, or was cancelled."""
 
-    def __init__(self, loop: Loop, call: Blocking[Any], done: Done) -> None:
+    def __init__(self, loop: Loop, call: Blocked[Any], done: Done) -> None:
         """Run `call` until it has to wait. With the lock held, and held since the attempt that gave `call`.
 
         done: called exactly once, without the lock, unless `cancel` comes first. What it raises is reported.
@@ -32,7 +32,7 @@ class Deferred(Waiter):
         super().__init__()
         self.over: bool = False
         self._loop = loop
-        self._call: Blocking[Any] = call
+        self._call: Blocking[Any] = iter(call)
         self._done: Done | None = done
         self._wait: Wait | None = None
         self._timer: Timer | None = None

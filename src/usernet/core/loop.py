@@ -19,10 +19,10 @@ from usernet.core.interrupts import InterruptGuard
 from usernet.core.native import mypyc_attr
 from usernet.core.softirq import Napi, SoftIRQ
 from usernet.core.timer import NEVER, TimerQueue
-from usernet.core.wait import ALL_EVENTS, Blocking, Wait, Waiter
+from usernet.core.wait import ALL_EVENTS, Blocked, BlockedCall, Wait, Waiter
 
 _T = TypeVar("_T")
-_get_ident = threading.get_ident
+_get_ident: Final = threading.get_ident
 
 INTERRUPTS: Final = InterruptGuard()
 
@@ -97,13 +97,19 @@ class Loop:
         self.unusable: str = ""
         self.blocked: set[Waiter] = set()
         """The calls that wait here with no thread of their own (core/deferred.py)."""
-        self._lock = threading.Lock()
+        self._new_lock()
         self._owner: int = 0
         self._left_by: int = 0
         """The thread whose call was the last thing to happen here; 0 where it was a batch or a callback."""
         self._polled: int = -NEVER
         self._after: deque[Callable[[], None]] = deque()
         self._after_in: set[int] = set()
+
+    def _new_lock(self) -> None:
+        lock = threading.Lock()
+        # Bound once: they are called several times for each packet.
+        self._acquire: Callable[..., bool] = lock.acquire
+        self._release: Callable[[], None] = lock.release
 
     # -- entering and leaving
 
@@ -117,7 +123,7 @@ class Loop:
             raise ReentryError("a stack was called from code that runs inside a stack (a signal handler, a probe)")
         if ident == INTERRUPTS.main:
             INTERRUPTS.depth += 1
-        self._lock.acquire()
+        self._acquire()
         ENTERED[ident] = self
         self._owner = ident
         if self.unusable:
@@ -150,8 +156,9 @@ class Loop:
                 softirq.run()
         finally:
             self._owner = 0
-            ENTERED.pop(ident, None)
-            self._lock.release()
+            if ident in ENTERED:
+                del ENTERED[ident]
+            self._release()
             try:
                 if self._after:
                     self._run_after(ident)
@@ -166,8 +173,9 @@ class Loop:
 
     def _unlock(self, ident: int) -> None:
         self._owner = 0
-        ENTERED.pop(ident, None)
-        self._lock.release()
+        if ident in ENTERED:
+            del ENTERED[ident]
+        self._release()
 
     def _let_go(self, ident: int) -> None:
         """The main thread is no longer inside: handlers may run."""
@@ -185,7 +193,7 @@ class Loop:
     def resume(self) -> None:
         """The end of `suspend`: take the lock again, also of a stack that has ended meanwhile."""
         ident = _get_ident()
-        self._lock.acquire()
+        self._acquire()
         ENTERED[ident] = self
         self._owner = ident
         now = self.clock.now()
@@ -232,7 +240,7 @@ class Loop:
         if ident == INTERRUPTS.main:
             INTERRUPTS.depth += 1
         try:
-            if not self._lock.acquire(wait):
+            if not self._acquire(wait):
                 return False
             ENTERED[ident] = self
             self._owner = ident
@@ -297,7 +305,7 @@ class Loop:
 
     # -- calls that wait
 
-    def run_blocked(self, call: Blocking[_T]) -> _T:
+    def run_blocked(self, call: Blocked[_T]) -> _T:
         """Run a call that has to wait to its end. Enters without the lock held, returns without it.
 
         What it waits for may have come since the attempt that found that it must wait, when the lock was let go of.
@@ -309,31 +317,45 @@ class Loop:
         except BaseException:
             call.close()
             raise
-        stale = self._left_by != self._owner
         try:
+            return self._block(call, self._left_by != self._owner)
+        finally:
+            self.leave()
+
+    def block(self, call: Blocked[_T]) -> _T:
+        """As `run_blocked`, with the lock held since the attempt, and held when it returns or raises."""
+        return self._block(call, False)
+
+    def _block(self, call: Blocked[_T], stale: bool) -> _T:
+        try:
+            if isinstance(call, BlockedCall):
+                while (wait := call.resume()) is not None:
+                    if not stale:
+                        self._wait(wait)
+                    stale = False
+                return call.result
             while True:
                 try:
                     wait = next(call)
                 except StopIteration as stop:
                     result: _T = stop.value
                     return result
-                if stale:
-                    stale = False
-                    continue
-                trampoline = self.trampoline
-                if trampoline is None:
-                    raise UnusableStackError(
-                        "this call has to wait, but nothing drives the stack: start it (`with stack:`), or make the "
-                        "socket non-blocking and call stack.poll(now)"
-                    )
-                trampoline.wait(self, wait)
-                if self.unusable:
-                    raise UnusableStackError(self.unusable)
+                if not stale:
+                    self._wait(wait)
+                stale = False
         finally:
-            try:
-                call.close()
-            finally:
-                self.leave()
+            call.close()
+
+    def _wait(self, wait: Wait) -> None:
+        trampoline = self.trampoline
+        if trampoline is None:
+            raise UnusableStackError(
+                "this call has to wait, but nothing drives the stack: start it (`with stack:`), or make the "
+                "socket non-blocking and call stack.poll(now)"
+            )
+        trampoline.wait(self, wait)
+        if self.unusable:
+            raise UnusableStackError(self.unusable)
 
     def close(self, why: str) -> None:
         """From now on every entry raises UnusableStackError(`why`), and nothing is polled any more."""
@@ -347,8 +369,8 @@ class Loop:
         held = self._owner == _get_ident()
         self.close(why)
         self.trampoline = None
-        self._lock = threading.Lock()
+        self._new_lock()
         if held:
-            self._lock.acquire()
+            self._acquire()
         else:
             self._owner = 0

@@ -12,7 +12,7 @@ import errno
 from usernet.core.errors import error
 from usernet.core.iov import BytesIter, CollectIter
 from usernet.core.timer import NEVER
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Blocking, Wait
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Blocked, Blocking, Wait
 from usernet.netd.interface import Received
 from usernet.netd.layouts import pack_control, short, unpack_control, unpack_name
 from usernet.netd.opensocket import Later, OpenSocket
@@ -89,7 +89,7 @@ def receive(opened: OpenSocket, size: int, flags: int, room: int) -> Received | 
     return Later(_read_later(result, sink, msg, room))
 
 
-def _read_later(waiting: Blocking[int], sink: CollectIter, msg: MsgHdr, room: int) -> Blocking[Received]:
+def _read_later(waiting: Blocked[int], sink: CollectIter, msg: MsgHdr, room: int) -> Blocking[Received]:
     result = yield from waiting
     return _received(sink.getvalue(), result, msg, room)
 

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias, final
 from usernet.core.errors import error
 from usernet.core.loop import Loop
 from usernet.core.timer import NEVER
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLNVAL, EPOLLOUT, Blocking, Wait
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLNVAL, EPOLLOUT, Blocked, Blocking, Wait
 from usernet.net.pernet import Net
 from usernet.packetdrill.stack_files import Descriptors, EpollFile, MemoryFile, OpenFile, Pipe, PipeEnd
 from usernet.packetdrill.stack_memory import UserMemory
@@ -33,7 +33,7 @@ from usernet.sock.sock import O_NONBLOCK, Sock
 from usernet.sockets.arguments import fit_control
 from usernet.sockets.socket import Socket
 
-Outcome: TypeAlias = int | Blocking[int]
+Outcome: TypeAlias = int | Blocked[int]
 
 O_RDWR: Final = 2
 F_GETFD: Final = 1
@@ -290,7 +290,7 @@ class SystemCalls:
             return outcome
         return self._receive_later(message, msg, outcome)
 
-    def _receive_later(self, message: Message, msg: MsgHdr, waiting: Blocking[int]) -> Blocking[int]:
+    def _receive_later(self, message: Message, msg: MsgHdr, waiting: Blocked[int]) -> Blocking[int]:
         result = yield from waiting
         _fill(message, msg)
         return result

@@ -12,13 +12,13 @@ from typing import Final, TypeAlias
 from usernet.core.errors import error
 from usernet.core.iov import CollectIter, SourceIter
 from usernet.core.timer import NEVER
-from usernet.core.wait import EPOLLHUP, EPOLLIN, EPOLLOUT, Blocking, Wait
+from usernet.core.wait import EPOLLHUP, EPOLLIN, EPOLLOUT, Blocked, Blocking, Wait
 from usernet.packetdrill.stack_files import MemoryFile, OpenFile, PipeEnd
 from usernet.sock.msg import MSG_MORE, MsgHdr
 from usernet.sockets.socket import Socket
 from usernet.transport.tcp.sock import TcpSock
 
-Outcome: TypeAlias = int | Blocking[int]
+Outcome: TypeAlias = int | Blocked[int]
 
 SIOCATMARK: Final = 0x8905
 SPLICE_F_NONBLOCK: Final = 2
@@ -85,7 +85,7 @@ def _fill(source: Socket | MemoryFile, target: PipeEnd, length: int) -> Outcome:
     return _received(target, sink, outcome)
 
 
-def _received(target: PipeEnd, sink: CollectIter, waiting: Blocking[int]) -> Blocking[int]:
+def _received(target: PipeEnd, sink: CollectIter, waiting: Blocked[int]) -> Blocking[int]:
     result = yield from waiting
     target.put(sink.getvalue())
     return result
@@ -112,7 +112,7 @@ def _drain(source: PipeEnd, target: Socket, length: int, flags: int) -> Outcome:
     return _sent(source, data, outcome)
 
 
-def _sent(source: PipeEnd, data: bytes, waiting: Blocking[int]) -> Blocking[int]:
+def _sent(source: PipeEnd, data: bytes, waiting: Blocked[int]) -> Blocking[int]:
     taken = 0
     try:
         taken = yield from waiting

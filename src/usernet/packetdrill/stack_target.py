@@ -195,7 +195,7 @@ class StackTarget(Target):
             if isinstance(outcome, int):
                 call.finish(loop.now, outcome)
                 return
-            sleeper = _Sleeper(call, outcome)
+            sleeper = _Sleeper(call, iter(outcome))
             self._sleepers.append(sleeper)
             self._continue(sleeper)
         finally:

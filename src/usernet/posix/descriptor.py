@@ -322,12 +322,10 @@ class DescriptorSocket(_standard.socket):
         now = loop.enter()
         try:
             call = channel.drain(None if timeout is None else now + int(timeout * 1e9))
-            if call is None:
-                return
-            socket.get()
+            if call is not None:
+                socket.block(call)
         finally:
             loop.leave()
-        socket.run(call)
 
     # -- the descriptor
 

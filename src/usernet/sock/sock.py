@@ -27,6 +27,7 @@ from usernet.core.wait import (
     EPOLLRDNORM,
     EPOLLWRBAND,
     EPOLLWRNORM,
+    Blocked,
     Blocking,
     Wait,
     WaitQueue,
@@ -200,7 +201,7 @@ class Sock:
         """Send; returns how many bytes were taken."""
         raise error(errno.EOPNOTSUPP)
 
-    def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+    def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocked[int] | int:
         """Receive; returns how many bytes (with MSG_TRUNC on a datagram: how many it had)."""
         raise error(errno.EOPNOTSUPP)
 

@@ -1,7 +1,7 @@
 """A socket as Python programs use it: what the standard `_socket.socket` is to `socket.socket`.
 
-`SocketHandle`, and with it the calls that move data. It has slots and no weak references, so that the standard
-library's own socket class can stand on it.
+`SocketHandle`, and with it the calls that move data, which sockets/transfer.py makes. It has slots and no weak
+references, so that the standard library's own socket class can stand on it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from typing import Any
 
 from usernet.core.errors import error
 from usernet.core.iov import CollectIter
-from usernet.core.timer import NEVER
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLOUT, Blocking, Wait
-from usernet.sock.msg import MSG_CTRUNC, MSG_DONTWAIT, MSG_WAITALL, MsgHdr
-from usernet.sock.sock import Sock
-from usernet.sockets import arguments
+from usernet.sock.msg import MSG_CTRUNC, MsgHdr
+from usernet.sockets import arguments, transfer
 from usernet.sockets.address import format_address, parse_address
 from usernet.sockets.arguments import c_int
-from usernet.sockets.handle import SocketHandle, check_open, timed_out, wait_for
+from usernet.sockets.handle import SocketHandle
 
 
 class SocketBase(SocketHandle):
@@ -29,44 +26,20 @@ class SocketBase(SocketHandle):
 
     # -- receiving
 
-    def _receive(self, msg: MsgHdr, flags: int) -> int:
-        socket, sk = self._socket, self._sk
-        if socket is None or sk is None:
+    def _receive(self, msg: MsgHdr, flags: Any) -> int:
+        socket = self._socket
+        if socket is None:
             raise error(errno.EBADF)
-        loop = self._loop
-        timeout = self._timeout
-        now = loop.enter()
-        try:
-            check_open(socket)
-            if timeout < 0:
-                timeo = sk.rcvtimeo
-                deadline = NEVER if timeo == NEVER else now + timeo
-            elif timeout == 0:
-                flags |= MSG_DONTWAIT
-                deadline = now
-            else:
-                # The standard module waits itself, and then asks once for what there is.
-                flags &= ~(MSG_WAITALL | MSG_DONTWAIT)
-                deadline = now + timeout
-            result = sk.recvmsg(msg, flags, deadline)
-            if isinstance(result, int):
-                return result
-            socket.get()
-        finally:
-            if socket.readiness is not None:
-                socket.readiness.refresh()
-            loop.leave()
-        return wait_for(socket, result, timeout)
+        return transfer.recvmsg(socket, self._timeout, msg, c_int(flags))
 
     def recv(self, bufsize: Any, flags: Any = 0, /) -> bytes:
         """At most `bufsize` bytes; b"" at the end of a stream."""
-        length = arguments.size(bufsize, "negative buffersize in recv")
-        if self._sk is None:
+        socket = self._socket
+        if socket is None:
+            arguments.size(bufsize, transfer.NEGATIVE_SIZE)
             absent: bytes = self._absent("recv", bufsize, flags)
             return absent
-        sink = CollectIter(length)
-        self._receive(MsgHdr(sink), c_int(flags) if flags != 0 else 0)
-        return sink.getvalue()
+        return transfer.recv(socket, self._timeout, bufsize, flags)
 
     def recvfrom(self, bufsize: Any, flags: Any = 0, /) -> tuple[bytes, Any]:
         """At most `bufsize` bytes, and the address of who sent them."""
@@ -76,7 +49,7 @@ class SocketBase(SocketHandle):
             return absent
         sink = CollectIter(length)
         msg = MsgHdr(sink)
-        self._receive(msg, c_int(flags))
+        self._receive(msg, flags)
         return sink.getvalue(), format_address(self._net, msg.name)
 
     def recv_into(self, buffer: Any, nbytes: Any = 0, flags: Any = 0) -> int:
@@ -85,7 +58,7 @@ class SocketBase(SocketHandle):
             absent: int = self._absent("recv_into", buffer, nbytes, flags)
             return absent
         sink = arguments.sink(buffer, nbytes, "recv_into", "buffer too small for requested bytes")
-        return self._receive(MsgHdr(sink), c_int(flags) if flags != 0 else 0)
+        return self._receive(MsgHdr(sink), flags)
 
     def recvfrom_into(self, buffer: Any, nbytes: Any = 0, flags: Any = 0) -> tuple[int, Any]:
         """As `recv_into`, with the address of who sent it."""
@@ -96,7 +69,7 @@ class SocketBase(SocketHandle):
             buffer, nbytes, "recvfrom_into", "nbytes is greater than the length of the buffer"
         )
         msg = MsgHdr(sink)
-        length = self._receive(msg, c_int(flags))
+        length = self._receive(msg, flags)
         return length, format_address(self._net, msg.name)
 
     def recvmsg(
@@ -126,71 +99,29 @@ class SocketBase(SocketHandle):
         self, msg: MsgHdr, ancbufsize: Any, flags: Any
     ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
         room = arguments.control_room(ancbufsize)
-        length = self._receive(msg, c_int(flags))
+        length = self._receive(msg, flags)
         control, cut = arguments.fit_control(msg.control, room)
         return length, control, msg.flags | MSG_CTRUNC if cut else msg.flags, format_address(self._net, msg.name)
 
     # -- sending
 
-    def _send(self, msg: MsgHdr, flags: int, deadline: int = -1) -> int:
-        """deadline (ns): where a time-out is set, wait until then for all to be taken."""
-        socket, sk = self._socket, self._sk
-        if socket is None or sk is None:
-            raise error(errno.EBADF)
-        loop = self._loop
-        timeout = self._timeout
-        now = loop.enter()
-        try:
-            check_open(socket)
-            if timeout < 0:
-                timeo = sk.sndtimeo
-                result = sk.sendmsg(msg, flags, NEVER if timeo == NEVER else now + timeo)
-            elif timeout == 0:
-                result = sk.sendmsg(msg, flags | MSG_DONTWAIT, now)
-            elif deadline >= 0:
-                result = sk.sendmsg(msg, flags & ~MSG_DONTWAIT, deadline)
-            else:
-                result = _try_send(sk, msg, flags)
-                if result < 0:
-                    result = _send_when_writable(sk, msg, flags, now + timeout)
-            if isinstance(result, int):
-                return result
-            socket.get()
-        finally:
-            if socket.readiness is not None:
-                socket.readiness.refresh()
-            loop.leave()
-        return wait_for(socket, result, timeout)
-
     def send(self, data: Any, flags: Any = 0, /) -> int:
         """Send; returns how many bytes were taken, which a stream may make fewer than all."""
-        source = arguments.source(data)
-        if self._sk is None:
+        socket = self._socket
+        if socket is None:
+            arguments.source(data)
             absent: int = self._absent("send", data, flags)
             return absent
-        return self._send(MsgHdr(source), c_int(flags) if flags != 0 else 0)
+        return transfer.send(socket, self._timeout, data, flags)
 
     def sendall(self, data: Any, flags: Any = 0, /) -> None:
         """Send all of `data`; the time-out holds for the whole. After an error nobody knows how much was sent."""
-        source = arguments.source(data)
-        if self._sk is None:
+        socket = self._socket
+        if socket is None:
+            arguments.source(data)
             self._absent("sendall", data, flags)
             return
-        flags = c_int(flags)
-        msg = MsgHdr(source)
-        timeout = self._timeout
-        if timeout <= 0:
-            self._send(msg, flags)
-            while source.length:
-                self._send(msg, flags)
-            return
-        loop = self._loop
-        deadline = loop.clock.now() + timeout
-        self._send(msg, flags, deadline)
-        while source.length:
-            if loop.clock.now() >= deadline:
-                raise timed_out()
-            self._send(msg, flags, deadline)
+        transfer.sendall(socket, self._timeout, data, flags)
 
     def sendto(self, data: Any, *args: Any) -> int:
         """sendto(data, address), or sendto(data, flags, address)."""
@@ -198,17 +129,19 @@ class SocketBase(SocketHandle):
             raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
         source = arguments.source(data)
         flags = c_int(args[0]) if len(args) == 2 else 0
-        if self._sk is None:
+        socket = self._socket
+        if socket is None:
             absent: int = self._absent("sendto", data, *args)
             return absent
         address = args[-1]
         name = parse_address(self._net, self._family, address, "sendto")
         sys.audit("socket.sendto", self, address)
-        return self._send(MsgHdr(source, name), flags)
+        return transfer.sendmsg(socket, self._timeout, MsgHdr(source, name), flags)
 
     def sendmsg(self, buffers: Any, ancdata: Any = (), flags: Any = 0, address: Any = None, /) -> int:
         """sendmsg(2): a row of buffers, ancillary data as (level, type, data), flags, and where to."""
-        if self._sk is None:
+        socket = self._socket
+        if socket is None:
             absent: int = self._absent("sendmsg", buffers, ancdata, flags, address)
             return absent
         source = arguments.sources(buffers)
@@ -216,32 +149,4 @@ class SocketBase(SocketHandle):
         flags = c_int(flags)
         name = None if address is None else parse_address(self._net, self._family, address, "sendmsg")
         sys.audit("socket.sendmsg", self, address)
-        return self._send(MsgHdr(source, name, control), flags)
-
-
-
-def _try_send(sk: Sock, msg: MsgHdr, flags: int) -> int:
-    """Send without waiting; -1 where there is no room."""
-    before = msg.iter.length
-    try:
-        result = sk.sendmsg(msg, flags | MSG_DONTWAIT, sk.loop.now)
-    except BlockingIOError as cause:
-        if cause.errno != errno.EAGAIN:
-            raise
-        if msg.iter.length < before:
-            msg.iter.revert(before - msg.iter.length)
-        return -1
-    if not isinstance(result, int):
-        raise error(errno.EAGAIN)
-    return result
-
-
-def _send_when_writable(sk: Sock, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int]:
-    """Wait for room until `deadline`, then send what fits, as the standard module does under a time-out."""
-    while True:
-        result = _try_send(sk, msg, flags)
-        if result >= 0:
-            return result
-        if sk.loop.now >= deadline:
-            raise timed_out()
-        yield Wait((sk.wait,), EPOLLOUT | EPOLLERR | EPOLLHUP, deadline)
+        return transfer.sendmsg(socket, self._timeout, MsgHdr(source, name, control), flags)

@@ -11,7 +11,7 @@ import errno
 import sys
 import warnings
 from _socket import getdefaulttimeout
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from usernet.core.errors import error
 from usernet.core.loop import Loop
@@ -24,17 +24,10 @@ from usernet.sockets.address import format_address, parse_address
 from usernet.sockets.arguments import c_int
 from usernet.sockets.ifreq import interface_ioctl, is_interface_request
 from usernet.sockets.readiness import Readiness
-from usernet.sockets.socket import Socket
+from usernet.sockets.socket import Socket, timed_out
 
 LISTEN_BACKLOG: Final = 128
 """The backlog where listen() is given none: min(SOMAXCONN, 128)."""
-
-_T = TypeVar("_T")
-
-
-def timed_out() -> TimeoutError:
-    """What a time-out of the handle raises: as in the standard module, without an errno."""
-    return TimeoutError("timed out")
 
 
 class SocketHandle:
@@ -219,10 +212,10 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             sk.bind(name)
         finally:
-            _leave(socket)
+            socket.leave()
 
     def listen(self, backlog: Any = LISTEN_BACKLOG, /) -> None:
         """listen(2): accept connections, of which `backlog` may wait to be taken; at most net.core.somaxconn."""
@@ -234,10 +227,10 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             sk.listen(backlog)
         finally:
-            _leave(socket)
+            socket.leave()
 
     def connect(self, address: Any, /) -> None:
         """connect(2). Raises OSError, TimeoutError, gaierror for a name that has no address."""
@@ -276,7 +269,7 @@ class SocketHandle:
         timeout = self._timeout
         now = loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             if timeout < 0:
                 timeo = sk.sndtimeo
                 call = sk.connect(name, 0, NEVER if timeo == NEVER else now + timeo)
@@ -288,12 +281,10 @@ class SocketHandle:
                     if timeout == 0 or cause.errno != errno.EINPROGRESS:
                         raise
                     call = _wait_connected(sk, now + timeout)
-            if call is None:
-                return
-            socket.get()
+            if call is not None:
+                socket.block(call)
         finally:
-            _leave(socket)
-        socket.run(call)
+            socket.leave()
 
     def _accept_socket(self) -> tuple[Socket, Any]:
         """accept(2): the connection's socket, and the peer's address as programs write it."""
@@ -304,7 +295,7 @@ class SocketHandle:
         timeout = self._timeout
         now = loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             if timeout < 0:
                 timeo = sk.rcvtimeo
                 result = sk.accept(0, NEVER if timeo == NEVER else now + timeo)
@@ -312,17 +303,10 @@ class SocketHandle:
                 result = sk.accept(O_NONBLOCK, now)
             else:
                 result = sk.accept(0, now + timeout)
-            if isinstance(result, Sock):
-                return self._accepted(socket, result)
-            socket.get()
-        finally:
-            _leave(socket)
-        child = wait_for(socket, result, timeout)
-        loop.enter()
-        try:
+            child = result if isinstance(result, Sock) else socket.block(result, timeout)
             return self._accepted(socket, child)
         finally:
-            loop.leave()
+            socket.leave()
 
     def _accepted(self, socket: Socket, child: Sock) -> tuple[Socket, Any]:
         try:
@@ -339,7 +323,7 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             return format_address(self._net, sk.getsockname())
         finally:
             loop.leave()
@@ -352,7 +336,7 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             return format_address(self._net, sk.getpeername())
         finally:
             loop.leave()
@@ -367,12 +351,12 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             if not 0 <= how <= 2:
                 raise error(errno.EINVAL)
             sk.shutdown(how)
         finally:
-            _leave(socket)
+            socket.leave()
 
     # -- options
 
@@ -390,7 +374,7 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             if data is None:
                 if c_int(optlen) < 0:
                     raise error(errno.EINVAL)
@@ -399,7 +383,7 @@ class SocketHandle:
                 data = b""
             sk.setsockopt(level, optname, data)
         finally:
-            _leave(socket)
+            socket.leave()
 
     def getsockopt(self, level: Any, optname: Any, buflen: Any = 0, /) -> int | bytes:
         """getsockopt(2): an int, or up to `buflen` bytes as C lays them out. Not in the standard module: in place of
@@ -416,10 +400,10 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             value = sk.getsockopt(level, optname, buflen or 4)
         finally:
-            _leave(socket)
+            socket.leave()
         return value if buflen else int.from_bytes(value[:4], sys.byteorder, signed=len(value) >= 4)
 
     def _getsockopt_from(self, level: int, optname: int, value: bytes) -> bytes:
@@ -429,10 +413,10 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             return sk.getsockopt_from(level, optname, value)
         finally:
-            _leave(socket)
+            socket.leave()
 
     def ioctl(self, request: Any, argument: Any = b"", /) -> Any:
         """ioctl(2). Not in the standard module, where `fcntl.ioctl` does it, which can't reach a stack.
@@ -446,36 +430,13 @@ class SocketHandle:
         loop = self._loop
         loop.enter()
         try:
-            check_open(socket)
+            socket.check_open()
             number = c_int(request)
             if is_interface_request(number):
                 return interface_ioctl(self._net, sk.family, number, bytes(memoryview(argument)))
             return sk.ioctl(number)
         finally:
             loop.leave()
-
-
-def check_open(socket: Socket) -> None:
-    """Another thread may have closed the socket before this one got the lock."""
-    if not socket.references:
-        raise error(errno.EBADF)
-
-
-def wait_for(socket: Socket, call: Blocking[_T], timeout: int) -> _T:
-    """Run a call that has to wait to its end. With a `timeout` of the object's (above 0), running out of it is its
-    TimeoutError; without, what ran out is the socket's own (SO_RCVTIMEO), and EAGAIN."""
-    try:
-        return socket.run(call)
-    except BlockingIOError:
-        if timeout > 0:
-            raise timed_out() from None
-        raise
-
-
-def _leave(socket: Socket) -> None:
-    if socket.readiness is not None:
-        socket.readiness.refresh()
-    socket.loop.leave()
 
 
 def _wait_connected(sk: Sock, deadline: int) -> Blocking[None]:

@@ -3,7 +3,7 @@
 `Socket` holds what belongs to the open socket and not to the protocol: its type, the file's flags, how many hold it,
 its descriptor's readiness, and the epolls that watch it. Above it stand the objects of programs (sockets/base.py), and
 whatever else makes system calls; below it is `sk`, the protocol's own (sock/sock.py). All is called with the stack's
-lock held, but for `run`, `release` and `put_later`.
+lock held, but for `release` and `put_later`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from usernet.core.errors import UnusableStackError, error
 from usernet.core.timer import NEVER
-from usernet.core.wait import Blocking, WaitQueue
+from usernet.core.wait import Blocked, Blocking, WaitQueue
 from usernet.net.families import Families
 from usernet.net.pernet import Net
 from usernet.sock.msg import MSG_DONTWAIT, MsgHdr, Name
@@ -31,6 +31,11 @@ SOCK_NONBLOCK: Final = O_NONBLOCK
 SOCK_CLOEXEC: Final = 0o2000000
 
 _T = TypeVar("_T")
+
+
+def timed_out() -> TimeoutError:
+    """What a time-out of the handle raises: as in the standard module, without an errno."""
+    return TimeoutError("timed out")
 
 
 @final
@@ -101,7 +106,7 @@ class Socket:
         """sendmsg(2), for as long as O_NONBLOCK, MSG_DONTWAIT and SO_SNDTIMEO allow."""
         return self.sk.sendmsg(msg, flags | MSG_DONTWAIT if self.nonblock else flags, self._deadline(self.sk.sndtimeo))
 
-    def recvmsg(self, msg: MsgHdr, flags: int) -> Blocking[int] | int:
+    def recvmsg(self, msg: MsgHdr, flags: int) -> Blocked[int] | int:
         """recvmsg(2), for as long as O_NONBLOCK, MSG_DONTWAIT and SO_RCVTIMEO allow."""
         return self.sk.recvmsg(msg, flags | MSG_DONTWAIT if self.nonblock else flags, self._deadline(self.sk.rcvtimeo))
 
@@ -181,12 +186,40 @@ class Socket:
             self.readiness.close()
             self.readiness = None
 
-    # -- calls that wait
+    # -- a call's frame
 
-    def run(self, call: Blocking[_T]) -> _T:
-        """Run a call that has to wait to its end, without the lock held. Who has got it from the protocol has called
-        `get` under the same lock: a socket closed meanwhile lives until its last call returns."""
+    def check_open(self) -> None:
+        """Another thread may have closed the socket before this one got the lock. Raises OSError EBADF."""
+        if not self.references:
+            raise error(errno.EBADF)
+
+    def block(self, call: Blocked[_T], timeout: int = -1) -> _T:
+        """Run a call that has to wait to its end. The lock is let go of only while it waits, and a socket closed
+        meanwhile lives until its last call returns.
+
+        timeout: above 0, the handle's own (ns), which `call` ends by: running out of it is its TimeoutError. Without,
+        what ran out is the socket's (SO_RCVTIMEO, SO_SNDTIMEO), and EAGAIN.
+        """
+        self.references += 1
+        if self.readiness is not None:
+            self.readiness.refresh()
         try:
-            return self.loop.run_blocked(call)
+            return self.loop.block(call)
+        except BlockingIOError:
+            if timeout > 0:
+                raise timed_out() from None
+            raise
         finally:
-            self.release()
+            if self.loop.unusable:
+                self._end()
+            else:
+                lingering = self.put()
+                if lingering is not None:
+                    self.loop.block(lingering)
+
+    def leave(self) -> None:
+        """The end of a call: its descriptor is brought in step, and the lock released."""
+        readiness = self.readiness
+        if readiness is not None and not self.loop.unusable:
+            readiness.refresh()
+        self.loop.leave()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
 from usernet.core.errors import error
 from usernet.core.iov import IovIter
-from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Blocking, Wait
+from usernet.core.wait import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, BlockedCall, Wait
 from usernet.sock.datagram import receive_error
 from usernet.sock.msg import (
     MSG_DONTWAIT,
@@ -187,7 +187,10 @@ def _copy_out(sink: IovIter, skb: SKBuff, offset: int, size: int) -> None:
     if offset < linear:
         start = skb.data + offset
         take = min(linear - offset, size)
-        sink.write(memoryview(skb.head)[start : start + take])
+        if take <= SMALL_PIECE:
+            sink.write(skb.head[start : start + take])
+        else:
+            sink.write(memoryview(skb.head)[start : start + take])
         size -= take
         offset = 0
     else:
@@ -261,7 +264,7 @@ def _recv_urg(sk: TcpSock, msg: MsgHdr, flags: int) -> int:
     raise error(errno.EAGAIN)
 
 
-def tcp_recvmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+def tcp_recvmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> BlockedCall[int] | int:
     """Receive (Linux: tcp_recvmsg). Returns how many bytes; 0 at the end of the stream.
 
     Raises OSError: ENOTCONN, EAGAIN, EINVAL (no urgent data), the connection's error.
@@ -292,7 +295,7 @@ def tcp_recvmsg(sk: TcpSock, msg: MsgHdr, flags: int, deadline: int) -> Blocking
     ended = _ended(sk, copied, bool(flags & MSG_DONTWAIT))
     if ended:
         return _finish(sk, msg, flags, copied)
-    return _receive_blocked(sk, msg, flags, deadline, copied, target)
+    return _Receiving(sk, msg, flags, deadline, copied, target)
 
 
 def _ended(sk: TcpSock, copied: int, impatient: bool) -> bool:
@@ -312,27 +315,47 @@ def _ended(sk: TcpSock, copied: int, impatient: bool) -> bool:
     return False
 
 
-def _receive_blocked(
-    sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: int, target: int
-) -> Blocking[int]:
-    while True:
-        cleanup_rbuf(sk, copied)
-        if sk.loop.now >= deadline:
-            if copied:
-                return _finish(sk, msg, flags, copied)
-            raise error(errno.EAGAIN)
-        yield Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, deadline, False, sk.busy_poll)
+@final
+class _Receiving(BlockedCall[int]):
+    """A call that has `copied` bytes so far, and waits for `target`, or what else ends it."""
+
+    __slots__ = ("_begun", "_copied", "_deadline", "_flags", "_msg", "_sk", "_target")
+
+    def __init__(self, sk: TcpSock, msg: MsgHdr, flags: int, deadline: int, copied: int, target: int) -> None:
+        self._sk = sk
+        self._msg = msg
+        self._flags = flags
+        self._deadline = deadline
+        self._copied = copied
+        self._target = target
+        self._begun: bool = False
+
+    def resume(self) -> Wait | None:
+        sk = self._sk
+        if self._begun and self._look():
+            self.result = _finish(sk, self._msg, self._flags, self._copied)
+            return None
+        self._begun = True
+        cleanup_rbuf(sk, self._copied)
+        if sk.loop.now >= self._deadline:
+            if not self._copied:
+                raise error(errno.EAGAIN)
+            self.result = _finish(sk, self._msg, self._flags, self._copied)
+            return None
+        return Wait((sk.wait,), EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP, self._deadline, False, sk.busy_poll)
+
+    def _look(self) -> bool:
+        """Take what has come; whether the call ends with it. Raises where it ends in an error."""
+        sk, msg, flags = self._sk, self._msg, self._flags
         if flags & MSG_PEEK:
             # A peek looks at all of it again, and waits only for the first of it.
-            if not copied:
-                copied, _ = _take(sk, msg, flags, msg.iter.length)
-            if copied or _ended(sk, copied, False):
-                return _finish(sk, msg, flags, copied)
-            continue
-        more, stop = _take(sk, msg, flags, msg.iter.length if not flags & MSG_TRUNC else msg.iter.length - copied)
-        copied += more
-        if copied >= target or stop or _ended(sk, copied, False):
-            return _finish(sk, msg, flags, copied)
+            if not self._copied:
+                self._copied, _ = _take(sk, msg, flags, msg.iter.length)
+            return self._copied > 0 or _ended(sk, self._copied, False)
+        left = msg.iter.length - self._copied if flags & MSG_TRUNC else msg.iter.length
+        more, stop = _take(sk, msg, flags, left)
+        self._copied += more
+        return self._copied >= self._target or stop or _ended(sk, self._copied, False)
 
 
 def _finish(sk: TcpSock, msg: MsgHdr, flags: int, copied: int) -> int:

@@ -13,6 +13,7 @@ from usernet.core.errors import error
 from usernet.core.timer import NEVER, Timer
 from usernet.core.wait import (
     EPOLLPRI,
+    BlockedCall,
     Blocking,
 )
 from usernet.skbuff.skbuff import SKBuff
@@ -441,7 +442,7 @@ class TcpSock(TcpTimeouts):
             return send(self, msg)
         return _sendmsg.tcp_sendmsg(self, msg, flags, deadline)
 
-    def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> Blocking[int] | int:
+    def recvmsg(self, msg: MsgHdr, flags: int, deadline: int) -> BlockedCall[int] | int:
         return _recvmsg.tcp_recvmsg(self, msg, flags, deadline)
 
     def shutdown(self, how: int) -> None:
