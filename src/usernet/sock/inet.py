@@ -37,29 +37,23 @@ class InetSock(Sock):
         self.family = af.family
         self.sock_type = sock_type
         self.protocol = protocol
+        # What packets look at comes first, beside that of `Sock`.
         self.saddr: bytes = af.any
-        self.rcv_saddr: bytes = af.any
         self.daddr: bytes = af.any
         self.sport: int = 0
-        self.num: int = 0
-        """The local port as bound; `sport` is what is sent (they differ only in raw sockets)."""
         self.dport: int = 0
-        self.scope_id: int = 0
-        self.bound_addr: bool = False
-        self.bound_port: bool = False
         self.tos: int = 0
-        self.rcv_tos: int = 0
-        """Of the segment that completed the handshake of a passive open."""
         self.ttl: int = -1
         """IP_TTL, -1 for the system's default."""
         self.min_ttl: int = 0
-        self.mc_ttl: int = 1
+        self.pmtudisc: int = af.default_pmtudisc()
+        self.options: bytes = b""
+        """IP options to send (IP_OPTIONS)."""
+        self.ip_id: int = 0
+        self.bound_addr: bool = False
+        self.bound_port: bool = False
         self.mc_loop: bool = True
         self.mc_all: bool = True
-        self.mc_index: int = 0
-        self.mc_addr: bytes = af.any
-        self.memberships: tuple[Any, ...] = ()
-        self.pmtudisc: int = af.default_pmtudisc()
         self.recverr: bool = False
         self.recverr_rfc4884: bool = False
         self.hdrincl: bool = False
@@ -67,13 +61,20 @@ class InetSock(Sock):
         self.freebind: bool = False
         self.transparent: bool = False
         self.bind_address_no_port: bool = False
+        self.rcv_saddr: bytes = af.any
+        self.num: int = 0
+        """The local port as bound; `sport` is what is sent (they differ only in raw sockets)."""
+        self.scope_id: int = 0
+        self.rcv_tos: int = 0
+        """Of the segment that completed the handshake of a passive open."""
+        self.mc_ttl: int = 1
+        self.mc_index: int = 0
+        self.mc_addr: bytes = af.any
+        self.memberships: tuple[Any, ...] = ()
         self.local_port_range: tuple[int, int] = (0, 0)
         self.unicast_if: int = 0
         self.cmsg_flags: int = 0
         """Which ancillary data the socket wants with what it receives: the address family's own bits."""
-        self.options: bytes = b""
-        """IP options to send (IP_OPTIONS)."""
-        self.ip_id: int = 0
 
     def flow(self, daddr: bytes, dport: int = 0) -> Flow:
         """The flow of this socket to `daddr`."""

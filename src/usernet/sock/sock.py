@@ -107,59 +107,19 @@ class Sock:
         self.net = net
         self.loop = net.loop
         self.settings = settings
-        self.state: int = 7  # TCP_CLOSE
-        self.shutdown_mask: int = 0
-        self.dead: bool = False
-        """No application holds it any more (Linux: SOCK_DEAD)."""
-        self.err: int = 0
-        self.err_soft: int = 0
-        self.rcvbuf: int = settings.rmem_default
-        self.sndbuf: int = settings.wmem_default
-        self.rcvbuf_locked: bool = False
-        self.sndbuf_locked: bool = False
-        self.rmem_alloc: int = 0
-        self.wmem_alloc: int = 0
-        self.wmem_queued: int = 0
-        """Bytes of what a stream socket has yet to be acknowledged or to send, with their overhead."""
         self.omem_alloc: int = 0
         """Bytes of reports of MSG_ZEROCOPY, made or to be made, that were not read (zerocopy.py)."""
-        self.receive_queue = SKBuffQueue()
         self.error_queue: SKBuffQueue | None = None
-        self.wait = WaitQueue()
         self.bound_dev_if: int = 0
-        self.mark: int = 0
-        self.priority: int = 0
-        self.reuse: bool = False
-        self.reuseport: bool = False
-        self.broadcast: bool = False
-        self.keepopen: bool = False
-        self.oobinline: bool = False
-        self.dontroute: bool = False
-        self.no_check_tx: bool = False
         self.linger: int = -1
         """Seconds to linger on close; -1 where SO_LINGER is off."""
-        self.rcvlowat: int = 1
-        self.rcvtimeo: int = NEVER
         self.sndtimeo: int = NEVER
-        self.rcvtstamp: int = 0
-        """0, SO_TIMESTAMP or SO_TIMESTAMPNS: which time stamps come with received packets."""
-        self.tsflags: int = 0
         self.tskey: int = 0
-        self.zerocopy: bool = False
         self.zckey: int = 0
         """The number of the next MSG_ZEROCOPY call."""
-        self.peek_off: int = -1
         self.drops: int = 0
-        self.filter: Any = None
-        """A classic BPF program (sock/filter.py), run on what is received."""
-        self.max_pacing_rate: int = 0
-        """Bytes per second; 0 where there is no limit."""
-        self.pacing_rate: int = PACING_UNLIMITED
-        """Bytes per second at which it sends, as far as something paces."""
-        self.pacing_status: int = SK_PACING_NONE
         self.incoming_cpu: int = -1
         self.busy_poll: int = settings.busy_read
-        self.rxq_ovfl: bool = False
         self.sock_flags: int = 0
         """SOCK_* bits of options seldom set (sock/options.py)."""
         self.cookie: int = 0
@@ -169,8 +129,50 @@ class Sock:
         """The user whose socket it is, as far as that was told."""
         self.reuseport_filter: Any = None
         """A classic BPF program that picks a socket of a reuseport group (SO_ATTACH_REUSEPORT_CBPF)."""
-        self.dst: Dst | None = None
         self.stamp: int = 0
+        self.dead: bool = False
+        """No application holds it any more (Linux: SOCK_DEAD)."""
+        self.rcvbuf_locked: bool = False
+        self.sndbuf_locked: bool = False
+        self.reuse: bool = False
+        self.reuseport: bool = False
+        self.broadcast: bool = False
+        self.keepopen: bool = False
+        self.oobinline: bool = False
+        self.dontroute: bool = False
+        self.no_check_tx: bool = False
+        self.zerocopy: bool = False
+        self.rxq_ovfl: bool = False
+        # What packets look at, in few cache lines: compiled, attributes lie in the order in which they stand here
+        # (Linux: the cacheline groups of `struct sock`).
+        self.mark: int = 0
+        self.priority: int = 0
+        self.tsflags: int = 0
+        self.rcvtstamp: int = 0
+        """0, SO_TIMESTAMP or SO_TIMESTAMPNS: which time stamps come with received packets."""
+        self.peek_off: int = -1
+        self.rcvlowat: int = 1
+        self.rcvtimeo: int = NEVER
+        self.pacing_rate: int = PACING_UNLIMITED
+        """Bytes per second at which it sends, as far as something paces."""
+        self.pacing_status: int = SK_PACING_NONE
+        self.max_pacing_rate: int = 0
+        """Bytes per second; 0 where there is no limit."""
+        self.sndbuf: int = settings.wmem_default
+        self.wmem_alloc: int = 0
+        self.wmem_queued: int = 0
+        """Bytes of what a stream socket has yet to be acknowledged or to send, with their overhead."""
+        self.err: int = 0
+        self.err_soft: int = 0
+        self.shutdown_mask: int = 0
+        self.filter: Any = None
+        """A classic BPF program (sock/filter.py), run on what is received."""
+        self.dst: Dst | None = None
+        self.rcvbuf: int = settings.rmem_default
+        self.rmem_alloc: int = 0
+        self.receive_queue = SKBuffQueue()
+        self.wait = WaitQueue()
+        self.state: int = 7  # TCP_CLOSE
         settings.sockets.add(self)
 
     # -- the calls: what a protocol defines

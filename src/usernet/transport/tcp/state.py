@@ -1,8 +1,8 @@
 """The state of a TCP socket (Linux: `struct tcp_sock`, `struct inet_connection_sock`).
 
-One object holds it all, as in Linux, its attributes grouped by who works with them. Sequence numbers are 32 bits and
-wrap. Windows are in bytes, `snd_cwnd` and all that counts packets in packets; times in ns, those named _us in µs
-(`srtt_us` eightfold, `mdev_us` fourfold, as in Linux).
+One object holds it all, as in Linux, its attributes in the order of how often they are needed. Sequence numbers are 32
+bits and wrap. Windows are in bytes, `snd_cwnd` and all that counts packets in packets; times in ns, those named _us in
+µs (`srtt_us` eightfold, `mdev_us` fourfold, as in Linux).
 """
 
 from __future__ import annotations
@@ -92,85 +92,35 @@ class TcpState(InetSock):
         super().__init__(net, af, SOCK_STREAM, IPPROTO_TCP)
         tcp = net.get(Tcp)
         self.tcp = tcp
-        self.ss_state: int = SS_UNCONNECTED
-        self.key: bytes = b""
-        self.rcvbuf = tcp.tcp_rmem[1]
-        self.sndbuf = tcp.tcp_wmem[1]
-        # What was sent and is not acknowledged, and what is to be sent.
-        self.write_queue = SKBuffQueue()
-        self.rtx_queue = SKBuffQueue()
-        self.sent = SentQueue()
-        self.page: bytearray | None = None
-        self.page_used: int = 0
-        self.nospace: bool = False
-        self.nonagle: int = 0
-        self.tsq_throttled: bool = False
-        self.tx_marks: bool = False
-        """Whether a queued segment has, or had, something to tell the application (completion.py)."""
-        # Sending: RFC 9293 section 3.3.1.
-        self.snd_una: int = 0
-        self.snd_nxt: int = 0
-        self.snd_wnd: int = 0
-        self.snd_wl1: int = 0
-        self.snd_up: int = 0
-        self.urg_mode: bool = False
-        self.write_seq: int = 0
-        self.pushed_seq: int = 0
-        self.snd_sml: int = 0
-        self.max_window: int = 0
-        self.snd_wscale: int = 0
-        self.mss_cache: int = TCP_MSS_DEFAULT
-        self.mss_clamp: int = 0xFFFF
-        self.pmtu_cookie: int = 0
-        self.tcp_header_len: int = 20
-        self.pseudo_base: int = 0
-        self.mtup: MtuProbe = NO_PROBING
-        # Receiving.
+        timers = net.loop.timers
+        # Functions of the class, not bound methods: those would be objects of each socket's own.
+        kind = type(self)
+        # What a received segment looks at, in few cache lines: compiled, attributes lie in the order in which they
+        # stand here (Linux: the cacheline groups of `struct tcp_sock`). Truth values, a byte each, end each group.
         self.rcv_nxt: int = 0
         self.rcv_wup: int = 0
-        self.rcv_promised: int = -1
-        """The right edge of a window that was taken back; -1 for none."""
         self.rcv_wnd: int = 0
         self.rcv_wscale: int = 0
-        self.copied_seq: int = 0
+        self.rcv_promised: int = -1
+        """The right edge of a window that was taken back; -1 for none."""
         self.window_clamp: int = 0
         self.rcv_ssthresh: int = 0
         self.scaling_ratio: int = TCP_DEFAULT_SCALING_RATIO
         self.advmss: int = 65535
-        self.pred_ok: bool = False
-        self.ofo: list[SKBuff] | None = None
-        self.selective_acks: tuple[tuple[int, int], ...] = ()
-        self.duplicate_sack: tuple[int, int] | None = None
-        self.urg_data: int = 0
-        self.urg_seq: int = 0
-        self.rcvq_space: int = 0
-        self.rcvq_seq: int = 0
-        self.rcvq_mstamp: int = 0
-        self.rcv_rtt_us: int = 0
-        self.rcv_rtt_seq: int = 0
-        self.rcv_rtt_time: int = 0
-        self.rcv_rtt_last_tsecr: int = 0
-        self.buffers_ready: bool = False
-        self.fin_received: bool = False
-        self.read_stamp: int = 0
-        """When what a call reads from came, where it is to be told (SO_TIMESTAMP and its like)."""
-        # Options of the connection, and of the segment being processed.
-        self.tstamp_ok: bool = False
-        self.sack_ok: bool = False
-        self.wscale_ok: bool = False
+        self.copied_seq: int = 0
+        self.snd_una: int = 0
+        self.snd_nxt: int = 0
+        self.snd_wnd: int = 0
+        self.snd_wl1: int = 0
+        self.snd_wscale: int = 0
+        self.tcp_header_len: int = 20
+        self.pseudo_base: int = 0
         self.ts_recent: int = 0
         self.ts_recent_stamp: int = 0
         self.tsoffset: int = 0
-        self.saw_tstamp: bool = False
         self.rx_tsval: int = 0
         self.rx_tsecr: int = 0
-        self.rx_sacks: list[tuple[int, int]] | None = None
-        # Keys of TCP MD5 and TCP-AO (auth.py); None where nothing is signed.
-        self.auth: Auth | None = None
-        # Repair mode, and which queue it works on (repair.py).
-        self.repair: bool = False
-        self.repair_queue: int = 0
-        # Acknowledging (icsk_ack).
+        self.rcv_tstamp: int = 0
         self.ack_pending: int = 0
         self.ack_quick: int = 0
         self.ack_pingpong: int = 0
@@ -178,12 +128,67 @@ class TcpState(InetSock):
         self.ack_lrcvtime: int = 0
         self.rcv_mss: int = TCP_MSS_DEFAULT
         self.last_seg_size: int = 0
-        self.dst_quick_ack: bool = False
         self.compressed_ack: int = 0
-        self.compressed_ack_rcv_nxt: int = 0
-        self.dup_ack_counter: int = 0
-        self.last_oow_ack_time: int = LONG_AGO
-        # Round trip and time-outs.
+        self.delack_timer = Timer(timers, kind._on_delack_timer, self)
+        self.rto_min: int = tcp.tcp_rto_min_us
+        self.rcv_rtt_us: int = 0
+        self.rcv_rtt_seq: int = 0
+        self.rcv_rtt_time: int = 0
+        self.rcv_rtt_last_tsecr: int = 0
+        self.rcvq_mstamp: int = 0
+        self.read_stamp: int = 0
+        """When what a call reads from came, where it is to be told (SO_TIMESTAMP and its like)."""
+        self.segs_in: int = 0
+        self.segs_out: int = 0
+        self.data_segs_in: int = 0
+        self.bytes_received: int = 0
+        self.urg_data: int = 0
+        self.ecn_flags: int = 0
+        self.auth: Auth | None = None
+        """Keys of TCP MD5 and TCP-AO (auth.py); None where nothing is signed."""
+        self.params: TcpParams = DEFAULT_PARAMS
+        self.ofo: list[SKBuff] | None = None
+        self.selective_acks: tuple[tuple[int, int], ...] = ()
+        self.duplicate_sack: tuple[int, int] | None = None
+        self.tstamp_ok: bool = False
+        self.saw_tstamp: bool = False
+        self.pred_ok: bool = False
+        self.dst_quick_ack: bool = False
+        self.repair: bool = False
+        self.urg_mode: bool = False
+        self.nospace: bool = False
+        # What sending adds to that, and being acknowledged: what is to be sent, and what was; the window; round trips
+        # and time-outs; the rate of delivery.
+        self.write_seq: int = 0
+        self.write_queue = SKBuffQueue()
+        self.rtx_queue = SKBuffQueue()
+        self.sent = SentQueue()
+        self.page: bytearray | None = None
+        self.page_used: int = 0
+        self.snd_sml: int = 0
+        self.pushed_seq: int = 0
+        self.nonagle: int = 0
+        self.max_window: int = 0
+        self.mss_cache: int = TCP_MSS_DEFAULT
+        self.pmtu_cookie: int = 0
+        self.mtup: MtuProbe = NO_PROBING
+        self.packets_out: int = 0
+        self.sacked_out: int = 0
+        self.lost_out: int = 0
+        self.retrans_out: int = 0
+        self.lost: int = 0
+        self.snd_cwnd: int = 10
+        self.snd_cwnd_used: int = 0
+        self.snd_cwnd_stamp: int = 0
+        self.snd_ssthresh: int = TCP_INFINITE_SSTHRESH
+        self.max_packets_out: int = 0
+        self.cwnd_usage_seq: int = 0
+        self.cwv: CwndValidation | None = None
+        self.ca: CongestionControl = tcp.new_congestion_control()
+        self.ca_state: int = TCP_CA_OPEN
+        self.high_seq: int = 0
+        self.highest_sack: SKBuff | None = None
+        self.retransmit_hint: SKBuff | None = None
         self.srtt_us: int = 0
         self.mdev_us: int = MDEV_INIT_US
         self.mdev_max_us: int = 0
@@ -192,69 +197,13 @@ class TcpState(InetSock):
         self.rtt_min: WindowedMax = WindowedMax(0, -0xFFFFFFFF)
         """Of the round trips' negatives (µs)."""
         self.rto: int = TCP_TIMEOUT_INIT
-        self.rto_min: int = tcp.tcp_rto_min_us
         self.rto_max: int = tcp.rto_max
         self.backoff: int = 0
         self.icsk_pending: int = 0
         self.icsk_retransmits: int = 0
-        self.timeout_rehash: int = 0
         self.probes_out: int = 0
-        self.probes_tstamp: int = 0
-        self.rcv_tstamp: int = 0
         self.lsndtime: int = 0
-        self.synack_mstamp: int = 0
-        timers = net.loop.timers
-        # Functions of the class, not bound methods: those would be objects of each socket's own.
-        kind = type(self)
         self.retransmit_timer = Timer(timers, kind._on_write_timer, self)
-        self.delack_timer = Timer(timers, kind._on_delack_timer, self)
-        self.keepalive_timer: Timer | None = None
-        self.pacing_timer: Timer | None = None
-        self.comp_sack_timer: Timer | None = None
-        # Congestion and recovery.
-        self.ca: CongestionControl = tcp.new_congestion_control()
-        mark_capable(self)
-        self.ca_ready: bool = False
-        self.ca_state: int = TCP_CA_OPEN
-        self.snd_cwnd: int = 10
-        self.snd_cwnd_cnt: int = 0
-        self.snd_cwnd_clamp: int = 0xFFFFFFFF
-        self.snd_cwnd_used: int = 0
-        self.snd_cwnd_stamp: int = 0
-        self.snd_ssthresh: int = TCP_INFINITE_SSTHRESH
-        self.prior_cwnd: int = 0
-        self.prior_ssthresh: int = 0
-        self.prr_delivered: int = 0
-        self.prr_out: int = 0
-        self.is_cwnd_limited: bool = False
-        self.cwv: CwndValidation | None = None
-        self.max_packets_out: int = 0
-        self.cwnd_usage_seq: int = 0
-        self.packets_out: int = 0
-        self.sacked_out: int = 0
-        self.retrans_out: int = 0
-        self.lost_out: int = 0
-        self.highest_sack: SKBuff | None = None
-        self.retransmit_hint: SKBuff | None = None
-        self.recv_sack_cache: Sequence[tuple[int, int]] = ()
-        self.high_seq: int = 0
-        self.reordering: int = tcp.tcp_reordering
-        self.reord_seen: int = 0
-        self.undo_marker: int = 0
-        self.undo_active: bool = False
-        self.undo_retrans: int = -1
-        self.retrans_stamp: int = 0
-        self.is_sack_reneg: bool = False
-        self.frto: bool = False
-        self.tlp_high_seq: int = 0
-        self.tlp_retrans: bool = False
-        self.dsack_dups: int = 0
-        self.rack_advanced: bool = False
-        self.rack_mstamp: int = 0
-        self.rack_end_seq: int = 0
-        self.rack_rtt_us: int = 0
-        # Pacing and delivery rate.
-        self.wstamp: int = 0
         self.delivered: int = 0
         self.delivered_ce: int = 0
         self.delivered_mstamp: int = 0
@@ -263,36 +212,84 @@ class TcpState(InetSock):
         self.app_limited: int = 0xFFFFFFFF
         self.rate_delivered: int = 0
         self.rate_interval: int = 0
-        self.rate_app_limited: bool = True
-        self.lost: int = 0
-        # What tcp_info tells.
-        self.segs_in: int = 0
-        self.segs_out: int = 0
-        self.data_segs_in: int = 0
-        self.data_segs_out: int = 0
-        self.bytes_acked: int = 0
-        self.bytes_received: int = 0
-        self.bytes_sent: int = 0
-        self.bytes_retrans: int = 0
-        self.total_retrans: int = 0
-        self.rcv_ooopack: int = 0
-        self.notsent_lowat: int = 0
-        # What the sender waits for, as time (chrono.py).
+        self.wstamp: int = 0
+        self.rack_mstamp: int = 0
+        self.rack_end_seq: int = 0
+        self.rack_rtt_us: int = 0
+        self.rack_reo: RackReordering = NO_REORDERING
+        self.reordering: int = tcp.tcp_reordering
+        self.tlp_high_seq: int = 0
         self.chrono_type: int = 0
         self.chrono_start: int = 0
         self.chrono_stat: list[int] | None = None
-        # What few have: see parts.py.
-        self.params: TcpParams = DEFAULT_PARAMS
-        self.request_queue: RequestSockQueue = NOT_LISTENING
+        self.rx_sacks: list[tuple[int, int]] | None = None
+        self.bytes_acked: int = 0
+        self.bytes_sent: int = 0
+        self.data_segs_out: int = 0
+        self.notsent_lowat: int = 0
         self.tfo: FastopenState = NO_FASTOPEN
+        self.ca_ready: bool = False
+        self.is_cwnd_limited: bool = False
+        self.rack_advanced: bool = False
+        self.tsq_throttled: bool = False
+        self.tx_marks: bool = False
+        """Whether a queued segment has, or had, something to tell the application (completion.py)."""
+        self.fastopen_pending: bool = False
+        self.sack_ok: bool = False
+        self.is_sack_reneg: bool = False
+        # Set up, and changed, now and then.
+        self.ss_state: int = SS_UNCONNECTED
+        self.key: bytes = b""
+        self.rcvbuf = tcp.tcp_rmem[1]
+        self.sndbuf = tcp.tcp_wmem[1]
+        mark_capable(self)
+        self.snd_up: int = 0
+        self.mss_clamp: int = 0xFFFF
+        self.urg_seq: int = 0
+        self.rcvq_space: int = 0
+        self.rcvq_seq: int = 0
+        self.compressed_ack_rcv_nxt: int = 0
+        self.dup_ack_counter: int = 0
+        self.last_oow_ack_time: int = LONG_AGO
+        self.timeout_rehash: int = 0
+        self.probes_tstamp: int = 0
+        self.synack_mstamp: int = 0
+        self.keepalive_timer: Timer | None = None
+        self.pacing_timer: Timer | None = None
+        self.comp_sack_timer: Timer | None = None
+        # Congestion and recovery.
+        self.snd_cwnd_cnt: int = 0
+        self.snd_cwnd_clamp: int = 0xFFFFFFFF
+        self.prior_cwnd: int = 0
+        self.prior_ssthresh: int = 0
+        self.prr_delivered: int = 0
+        self.prr_out: int = 0
+        self.recv_sack_cache: Sequence[tuple[int, int]] = ()
+        self.reord_seen: int = 0
+        self.undo_marker: int = 0
+        self.undo_retrans: int = -1
+        self.retrans_stamp: int = 0
+        self.dsack_dups: int = 0
+        # What tcp_info tells.
+        self.bytes_retrans: int = 0
+        self.total_retrans: int = 0
+        self.rcv_ooopack: int = 0
+        # What few have: see parts.py, repair.py.
+        self.request_queue: RequestSockQueue = NOT_LISTENING
         self.rto_stats: RtoStats = NO_TIMEOUTS
-        self.rack_reo: RackReordering = NO_REORDERING
+        self.repair_queue: int = 0
+        self.ecn: EcnState | None = None
         # A child of a listener.
         self.listener: TcpSock | None = None
         self.saved_syn: bytes | None = None
-        self.fastopen_pending: bool = False
-        self.ecn_flags: int = 0
-        self.ecn: EcnState | None = None
+        # Truth values.
+        self.buffers_ready: bool = False
+        self.fin_received: bool = False
+        self.wscale_ok: bool = False
+        self.undo_active: bool = False
+        self.frto: bool = False
+        self.tlp_retrans: bool = False
+        self.rate_app_limited: bool = True
 
     def change_params(self) -> TcpParams:
         """The parameters, to set some of them: a copy, which takes the place of those that others may share."""
