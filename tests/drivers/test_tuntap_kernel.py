@@ -17,6 +17,7 @@ from tests.support import netns
 from usernet.core.errors import UnusableStackError
 from usernet.core.loop import Loop, Trampoline
 from usernet.drivers import host
+from usernet.drivers.frame_reader import ALONE
 from usernet.drivers.host_napi import (
     BUSY,
     FLUSH_TIMEOUT,
@@ -26,7 +27,7 @@ from usernet.drivers.host_napi import (
     THREAD_FLUSH_TIMEOUT,
 )
 from usernet.drivers.impair import Impair
-from usernet.drivers.tuntap import ALONE, BIG_TCP_SIZE, IFF_NAPI, LOOK, Tap, Tun, TunTap
+from usernet.drivers.tuntap import BIG_TCP_SIZE, IFF_NAPI, LOOK, Tap, Tun, TunTap
 from usernet.net.pernet import Net
 from usernet.netdevice.device import NetDevice
 from usernet.netdevice.driver import NETIF_F_GSO_UDP_L4, NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO

@@ -18,6 +18,7 @@ from typing import Any, Final, final
 
 from usernet.core.errors import check_type, error
 from usernet.drivers import host
+from usernet.drivers.frame_reader import ALONE, FrameReader
 from usernet.drivers.host_napi import GRO_FLUSH_TIMEOUT, HostNapi
 from usernet.drivers.vnet_hdr import receive_header, transmit_header
 from usernet.netdevice.driver import (
@@ -81,9 +82,6 @@ PLAIN_SIZE: Final = 262144
 """Bytes of a super-segment without offload, of which the stack makes the frames: TCP's work is done once for it, and
 frames are written in a row, which the host merges better. Twice as many gained nothing, half as many lost little."""
 
-ALONE: Final = 8
-"""Polls after one that found a single packet that take one for all there is, before the next looks for more."""
-
 LOOK: Final = 16
 """Polls after which it is looked at how much is moved."""
 
@@ -102,6 +100,7 @@ class TunTap(Driver):
     """What Tap and Tun have in common. Constructing one makes, or attaches to, the kernel's interface."""
 
     _mode: int = IFF_TAP
+    _reader: FrameReader | None = None
     queue_length = 1000
     min_mtu = 68
     max_mtu = 65521
@@ -258,6 +257,7 @@ class TunTap(Driver):
         self._throw_away_stale()
         self._dev = dev
         self._napi = dev.napi
+        self._reader = None if self._vnet else FrameReader(self._fd, READ_SIZE)
         if self._host is not None:
             self._host.begin(dev.net.loop.now, self._moved(dev))
 
@@ -271,6 +271,7 @@ class TunTap(Driver):
 
     def stop(self) -> None:
         self._dev = None
+        self._reader = None
         if self._host is not None:
             self._host.rest()
 
@@ -380,6 +381,9 @@ class TunTap(Driver):
         self._until_look -= 1
         if not self._until_look:
             self._look(dev)
+        reader = self._reader
+        if reader is not None:
+            return reader.poll(dev, napi, budget)
         fd = self._fd
         header = self._header
         hard_header_len: int = dev.hard_header_len
@@ -396,7 +400,7 @@ class TunTap(Driver):
                 if train is not None and train.take(frame):
                     continue
                 skb = SKBuff(frame, header)
-                if header and (skb.len < 0 or not receive_header(skb, hard_header_len)):
+                if skb.len < 0 or not receive_header(skb, hard_header_len):
                     dev.statistics.rx_errors += 1
                     dev.statistics.rx_frame_errors += 1
                     skb.drop(DropReason.BAD_GSO, dev.net.drops)

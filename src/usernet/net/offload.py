@@ -13,15 +13,29 @@ from usernet.skbuff.skbuff import SKBuff
 
 if TYPE_CHECKING:
     from usernet.net.pernet import Net
+    from usernet.skbuff.rx_ring import RxRing
 
 
 class Train:
     """A run of packets of one flow that are alike in all that may be: what a driver offers the next frame to, before it
-    makes a packet of it."""
+    makes a packet of it.
+
+    `count`: frames taken since it was settled last. `length`: bytes of each frame, where all are as long and are to be
+    copied, so that they may be taken from a ring, else 0; `payload`: where in it the payload starts.
+    """
+
+    count: int = 0
+    length: int = 0
+    payload: int = 0
 
     def take(self, frame: bytes) -> bool:
         """Append `frame`, all that the driver read, if it is the next of the train."""
         raise NotImplementedError(f"{type(self).__name__} must define take()")
+
+    def take_run(self, ring: RxRing) -> int:
+        """Append the frames of `ring`, from `at` on, that are the next of the train; returns how many (0: not even the
+        first). `at` is for the caller to move."""
+        return 0
 
     def settle(self, statistics: Any, hard_header_len: int) -> None:
         """The train ends, for now: bring the packet that it was appended to, and the device's counters, up to date."""
@@ -72,8 +86,8 @@ class Offload:
         return False
 
     def gro_train(self, held: SKBuff, skb: SKBuff) -> Train | None:
-        """What appends to `held` the frames that are like `skb`, which has just followed it, or is it, for a flow that
-        has a `LastingTrain`; None where the protocol has no such thing, or `skb` is no model."""
+        """What appends to `held` the frames that are like `skb`, which has just followed it, or is it; None where the
+        protocol has no such thing, or `skb` is no model."""
         return None
 
     def gro_ack_flow(self, skb: SKBuff) -> bytes | None:

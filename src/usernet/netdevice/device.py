@@ -181,7 +181,7 @@ class NetDevice:
         for skb in [*self.transmit.reset(), *self.qdisc.reset()]:
             self.statistics.tx_dropped += 1
             skb.drop(DropReason.DEV_DOWN, self.net.drops)
-        for skb in self.napi.gro.flush():
+        for skb in self.napi.flush():
             skb.drop(DropReason.DEV_DOWN, self.net.drops)
 
     def set_mtu(self, mtu: int) -> None:
@@ -211,6 +211,8 @@ class NetDevice:
         soft = NETIF_F_GSO | NETIF_F_GRO
         if on and changed & ~(self.hw_features | soft):
             raise error(errno.EOPNOTSUPP, f"{self.name} can't do feature {changed:#x}")
+        if changed & NETIF_F_GRO:
+            self.napi.end_train()
         wanted = self._wanted_features
         self._wanted_features = wanted | changed if on else wanted & ~changed
         self.features = fix_features(self._wanted_features)

@@ -1,6 +1,7 @@
 """Generic receive offload: what arrives in one poll, in order, of one flow goes up as one packet (Linux: gro.c).
 
-For devices that can't merge by themselves. Nothing is held beyond the poll that received it, so nothing waits. How
+For devices that can't merge by themselves. Nothing is held beyond the poll that received it, so nothing waits; but for
+a run of plain frames that a poll's budget ends in the middle of, which the next one goes on with (napi.py). How
 packets of a protocol merge is the protocol's business (net/offload); what merging must never do is change their order
 within a flow, or lose what a receiver could tell from the packets one by one: splitting the merged packet again gives
 the same packets.
@@ -200,6 +201,15 @@ class Gro:
                 del trains[next(iter(trains))]
             trains[key] = train
         offload.gro_complete(skb)
+
+    def first_train(self) -> Train | None:
+        """A train behind the packet held last, to which nothing has been appended yet; None where something has, or it
+        can't be a model."""
+        last = self._last
+        if last is None or self._last_offload is None:
+            return None
+        control: GroControl = last.cb
+        return self._last_offload.gro_train(last, last) if control.count == control.first else None
 
     def flush(self) -> list[SKBuff]:
         """All that is held, to go up."""

@@ -33,6 +33,10 @@ class NicNapi(Napi):
         """As `receive`, for the first packet of a poll that gives no other: there is nothing to merge it with."""
         self.receive(skb)
 
+    def expect(self) -> None:
+        """More like the packet just received is at hand, likely the next of its flow: a train from the first packet on,
+        where there would be one from the second."""
+
 
 @final
 class DeviceNapi(NicNapi):
@@ -50,26 +54,43 @@ class DeviceNapi(NicNapi):
         if not dev.up:
             return 0  # it went down after it was scheduled
         done = dev.driver.poll(budget)
-        if self.train is not None:
-            self._end_train()
         gro = self.gro
-        if gro.held or gro.acks:
-            for skb in gro.flush():
+        train = self.train
+        if train is not None and train.length and done >= budget and len(gro.held) == 1:
+            # It stopped in the middle of a run, goes on with it right away, and holds nothing else: what has come of
+            # it waits for the rest (Linux: napi_complete_done, likewise only where nothing is left).
+            return done
+        if gro.held or gro.acks or train is not None:
+            for skb in self.flush():
                 dev.deliver(skb)
         return done
 
-    def _end_train(self) -> None:
+    def flush(self) -> list[SKBuff]:
+        """All that is held, to go up."""
+        self.end_train()
+        return self.gro.flush()
+
+    def end_train(self) -> None:
+        """Append nothing to the train any more."""
         train = self.train
-        assert train is not None
-        self.train = None
-        train.settle(self.dev.statistics, self.dev.hard_header_len)
+        if train is not None:
+            self.train = None
+            train.settle(self.dev.statistics, self.dev.hard_header_len)
+
+    def expect(self) -> None:
+        if self.train is None:
+            self.train = self.gro.first_train()
 
     def receive(self, skb: SKBuff) -> None:
         """A packet from the driver, `data` at its link header (at the network header where there is none)."""
         dev = self.dev
         if self.train is not None:
-            self._end_train()
+            self.end_train()
         if not dev.features & NETIF_F_GRO:
+            if self.gro.held:
+                # From before GRO was turned off.
+                for ready in self.gro.flush():
+                    dev.deliver(ready)
             dev.receive(skb)
         elif dev.prepare(skb):
             dev.count(skb)
@@ -81,4 +102,7 @@ class DeviceNapi(NicNapi):
             skb.drop(DropReason.PKT_TOO_SMALL, dev.net.drops)
 
     def receive_alone(self, skb: SKBuff) -> None:
-        self.dev.receive(skb)
+        if self.gro.held:
+            self.receive(skb)
+        else:
+            self.dev.receive(skb)

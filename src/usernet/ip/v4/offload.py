@@ -160,7 +160,7 @@ class Ipv4Offload(Offload):
         train = control.train
         if train is not None and train.resume(held, skb, payload):
             return train
-        if held is skb:
+        if held is skb and (skb.gso_size or train is not None):
             return None
         if not skb.gso_size:
             return Ipv4Train(held, skb, transport, payload)

@@ -15,7 +15,7 @@ from usernet.skbuff.skbuff import CHECKSUM_NONE, SKB_OVERHEAD, SKBuff
 from usernet.wire.ipv4 import IP_HLEN
 from usernet.wire.ipv4 import parse as _parse
 from usernet.wire.tcp import PSH
-from usernet.wire.tcp_ipv4 import Model
+from usernet.wire.tcp_ipv4_run import Model
 
 if TYPE_CHECKING:
     from usernet.core.iov import Payload
