@@ -63,7 +63,7 @@ def test_an_echo_request_is_answered_with_its_payload(host: Host) -> None:
     assert host.net.drops.counts == {}
 
 
-@given(st.binary(max_size=100), st.integers(0, 0xFFFFFFFF))
+@given(st.binary(max_size=1000), st.integers(0, 0xFFFFFFFF))
 def test_the_answers_checksum_is_right(payload: bytes, rest: int) -> None:
     host = Host()
     host.receive(packet(icmp.build(icmp.ICMP_ECHO, 0, rest, payload)))

@@ -38,6 +38,9 @@ IPPROTO_RAW: Final = 255
 
 IPV4_MIN_MTU: Final = 68
 
+SMALL_ECHO: Final = 512
+"""Bytes of an echo request up to which copying its payload costs less than a fragment does in every layer below."""
+
 ICMP_ERR_CONVERT: Final[tuple[tuple[int, bool], ...]] = (
     (errno.ENETUNREACH, False),  # network unreachable
     (errno.EHOSTUNREACH, False),  # host unreachable
@@ -211,14 +214,19 @@ class Icmp(NetProtocol):
         return self.af.addr_type(skb.daddr, skb.dev) in (RTN_BROADCAST, RTN_MULTICAST)
 
     def _echo(self, skb: SKBuff, code: int, check: int, rest: int) -> DropReason:
-        """Answer with the same payload, by reference."""
+        """Answer with the same payload: a small one is copied behind the header, a large one is a reference."""
         if self.icmp_echo_ignore_all:
             return DropReason.CONSUMED
         # Only the type changes, from 8 to 0.
         check = checksum.csum_replace2(check, icmp.ICMP_ECHO << 8 | code, code)
-        answer = SKBuff(bytes((icmp.ICMP_ECHOREPLY, code)) + check.to_bytes(2, "big") + rest.to_bytes(4, "big"))
-        for part in skb.slice(icmp.ICMP_HLEN, skb.len):
-            answer.add_frag(part)
+        header = bytes((icmp.ICMP_ECHOREPLY, code)) + check.to_bytes(2, "big") + rest.to_bytes(4, "big")
+        if skb.data_len or skb.len > SMALL_ECHO:
+            answer = SKBuff(header)
+            for part in skb.slice(icmp.ICMP_HLEN, skb.len):
+                answer.add_frag(part)
+        else:
+            payload = skb.data + icmp.ICMP_HLEN
+            answer = SKBuff(header + skb.head[payload : skb.tail])
         if not check and sum_of(answer):
             # All zeros but for the type: the complement of 0 is 0xFFFF.
             answer.store(2, b"\xff\xff")
