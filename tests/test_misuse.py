@@ -71,16 +71,17 @@ WRONG: list[tuple[str, Callable[[Any], object], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("misuse", "kind", "says"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
 def test_a_wrong_argument_is_named(stack: Any, misuse: Callable[[Any], object], kind: type[Exception], says: str):
-    with pytest.raises(kind) as caught:
+    # What is compiled checks types by itself, before, and in its own words.
+    with pytest.raises((kind, TypeError) if COMPILED else kind) as caught:
         misuse(stack)
-    # What is compiled has checked types by itself, before.
-    assert (COMPILED and kind is TypeError) or re.search(says, str(caught.value)), str(caught.value)
+    assert (COMPILED and caught.type is TypeError) or re.search(says, str(caught.value)), str(caught.value)
     assert list(stack.devices) == ["lo", "eth0"]
 
 
 def test_a_name_with_one_address_that_is_no_list(stack: Any):
     stack.hosts["there"] = "10.0.0.2"
-    with stack.socket(type=2) as sock, pytest.raises(TypeError, match="hosts table: 'there': expected a list of addr"):
+    says = None if COMPILED else "hosts table: 'there': expected a list of addresses, not '10.0.0.2'"
+    with stack.socket(type=2) as sock, pytest.raises(TypeError, match=says):
         sock.sendto(b"", ("there", 9))
 
 
