@@ -34,7 +34,7 @@ from usernet.netdevice.driver import NETIF_F_GSO_UDP_L4, NETIF_F_HW_CSUM, NETIF_
 from usernet.netdevice.namespace import DeviceNamespace
 from usernet.skbuff.dropreason import DropReason
 from usernet.skbuff.skbuff import CHECKSUM_PARTIAL, GSO_LEGACY_MAX_SIZE, SKB_GSO_UDP_L4, SKBuff
-from usernet.wire import checksum, ethernet, ipv4, tcp, udp
+from usernet.wire import checksum, ethernet, ipv4, tcp, udp, virtio_net
 
 pytestmark = netns.INTEROP
 
@@ -453,6 +453,15 @@ def test_queues_are_for_as_many_cores(peer, monkeypatch):
     tap = Tap("dut", queues=2, threaded=True, netns=peer.name)
     assert attribute(peer, "threaded") == 1
     tap.close()
+
+
+def test_the_host_has_pieces_for_every_size_up_to_the_largest(peer):
+    """Each is divided in pieces of another number: where they are too many, the host says ENOBUFS."""
+    headers = 14 + 20 + 32
+    with hosted(peer, Tap, True) as host:
+        for size in range(BIG_TCP_SIZE - 32768, BIG_TCP_SIZE + 1, 2048):
+            frame = [virtio_net.build(0, 0, headers, 0, 0, 0), bytes(headers), bytes(size)]
+            assert os.writev(host.tap.fileno(), frame) == virtio_net.VIRTIO_NET_HDR_LEN + headers + size
 
 
 def test_a_host_without_contiguous_pages_is_given_smaller_super_segments(peer):

@@ -71,9 +71,9 @@ READ_SIZE: Final = 65536 + 64
 MAX_STALE: Final = 4096
 """Packets thrown away when the device is opened: what the kernel queued while nobody listened, and no more."""
 
-BIG_TCP_SIZE: Final = 524280
-"""Bytes of a super-segment written to a host that knows BIG TCP over IPv4: the most that Linux makes itself
-(GSO_MAX_SIZE). The kernel holds it in 17 pieces at most (MAX_SKB_FRAGS), of up to eight contiguous pages each."""
+BIG_TCP_SIZE: Final = 15 * 32768
+"""Bytes of a super-segment written to a host that knows BIG TCP over IPv4. The kernel holds it in 17 pieces at most
+(MAX_SKB_FRAGS), of eight contiguous pages each, and what is left at the end in up to three smaller ones."""
 
 BIG_TCP_SINCE: Final = (6, 3)
 """The version of Linux that takes an IPv4 super-segment above 64 KiB, its total length 0 (iph_totlen)."""
