@@ -191,9 +191,19 @@ def test_a_packet_that_raises_on_its_way_up_costs_no_other_frame(device, monkeyp
 
     handlers[ETH_P_IP] = raises_once
     # The datagram has what is held go up within the poll, and that raises.
-    device.receive([*flow(10), udp_packet(b"y" * 124).tobytes(), *flow(10, 1001, 19)])
+    datagram = udp_packet(b"y" * 124).tobytes()
+    device.receive([*flow(10), datagram, *flow(10, 1001, 19)])
     assert [str(problem) for problem in problems] == ["on the way up"]
     assert segments(device) == [10]
+    # So it does where a frame of another length has been read behind it.
+    for _ in range(3):
+        device.receive(flow(20))
+    assert ring_is_used(device)
+    device.up.clear()
+    problems.clear()
+    device.receive([*flow(10), datagram, frame_of(1, 1, 50, sport=3000)])
+    assert [str(problem) for problem in problems] == ["on the way up"]
+    assert segments(device) == [1]
 
 
 def test_a_run_that_a_budget_cuts_goes_up_as_one(device):

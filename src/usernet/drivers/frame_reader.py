@@ -60,7 +60,7 @@ class FrameReader:
             ring = self._ring
             if self._ringing and ring is not None:
                 # Something is left in it only where a packet raised an exception on its way up.
-                if ring.at == ring.count:
+                if ring.at == ring.count and ring.other is None:
                     code = ring.fill(self._readinto, budget - done)
                 done += self._empty(ring, napi)
                 continue
