@@ -245,9 +245,7 @@ class Runner(Trampoline):
     def _file(self, loop: Loop, deadline: int) -> None:
         """Remember when `loop` wants to run next (ns of its own clock)."""
         when = deadline if deadline < 0 else deadline - loop.clock.now() + _monotonic_ns()
-        if not self._deadlines.file(loop, when, deadline):
-            return
-        if self._asleep and when < self._wakes_at:
+        if self._deadlines.file(loop, when, deadline) and self._asleep and when < self._wakes_at:
             self.rouse()
 
     def _drain(self, limit: int, wait: bool) -> None:
