@@ -176,8 +176,17 @@ def test_refused_without_waiting_and_again(pair: Pair):
         client.connect(handle, SERVER, False)
     renewed = client.renew(handle)
     assert renewed.handle == handle
-    # Given back, it is as it was; the next one is kept.
+    # Given back, it is as it was, whether the service hears of the close first or not; the next one is kept.
     os.close(renewed.fd)
+    client.backend.give_back(handle)
+    renewed = client.renew(handle)
+    os.close(renewed.fd)
+    held = client.backend.table[handle].renewed
+    assert held is not None
+    end = time.monotonic() + 5
+    while not held.over and time.monotonic() < end:
+        time.sleep(0.001)
+    assert held.over
     client.backend.give_back(handle)
     renewed = client.renew(handle)
     os.dup2(renewed.fd, client.fds[handle])

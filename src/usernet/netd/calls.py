@@ -226,7 +226,9 @@ class Calls(Backend):
         def work(opened: OpenSocket) -> None:
             if opened.renewed is not None:
                 channel, opened.renewed = opened.renewed, None
-                channel.give_back().put()
+                # Where the program has closed its end by now, the channel may have heard of it, and is over.
+                if not channel.over:
+                    channel.give_back().put()
                 return
             listener = opened.listener
             if listener is None or opened.channel.over:
