@@ -166,6 +166,8 @@ class Driven(Trampoline):
 
 @pytest.mark.parametrize("kind", [Tap, Tun])
 def test_where_packets_come_alone_the_first_is_taken_for_all(peer, kind):
+    # Nothing comes but what is sent here: no multicast of IPv6.
+    peer.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
     with hosted(peer, kind, True) as host, peer.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kernel:
 
         def received(sent: int) -> int:
@@ -438,7 +440,13 @@ def test_the_host_has_a_thread_while_much_is_moved(peer, monkeypatch, offload):
         much = BUSY * INTERVAL // 8_000 + 1
         assert threaded(0, INTERVAL) == alone
         assert threaded(much, INTERVAL) == busy
-        host.send_udp(b"by the thread")
+        with peer.entered():
+            kernel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with kernel:
+            kernel.settimeout(5)
+            kernel.bind(("10.77.0.1", 7000))
+            host.send_udp(b"by the thread")
+            assert kernel.recv(100) == b"by the thread"
         assert threaded(0, HOLD) == alone
         assert threaded(much, INTERVAL) == busy
         host.tap.stop()

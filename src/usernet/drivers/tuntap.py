@@ -166,7 +166,6 @@ class TunTap(Driver):
         self._host: HostNapi | None = None
         self._until_look: int = LOOK
         self._vnet: bool = offload
-        self._header: int = VIRTIO_NET_HDR_LEN if offload else 0
         if not offload:
             self.plain_frames = True
             self.tso_max_size = PLAIN_SIZE
@@ -385,7 +384,6 @@ class TunTap(Driver):
         if reader is not None:
             return reader.poll(dev, napi, budget)
         fd = self._fd
-        header = self._header
         hard_header_len: int = dev.hard_header_len
         # Where packets come one at a time, a second read finds nothing. Whoever watches the descriptor hears again of
         # what is left there.
@@ -399,7 +397,7 @@ class TunTap(Driver):
                 train = napi.train
                 if train is not None and train.take(frame):
                     continue
-                skb = SKBuff(frame, header)
+                skb = SKBuff(frame, VIRTIO_NET_HDR_LEN)
                 if skb.len < 0 or not receive_header(skb, hard_header_len):
                     dev.statistics.rx_errors += 1
                     dev.statistics.rx_frame_errors += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections import deque
+from collections.abc import Callable
 from typing import Final, final
 
 from usernet.core.clock import NSEC_PER_MSEC, NSEC_PER_SEC
@@ -131,8 +131,8 @@ class Devices:
             return []
         return epoll.poll(0, MAX_EVENTS)
 
-    def receive(self, events: Events, ready: deque[Loop]) -> None:
-        """Schedule the polling of the devices that `events` tell of, and put their loops among the ready ones."""
+    def receive(self, events: Events, enqueue: Callable[[Loop], None]) -> None:
+        """Schedule the polling of the devices that `events` tell of, and `enqueue` their loops."""
         for fd, mask in events:
             watched = self.watched.get(fd)
             if watched is not None:
@@ -140,10 +140,7 @@ class Devices:
                 if edge:
                     napi.interrupt(mask)
                 loop.softirq.schedule(napi)
-                # One batch serves all of a stack's.
-                if not loop.queued:
-                    loop.queued = True
-                    ready.append(loop)
+                enqueue(loop)
             elif fd == self._kick_fd:
                 try:
                     os.eventfd_read(fd)

@@ -273,7 +273,7 @@ class Runner(Trampoline):
     # -- devices
 
     def look(self) -> bool:
-        self._devices.receive(self._devices.look(), self._ready)
+        self._devices.receive(self._devices.look(), self._enqueue)
         leader = self.leader
         return leader is not None and leader.woken and leader.ident == threading.get_ident()
 
@@ -455,7 +455,7 @@ class Runner(Trampoline):
                 self._asleep = False
             self._looked = now
             if events:
-                self._devices.receive(events, ready)
+                self._devices.receive(events, self._enqueue)
 
     def _expire(self, now: int) -> int:
         """Ready the loops whose deadline has come; returns when the next comes (ns, monotonic)."""

@@ -32,8 +32,8 @@ if COMPILED:
     except (ImportError, ValueError):
         pass  # there is no librt, or not the one that the compiler knew
 
-_WIDE: Final[bool] = _found
-"""Whether `sum64` may be called."""
+WIDE: Final[bool] = _found
+"""Whether wire/wide may be used."""
 
 # The remainder of a large int costs more than the conversion of the bytes: it divides digit by digit. Adding does not,
 # so what is large is made small by adding: blocks to each other, 64 KiB in 54 µs instead of 108, and then one half to
@@ -76,7 +76,7 @@ if COMPILED:
         total: i64 = 0
         at: i64 = start
         last: i64 = end - 7
-        if _WIDE and at < last:
+        if WIDE and at < last:
             total = sum64(b, at, end)
             at += (end - at) // 8 * 8
         while at < last:

@@ -15,8 +15,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from usernet.core.compiled import COMPILED
-from usernet.wire.checksum import csum, words
+from usernet.wire.checksum import WIDE, csum, words
 from usernet.wire.ipv4 import IP_HLEN
 from usernet.wire.ipv4 import parse as _parse_ip
 from usernet.wire.tcp import FIN, PSH, TCP_HLEN
@@ -29,17 +28,8 @@ IPPROTO_TCP: Final = 6
 SIMPLE: Final = 0x4500
 """The first word of an IPv4 header without options, but for its traffic class."""
 
-_found = False
-if COMPILED:
-    try:
-        from usernet.wire.wide import Template
-
-        _found = True
-    except (ImportError, ValueError):
-        pass  # there is no librt, or not the one that the compiler knew
-
-_WIDE: Final[bool] = _found
-"""Whether there is `Template`."""
+if WIDE:
+    from usernet.wire.wide import Template
 
 
 @lru_cache(maxsize=64)
@@ -102,7 +92,7 @@ def split(head: bytes, data: int, network: int, payload: bytes, mss: int, once: 
         network_own: i64 = network_sum + total
         transport_own: i64 = transport_sum + header_len + length + doff_flags
         first = pack(prefix, total, 0, fragment, 0, addresses, 0, numbers, 0, rest)
-        template = Template(first) if _WIDE else None
+        template = Template(first) if WIDE else None
         while at < stop:
             piece = payload[at : at + step]
             check = -(network_own + ident) % 0xFFFF

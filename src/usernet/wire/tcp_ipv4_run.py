@@ -24,11 +24,10 @@ from usernet.core.compiled import COMPILED
 from usernet.wire.checksum import csum, csum_fold, pseudo_sum, words
 from usernet.wire.ipv4 import IP_HLEN
 from usernet.wire.tcp import PSH, TCP_CHECK_OFFSET
+from usernet.wire.tcp_ipv4 import IPPROTO_TCP
 
 if TYPE_CHECKING:
     from usernet.core.native import i64
-
-IPPROTO_TCP: Final = 6
 
 # Where in a frame, from its network header on, that differs from frame to frame, or may.
 TOT_LEN: Final = 2

@@ -13,7 +13,8 @@ from usernet.net.offload import Train
 from usernet.netdevice.gro import checksum_ok
 from usernet.skbuff.skbuff import CHECKSUM_NONE, CHECKSUM_PARTIAL, CHECKSUM_UNNECESSARY, SKBuff
 from usernet.wire.checksum import csum, csum_fold, pseudo_sum, words
-from usernet.wire.ipv4 import IP_HLEN
+from usernet.wire.ipv4 import IP_HLEN, IP_MF, IP_OFFSET
+from usernet.wire.tcp import ACK
 from usernet.wire.tcp_ipv4 import IPPROTO_TCP
 
 if TYPE_CHECKING:
@@ -38,10 +39,9 @@ def ack_flow(skb: SKBuff) -> bytes | None:
         or skb.data_len
         or head[at] != SIMPLE_HEADER
         or head[at + 9] != IPPROTO_TCP
-        or head[at + 33] != 0x10
+        or head[at + 33] != ACK
         or not _from_bytes(head[at + 2 : at + 4], "big") == skb.len == IP_HLEN + (head[at + 32] >> 4) * 4
-        or head[at + 6] & 0x3F
-        or head[at + 7]
+        or (head[at + 6] << 8 | head[at + 7]) & (IP_MF | IP_OFFSET)
         or not _sums_up(skb)
     ):
         return None

@@ -10,7 +10,7 @@ from typing import final
 from usernet.ip.v4.acks import SIMPLE_HEADER, Ipv4AckTrain, ack_flow, merge_ack
 from usernet.ip.v4.frames import tcp_frames
 from usernet.ip.v4.super_train import Ipv4SuperTrain
-from usernet.ip.v4.train import IPPROTO_TCP, Ipv4Train
+from usernet.ip.v4.train import Ipv4Train
 from usernet.net.offload import Offload, Offloads, Train
 from usernet.net.pernet import Net
 from usernet.netdevice.gro import GroControl
@@ -20,6 +20,7 @@ from usernet.wire.checksum import words
 from usernet.wire.ethernet import ETH_P_IP
 from usernet.wire.ipv4 import IP_DF, IP_HLEN, IP_MF, IP_OFFSET
 from usernet.wire.ipv4 import parse as _parse
+from usernet.wire.tcp_ipv4 import IPPROTO_TCP
 
 
 @final

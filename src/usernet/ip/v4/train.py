@@ -16,7 +16,6 @@ from usernet.netdevice.gro import GRO_MAX_SIZE, GroControl
 from usernet.skbuff.skbuff import CHECKSUM_NONE, SKB_OVERHEAD, SKBuff
 from usernet.wire import ipv4, tcp
 from usernet.wire.tcp import PSH
-from usernet.wire.tcp_ipv4_run import IPPROTO_TCP as IPPROTO_TCP
 from usernet.wire.tcp_ipv4_run import Model
 
 if TYPE_CHECKING:

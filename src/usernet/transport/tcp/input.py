@@ -48,7 +48,7 @@ from usernet.transport.tcp.output import push_pending
 from usernet.transport.tcp.synsent import init_transfer, rcv_synsent, undo_spurious_syn
 from usernet.transport.tcp.urgent import urg
 from usernet.transport.tcp.validate import tcp_reset, validate_incoming
-from usernet.transport.tcp.window import init_rcv_mss, rcv_rtt_measure_ts
+from usernet.transport.tcp.window import init_rcv_mss, rcv_rtt_measure_ts, receive_window
 from usernet.wire import tcp as wire
 from usernet.wire.tcp import ACK, FIN, PSH, RST, SYN, URG
 
@@ -104,8 +104,7 @@ def rcv_established(sk: TcpSock, skb: SKBuff, th: TcpHeader) -> None:
                 if sk.nospace:
                     sk.check_space()
                 return
-            room = (sk.rcv_wup + sk.rcv_wnd - rcv_nxt) & SEQ_MASK
-            if length <= room < 0x80000000 and (
+            if length <= receive_window(sk) and (
                 sk.rmem_alloc + skb.truesize <= sk.rcvbuf
                 # Linux looks at the page that the account has begun, not at the limit (sk_forward_alloc).
                 or skb.truesize <= -(sk.rmem_alloc + sk.wmem_queued) & 4095

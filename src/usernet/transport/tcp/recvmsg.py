@@ -36,7 +36,7 @@ from usernet.transport.tcp.const import (
     after,
 )
 from usernet.transport.tcp.transmit import send_ack
-from usernet.transport.tcp.window import choose_window, rcv_space_adjust
+from usernet.transport.tcp.window import choose_window, rcv_space_adjust, receive_window
 from usernet.wire.tcp import FIN
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def cleanup_rbuf(sk: TcpSock, copied: int) -> None:
         ):
             send = True
     if copied > 0 and not send and not sk.shutdown_mask & RCV_SHUTDOWN:
-        window = (sk.rcv_wup + sk.rcv_wnd - sk.rcv_nxt) & SEQ_MASK
-        if window & 0x80000000:
-            window = 0
+        window = receive_window(sk)
         # Only a window that doubles is worth a segment of its own.
         if 2 * window <= sk.window_clamp:
             new = choose_window(sk)
